@@ -1,0 +1,91 @@
+// One job, as the user's YAML says it: typed, checked, defaults filled in. The keys are a contract (design.md).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/core/dtype.h"
+#include "runtime/core/units.h"
+
+namespace sluice::train {
+
+enum class Adapter { none, lora };
+enum class DatasetType { alpaca, chat_template, completion };
+enum class LearningRateSchedule { constant, linear, cosine };
+enum class Residence { automatic, device, host, disk };
+enum class ActivationFate { automatic, keep, host, disk, recompute };
+enum class DeviceKind { cpu, emulated };
+
+struct DatasetConfig {
+  std::string path;  // file, or folder of files
+  DatasetType type = DatasetType::alpaca;
+};
+
+struct OffloadConfig {
+  Residence params = Residence::automatic;
+  Residence gradients = Residence::automatic;
+  Residence optimizer = Residence::automatic;
+  ActivationFate activations = ActivationFate::automatic;
+  std::string optimizer_state = "fp32";
+  std::vector<std::filesystem::path> nvme_path;  // default: {output_dir}
+  std::optional<Bytes> max_gpu, max_cpu, max_disk;
+  std::optional<int> prefetch;       // blocks fetched ahead; default: the plan's choice
+  std::string io_backend = "auto";   // auto | uring | thread
+};
+
+struct Config {
+  std::filesystem::path file;  // the YAML itself, for messages
+
+  std::filesystem::path base_model;
+  Adapter adapter = Adapter::none;
+  int64_t lora_r = 0;
+  double lora_alpha = 0;
+  double lora_dropout = 0;
+  std::vector<std::string> lora_target_modules;
+  bool lora_target_linear = false;
+  std::filesystem::path lora_model_dir;
+
+  std::vector<DatasetConfig> datasets;
+  std::filesystem::path dataset_prepared_path;  // default: output_dir/prepared? see config.cpp
+  double val_set_size = 0;                      // < 1: share, >= 1: rows
+  int64_t sequence_len = 2048;
+  bool sample_packing = false;
+  bool train_on_inputs = false;
+  bool shuffle_merged_datasets = true;
+  bool sequential_order = false;                // `curriculum_sampling: true` (Axolotl), `disable_shuffling` (LLaMA-Factory)
+
+  int64_t micro_batch_size = 1;
+  int64_t gradient_accumulation_steps = 1;
+  std::optional<double> num_epochs;             // default 1 when max_steps is not given
+  std::optional<int64_t> max_steps;
+  double learning_rate = 0;
+  LearningRateSchedule lr_scheduler = LearningRateSchedule::cosine;
+  int64_t warmup_steps = 0;
+  double warmup_ratio = 0;
+  std::string optimizer = "adamw_torch";
+  double weight_decay = 0;
+  double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
+  double max_grad_norm = 1.0;                   // 0: no clipping
+  Dtype compute_dtype = Dtype::f32;             // bf16: true -> bf16
+  uint64_t seed = 42;
+
+  std::filesystem::path output_dir;
+  int64_t save_steps = 0;                       // 0: only at the end
+  int64_t save_total_limit = 0;                 // 0: keep all
+  int64_t eval_steps = 0;                       // 0: before the first and after the last step only
+  std::filesystem::path resume_from_checkpoint;
+  bool auto_resume_from_checkpoints = false;
+  int64_t logging_steps = 1;
+
+  DeviceKind device = DeviceKind::cpu;          // key `device: cpu | emulated`
+  OffloadConfig offload;
+};
+
+// Throws SetupError: "job.yaml:12:3: unknown key 'learning_rat'\n  fix: did you mean 'learning_rate'?".
+// `overrides` are "key=value" (nested: "offload.max_cpu=4GiB") from the command line, parsed as YAML.
+Config load_config(const std::filesystem::path& yaml, const std::vector<std::string>& overrides = {});
+
+}  // namespace sluice::train

@@ -1,0 +1,95 @@
+// Moves bytes between host memory and files, checked to the last byte.
+//
+// Owned and called by one thread (the driver); `io` threads own the rings. Nothing here blocks except
+// `wait`. Every transfer ends in exactly one Completion, which carries its result: the caller must read it.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/core/result.h"
+#include "runtime/core/units.h"
+
+namespace sluice::swap {
+
+enum class BackendKind { automatic, uring, thread };
+
+struct SwapOptions {
+  BackendKind backend = BackendKind::automatic;  // uring where the kernel lets us, else thread
+  std::vector<std::filesystem::path> nvme_paths; // folders; extents are striped over them
+  Bytes request_bytes = MiB(4);                  // a transfer is cut into requests of at most this
+  int queue_depth = 32;                          // requests in flight per path
+  Bytes stripe_bytes = MiB(4);
+};
+
+// A range reserved in the swap folder (striped, checksummed).
+using ExtentId = int32_t;
+// A file that is only read: the user's safetensors.
+using SourceId = int32_t;
+
+struct Completion {
+  uint64_t token = 0;  // the caller's
+  Result<void> result;
+};
+
+struct SwapCounters {
+  int64_t read_bytes = 0;
+  int64_t write_bytes = 0;
+  int64_t requests = 0;
+  int64_t resubmitted = 0;  // short transfers, EINTR, EAGAIN
+};
+
+class SwapEngine {
+ public:
+  // Creates (0700) and locks `<path>/sluice-swap` in every nvme_path; throws SetupError with the fix.
+  explicit SwapEngine(const SwapOptions& options);
+  ~SwapEngine();  // waits for what is in flight; deletes its swap files
+  SwapEngine(const SwapEngine&) = delete;
+  SwapEngine& operator=(const SwapEngine&) = delete;
+
+  // What was lost against the best set-up, one line each with its fix ("memlock is 8 MiB: buffers not registered; ...").
+  const std::vector<std::string>& warnings() const;
+  BackendKind backend() const;  // the one in use
+
+  // Reserves (fallocate) `bytes`, any length. All before step 0. Throws SetupError when the disk is too small,
+  // with what is needed and free. O_DIRECT where the file system allows it.
+  ExtentId create_extent(Bytes bytes, std::string_view tag);
+  SourceId open_source(const std::filesystem::path& file);
+  // Host memory that transfers will use; registered with the ring when the memlock limit allows.
+  void register_memory(std::span<std::byte> memory);
+
+  // Transfers a whole extent. `memory`: 4096-byte aligned and at least round_up(extent bytes, 4096) long
+  // (the tail is used as padding). Writing records a checksum; reading verifies it: a mismatch is
+  // ErrorCode::corrupt naming file and offset. Reading an extent never written is a CHECK failure.
+  // One transfer of an extent at a time. The memory belongs to the engine until the Completion.
+  void read(ExtentId extent, std::span<std::byte> memory, uint64_t token);
+  void write(ExtentId extent, std::span<const std::byte> memory, uint64_t token);
+  // Reads the 4096-aligned superset of [offset, offset + bytes) of a source into `memory` (4096-byte aligned, of
+  // source_span(offset, bytes) length; past the end of the file is left as it was). The wanted bytes start at
+  // memory[offset % 4096]. Works on files where O_DIRECT is refused and at the unaligned end of a file.
+  void read_source(SourceId source, int64_t offset, int64_t bytes, std::span<std::byte> memory, uint64_t token);
+  static int64_t source_span(int64_t offset, int64_t bytes) {
+    return round_up(offset + bytes, 4096) - round_down(offset, 4096);
+  }
+
+  // Completions so far (oldest first), without blocking.
+  std::vector<Completion> poll();
+  // Blocks until there is at least one completion or the timeout passed; then as poll.
+  std::vector<Completion> wait(std::chrono::microseconds timeout);
+  // Readable when completions are waiting (eventfd), for an event loop that waits for other things too.
+  int event_fd() const;
+
+  SwapCounters counters() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice::swap
