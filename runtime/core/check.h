@@ -7,13 +7,12 @@
 
 namespace sluice {
 
-[[noreturn]] void check_failed(std::string_view condition, std::string_view message,
-                               std::source_location where);
+[[noreturn]] void check_failed(std::string_view condition, std::string_view message, std::source_location where);
 
 }  // namespace sluice
 
-#define SLUICE_CHECK(condition, message)                                                    \
-  do {                                                                                      \
-    if (!(condition)) [[unlikely]]                                                          \
-      ::sluice::check_failed(#condition, (message), std::source_location::current());       \
+#define SLUICE_CHECK(condition, message)                                              \
+  do {                                                                                \
+    if (!(condition)) [[unlikely]]                                                    \
+      ::sluice::check_failed(#condition, (message), std::source_location::current()); \
   } while (false)

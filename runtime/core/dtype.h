@@ -11,17 +11,20 @@ namespace sluice {
 
 enum class Dtype : uint8_t { f32, bf16, f16, i16, i32 };
 
-constexpr int64_t size_of(Dtype dtype) {
-  return dtype == Dtype::f32 || dtype == Dtype::i32 ? 4 : 2;
-}
+constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 || dtype == Dtype::i32 ? 4 : 2; }
 
 constexpr std::string_view name_of(Dtype dtype) {
   switch (dtype) {
-    case Dtype::f32: return "f32";
-    case Dtype::bf16: return "bf16";
-    case Dtype::f16: return "f16";
-    case Dtype::i16: return "i16";
-    case Dtype::i32: return "i32";
+    case Dtype::f32:
+      return "f32";
+    case Dtype::bf16:
+      return "bf16";
+    case Dtype::f16:
+      return "f16";
+    case Dtype::i16:
+      return "i16";
+    case Dtype::i32:
+      return "i32";
   }
   return "?";
 }

@@ -13,15 +13,24 @@ struct Bytes {
   constexpr Bytes operator+(Bytes other) const { return {count + other.count}; }
   constexpr Bytes operator-(Bytes other) const { return {count - other.count}; }
   constexpr Bytes operator*(int64_t times) const { return {count * times}; }
-  constexpr Bytes& operator+=(Bytes other) { count += other.count; return *this; }
-  constexpr Bytes& operator-=(Bytes other) { count -= other.count; return *this; }
+  constexpr Bytes& operator+=(Bytes other) {
+    count += other.count;
+    return *this;
+  }
+  constexpr Bytes& operator-=(Bytes other) {
+    count -= other.count;
+    return *this;
+  }
 };
 
 struct Microseconds {
   double count = 0;
   constexpr auto operator<=>(const Microseconds&) const = default;
   constexpr Microseconds operator+(Microseconds other) const { return {count + other.count}; }
-  constexpr Microseconds& operator+=(Microseconds other) { count += other.count; return *this; }
+  constexpr Microseconds& operator+=(Microseconds other) {
+    count += other.count;
+    return *this;
+  }
 };
 
 struct BytesPerSecond {
@@ -37,9 +46,7 @@ constexpr Bytes KiB(int64_t n) { return {n << 10}; }
 constexpr Bytes MiB(int64_t n) { return {n << 20}; }
 constexpr Bytes GiB(int64_t n) { return {n << 30}; }
 
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
+constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 constexpr int64_t round_down(int64_t value, int64_t multiple) { return value / multiple * multiple; }
 
 // "1.42 GiB", "512 B": for people. Two decimals from KiB on.

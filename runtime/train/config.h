@@ -32,8 +32,8 @@ struct OffloadConfig {
   std::string optimizer_state = "fp32";
   std::vector<std::filesystem::path> nvme_path;  // default: {output_dir}
   std::optional<Bytes> max_gpu, max_cpu, max_disk;
-  std::optional<int> prefetch;       // blocks fetched ahead; default: the plan's choice
-  std::string io_backend = "auto";   // auto | uring | thread
+  std::optional<int> prefetch;      // blocks fetched ahead; default: the plan's choice
+  std::string io_backend = "auto";  // auto | uring | thread
 };
 
 struct Config {
@@ -55,11 +55,11 @@ struct Config {
   bool sample_packing = false;
   bool train_on_inputs = false;
   bool shuffle_merged_datasets = true;
-  bool sequential_order = false;                // `curriculum_sampling: true` (Axolotl), `disable_shuffling` (LLaMA-Factory)
+  bool sequential_order = false;  // `curriculum_sampling: true` (Axolotl), `disable_shuffling` (LLaMA-Factory)
 
   int64_t micro_batch_size = 1;
   int64_t gradient_accumulation_steps = 1;
-  std::optional<double> num_epochs;             // default 1 when max_steps is not given
+  std::optional<double> num_epochs;  // default 1 when max_steps is not given
   std::optional<int64_t> max_steps;
   double learning_rate = 0;
   LearningRateSchedule lr_scheduler = LearningRateSchedule::cosine;
@@ -68,19 +68,19 @@ struct Config {
   std::string optimizer = "adamw_torch";
   double weight_decay = 0;
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
-  double max_grad_norm = 1.0;                   // 0: no clipping
-  Dtype compute_dtype = Dtype::f32;             // bf16: true -> bf16
+  double max_grad_norm = 1.0;        // 0: no clipping
+  Dtype compute_dtype = Dtype::f32;  // bf16: true -> bf16
   uint64_t seed = 42;
 
   std::filesystem::path output_dir;
-  int64_t save_steps = 0;                       // 0: only at the end
-  int64_t save_total_limit = 0;                 // 0: keep all
-  int64_t eval_steps = 0;                       // 0: before the first and after the last step only
+  int64_t save_steps = 0;        // 0: only at the end
+  int64_t save_total_limit = 0;  // 0: keep all
+  int64_t eval_steps = 0;        // 0: before the first and after the last step only
   std::filesystem::path resume_from_checkpoint;
   bool auto_resume_from_checkpoints = false;
   int64_t logging_steps = 1;
 
-  DeviceKind device = DeviceKind::cpu;          // key `device: cpu | emulated`
+  DeviceKind device = DeviceKind::cpu;  // key `device: cpu | emulated`
   OffloadConfig offload;
 };
 

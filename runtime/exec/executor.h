@@ -1,0 +1,76 @@
+// Runs verified schedules: one driver thread (the caller's) issues each op on its lane once its dependencies have
+// ended, and reads every result. Arithmetic order is the schedule's, whatever the timing.
+//
+// Threads: `compute` (one, which owns LibTorch's intra-op pool), `optim` workers, `h2d` and `d2h` (separate memory
+// only), the swap engine's own. `run` blocks until the phase has ended on all of them.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/program.h"
+#include "optim/adamw.h"
+#include "runtime/exec/source_table.h"
+#include "runtime/plan/machine_profile.h"
+#include "runtime/plan/planner.h"
+#include "runtime/plan/simulate.h"
+#include "swap/swap_engine.h"
+
+namespace sluice::exec {
+
+struct ExecutorOptions {
+  int optimizer_threads = 0;  // 0: one per core
+  // Emulated device: copies take at least bytes / rate. 0: as fast as memory allows.
+  BytesPerSecond h2d, d2h;
+};
+
+// What a phase needs beside the schedule.
+struct PhaseInputs {
+  std::span<const models::MicroBatch> micro_batches;
+  optim::AdamWSettings update;  // of the pending update; weight_decay applies to decayed parameters only
+};
+
+struct PhaseResult {
+  std::vector<double> loss_sums;     // per micro-batch: sum of -log p over supervised tokens
+  double squared_gradient_norm = 0;  // over all groups, added in group order
+  double seconds = 0;
+  std::vector<plan::Slice> ops;  // when each op ran, from the phase's start
+  std::array<Microseconds, kLaneCount> busy{};
+};
+
+// Where the job's first weights and, when resuming, its states come from.
+struct JobSources {
+  std::vector<std::filesystem::path> files;
+  std::vector<GroupSource> weights;  // per group; file indices into `files`
+  std::vector<StateSource> states;   // per group, when resuming; else empty
+};
+
+class Executor {
+ public:
+  // Allocates every arena and extent. `model` and `planned` must outlive it. Throws SetupError.
+  Executor(const models::Model& model, const plan::JobShape& shape, const plan::Planned& planned, JobSources sources,
+           swap::SwapEngine& swap, const ExecutorOptions& options);
+  ~Executor();
+
+  // Throws RunError, after all lanes have come to rest, when any op failed. Nothing may be run afterwards.
+  PhaseResult run(const plan::Schedule& schedule, const PhaseInputs& inputs);
+
+  // For saving, after a flush: calls the sinks for every trained group, in order. Weights come whole, states chunk by
+  // chunk: m [n], v [n] fp32, then lo [n] int16 when weights are bf16. The spans end with the call. Throws RunError.
+  using WeightsSink = std::function<void(int group, std::span<const std::byte> weights)>;
+  using StatesSink = std::function<void(int group, int64_t begin, int64_t end, std::span<const std::byte> states)>;
+  void read_back(const WeightsSink& weights, const StatesSink& states);
+
+  Bytes high_water(Tier tier) const;
+  int64_t arena_allocations() const;  // slabs allocated so far: constant after construction
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice::exec

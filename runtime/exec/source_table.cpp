@@ -1,0 +1,162 @@
+#include "runtime/exec/source_table.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/core/check.h"
+#include "runtime/core/half.h"
+
+namespace sluice::exec {
+namespace {
+
+// Reads closer than this are one read: the drive moves whole pages anyway.
+constexpr int64_t kMergeGapBytes = 64 << 10;
+
+int64_t aligned_span(int64_t offset, int64_t bytes) {
+  return round_up(offset + bytes, 4096) - round_down(offset, 4096);
+}
+
+struct Piece {
+  int file;
+  int64_t offset, bytes;
+  Dtype dtype;
+  int64_t begin, end;
+};
+
+SourceChunk lay_out(std::vector<Piece> pieces) {
+  std::sort(pieces.begin(), pieces.end(),
+            [](const Piece& a, const Piece& b) { return std::pair(a.file, a.offset) < std::pair(b.file, b.offset); });
+  SourceChunk chunk;
+  for (const Piece& piece : pieces) {
+    SourceRun* last = chunk.runs.empty() ? nullptr : &chunk.runs.back();
+    if (last != nullptr && last->file == piece.file && piece.offset - (last->offset + last->bytes) <= kMergeGapBytes) {
+      last->bytes = std::max(last->bytes, piece.offset + piece.bytes - last->offset);
+    } else {
+      chunk.runs.push_back({piece.file, piece.offset, piece.bytes, 0});
+    }
+  }
+  for (SourceRun& run : chunk.runs) {
+    run.staging = chunk.staging_bytes;
+    chunk.staging_bytes += aligned_span(run.offset, run.bytes);
+  }
+  for (const Piece& piece : pieces) {
+    const auto run = std::find_if(chunk.runs.begin(), chunk.runs.end(), [&](const SourceRun& r) {
+      return r.file == piece.file && r.offset <= piece.offset && piece.offset + piece.bytes <= r.offset + r.bytes;
+    });
+    SLUICE_CHECK(run != chunk.runs.end(), "every piece lies in a run");
+    chunk.parts.push_back(
+        {run->staging + run->offset % 4096 + piece.offset - run->offset, piece.dtype, piece.begin, piece.end});
+  }
+  std::sort(chunk.parts.begin(), chunk.parts.end(),
+            [](const SourcePart& a, const SourcePart& b) { return a.begin < b.begin; });
+  return chunk;
+}
+
+float to_float(Dtype dtype, const std::byte* from) {
+  if (dtype == Dtype::f32) {
+    float value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return dtype == Dtype::bf16 ? bf16_to_float(bits) : f16_to_float(bits);
+}
+
+void convert(const SourcePart& part, const std::byte* from, int64_t count, Dtype compute, bool split, std::byte* to) {
+  if (part.dtype == compute) {
+    std::memcpy(to, from, static_cast<size_t>(count * size_of(compute)));
+    return;
+  }
+  const int64_t step = size_of(part.dtype);
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = to_float(part.dtype, from + i * step);
+    if (compute == Dtype::f32) {
+      std::memcpy(to + i * 4, &value, sizeof value);
+    } else {
+      const uint16_t bits = split ? split_master(value).hi : float_to_bf16(value);
+      std::memcpy(to + i * 2, &bits, sizeof bits);
+    }
+  }
+}
+
+// Calls copy(part, first, last) for every part that meets [begin, end), and gap(first, last) between them.
+template <class Copy, class Gap>
+void for_range(const SourceChunk& chunk, int64_t begin, int64_t end, const Copy& copy, const Gap& gap) {
+  int64_t at = begin;
+  for (const SourcePart& part : chunk.parts) {
+    const int64_t first = std::max(part.begin, begin), last = std::min(part.end, end);
+    if (first >= last) continue;
+    if (first > at) gap(at, first);
+    copy(part, first, last);
+    at = last;
+  }
+  if (at < end) gap(at, end);
+}
+
+}  // namespace
+
+GroupSource locate(const models::ParameterGroup& group, std::span<const models::TensorLocation> tensors, int first_file,
+                   int64_t chunk_elements) {
+  SLUICE_CHECK(tensors.size() == group.tensors.size(), "one location per tensor of group " + group.name);
+  GroupSource source;
+  for (const models::TensorLocation& at : tensors) source.wider_than_bf16 |= at.dtype != Dtype::bf16;
+  for (int64_t begin = 0; begin < group.elements; begin += chunk_elements) {
+    const int64_t end = std::min(begin + chunk_elements, group.elements);
+    std::vector<Piece> pieces;
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const models::ParameterTensor& tensor = group.tensors[i];
+      const int64_t first = std::max(begin, tensor.offset), last = std::min(end, tensor.offset + tensor.elements);
+      if (first >= last) continue;
+      const int64_t each = size_of(tensors[i].dtype);
+      pieces.push_back({first_file + tensors[i].file, tensors[i].offset + (first - tensor.offset) * each,
+                        (last - first) * each, tensors[i].dtype, first, last});
+    }
+    source.chunks.push_back(lay_out(std::move(pieces)));
+    source.staging_bytes_max = std::max(source.staging_bytes_max, source.chunks.back().staging_bytes);
+  }
+  return source;
+}
+
+SourceChunk locate_states(const StateSource& source, int64_t begin, int64_t end) {
+  SourceChunk chunk;
+  for (const models::TensorLocation* tensor : {&source.m, &source.v, &source.lo}) {
+    if (tensor->bytes == 0) continue;
+    const int64_t each = size_of(tensor->dtype);
+    const SourceRun run{tensor->file, tensor->offset + begin * each, (end - begin) * each, chunk.staging_bytes};
+    chunk.runs.push_back(run);
+    chunk.parts.push_back({run.staging + run.offset % 4096, tensor->dtype, begin, end});
+    chunk.staging_bytes += aligned_span(run.offset, run.bytes);
+  }
+  return chunk;
+}
+
+void unpack_weights(const SourceChunk& chunk, std::span<const std::byte> staging, Dtype compute, bool split,
+                    int64_t begin, int64_t end, int64_t chunk_begin, std::byte* weights) {
+  const int64_t each = size_of(compute);
+  for_range(
+      chunk, begin, end,
+      [&](const SourcePart& part, int64_t first, int64_t last) {
+        convert(part, staging.data() + part.staging + (first - part.begin) * size_of(part.dtype), last - first, compute,
+                split, weights + (first - chunk_begin) * each);
+      },
+      [&](int64_t first, int64_t last) {
+        std::memset(weights + (first - chunk_begin) * each, 0, static_cast<size_t>((last - first) * each));
+      });
+}
+
+void unpack_low_bits(const SourceChunk& chunk, std::span<const std::byte> staging, int64_t begin, int64_t end,
+                     int64_t chunk_begin, int16_t* lo) {
+  for_range(
+      chunk, begin, end,
+      [&](const SourcePart& part, int64_t first, int64_t last) {
+        const std::byte* from = staging.data() + part.staging + (first - part.begin) * size_of(part.dtype);
+        for (int64_t i = first; i < last; ++i, from += size_of(part.dtype))
+          lo[i - chunk_begin] = split_master(to_float(part.dtype, from)).lo;
+      },
+      [&](int64_t first, int64_t last) {
+        std::fill(lo + (first - chunk_begin), lo + (last - chunk_begin), int16_t{0});
+      });
+}
+
+}  // namespace sluice::exec

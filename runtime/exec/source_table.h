@@ -1,0 +1,59 @@
+// Which bytes of the user's files make up each chunk of each group, and where they lie in staging once read.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "models/parameter_group.h"
+#include "models/safetensors.h"
+#include "runtime/core/units.h"
+
+namespace sluice::exec {
+
+// A read of [offset, offset + bytes) of a file; its aligned superset lands at `staging` (a multiple of 4096).
+struct SourceRun {
+  int file = 0;
+  int64_t offset = 0;
+  int64_t bytes = 0;
+  int64_t staging = 0;
+};
+
+// Consecutive elements of the group that lie consecutively in staging.
+struct SourcePart {
+  int64_t staging = 0;  // bytes
+  Dtype dtype = Dtype::f32;
+  int64_t begin = 0, end = 0;  // elements of the group
+};
+
+struct SourceChunk {
+  std::vector<SourceRun> runs;
+  std::vector<SourcePart> parts;
+  int64_t staging_bytes = 0;
+};
+
+struct GroupSource {
+  std::vector<SourceChunk> chunks;
+  int64_t staging_bytes_max = 0;
+  bool wider_than_bf16 = false;  // some tensor holds more bits than a bf16 weight does
+};
+
+// `tensors`: one location per tensor of the group. Their files are numbered from `first_file` on in the job's list.
+GroupSource locate(const models::ParameterGroup& group, std::span<const models::TensorLocation> tensors, int first_file,
+                   int64_t chunk_elements);
+
+// The flat states of one group in a checkpoint: three tensors, each [elements].
+struct StateSource {
+  models::TensorLocation m, v, lo;  // lo absent (bytes 0) for fp32 weights
+};
+SourceChunk locate_states(const StateSource& source, int64_t begin, int64_t end);
+
+// Writes elements [begin, end) of a group in the compute dtype; `weights` points to element `chunk_begin`. Gaps become
+// zeros. To bf16 it rounds as split_master when `split` (a trained group), else to even as every framework does.
+void unpack_weights(const SourceChunk& chunk, std::span<const std::byte> staging, Dtype compute, bool split,
+                    int64_t begin, int64_t end, int64_t chunk_begin, std::byte* weights);
+// The low halves of an fp32 source; zero where the source is bf16 or a gap.
+void unpack_low_bits(const SourceChunk& chunk, std::span<const std::byte> staging, int64_t begin, int64_t end,
+                     int64_t chunk_begin, int16_t* lo);
+
+}  // namespace sluice::exec

@@ -1,0 +1,58 @@
+// The numbers that planning works on: what a model and a batch weigh and cost. No tensors, no devices.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/core/units.h"
+
+namespace sluice::plan {
+
+struct GroupShape {
+  std::string name;
+  bool trainable = false;
+  int64_t elements = 0;
+  int64_t weight_bytes_per_element = 2;  // compute dtype
+  int64_t state_bytes_per_element = 10;  // lo, m, v beside a bf16 weight; m, v (8) beside an fp32 one
+  // A chunk of weights as it lies in the user's files, read as aligned supersets: the largest over all chunks.
+  Bytes staging_bytes;
+
+  Bytes weight_bytes() const { return {elements * weight_bytes_per_element}; }
+};
+
+struct SlotShape {
+  std::string name;
+  Bytes bytes;                 // at tokens_max
+  double recompute_flops = 0;  // at tokens_max
+};
+
+enum class ComputePass : uint8_t { forward, backward };
+
+struct BlockShape {
+  std::string name;
+  std::vector<int> groups;
+  std::vector<SlotShape> slots;
+  double forward_flops = 0;   // at tokens_max
+  double backward_flops = 0;  // without recomputation
+  // Bytes of scratch when the slots with kept[i] != 0 are there.
+  std::function<Bytes(ComputePass, std::span<const uint8_t> kept)> workspace_bytes;
+};
+
+// The first block has no input, the last no output: it computes the loss and the first gradient in one go.
+struct JobShape {
+  std::vector<GroupShape> groups;
+  std::vector<BlockShape> blocks;
+  int64_t tokens_max = 0;  // of one micro-batch
+  Bytes boundary_bytes;    // a block's output, at tokens_max
+  int micro_batches = 1;   // of a whole step
+  int64_t gradient_bytes_per_element = 4;
+  // What the process takes beside its arenas (code, libraries, their caches), and what LibTorch may take inside a
+  // block.
+  Bytes process_bytes;
+  Bytes transient_bytes;
+};
+
+}  // namespace sluice::plan

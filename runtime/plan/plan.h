@@ -1,0 +1,44 @@
+// A policy as a value: where every byte lives and what is done with every slot. Printable and diffable.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runtime/core/tier.h"
+#include "runtime/core/units.h"
+#include "runtime/plan/job_shape.h"
+
+namespace sluice::plan {
+
+// `unified`: device and host are the same memory (the cpu device): no copies. `separate`: the device has its own arena.
+enum class DeviceMemory : uint8_t { unified, separate };
+
+enum class SlotFate : uint8_t { keep, host, disk, recompute };
+std::string_view name_of(SlotFate fate);
+
+struct GroupPlan {
+  Tier weights = Tier::host;    // home of the compute weights
+  Tier states = Tier::host;     // home of lo, m, v; never the device yet
+  Tier gradients = Tier::host;  // where they wait for their update
+};
+
+struct BlockPlan {
+  SlotFate input = SlotFate::keep;  // the boundary before this block; never recompute
+  std::vector<SlotFate> slots;
+};
+
+struct Plan {
+  DeviceMemory memory = DeviceMemory::unified;
+  std::vector<GroupPlan> groups;
+  std::vector<BlockPlan> blocks;
+  int prefetch = 2;                  // blocks fetched ahead of the one that computes
+  int64_t chunk_elements = 1 << 20;  // parameters per update; a multiple of 4096
+  int chunk_ring = 6;                // chunks of state in flight
+  std::vector<std::string> reasons;  // one line per decision that was not the user's
+};
+
+// YAML: the decisions, run-length encoded over equal blocks and groups, and the reasons.
+std::string to_yaml(const Plan& plan, const JobShape& shape);
+
+}  // namespace sluice::plan

@@ -1,0 +1,252 @@
+#include "runtime/train/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "models/locate_weights.h"
+#include "models/model_output.h"
+#include "runtime/train/tensor_file_writer.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kStatesFile = "optimizer.safetensors";
+constexpr const char* kStateFile = "trainer_state.json";
+
+std::string checkpoint_name(int64_t step) { return "checkpoint-" + std::to_string(step); }
+
+std::optional<int64_t> step_of(const fs::path& folder) {
+  const std::string name = folder.filename();
+  constexpr std::string_view prefix = "checkpoint-";
+  if (!name.starts_with(prefix)) return std::nullopt;
+  int64_t step = 0;
+  const auto [end, error] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), step);
+  if (error != std::errc() || end != name.data() + name.size()) return std::nullopt;
+  return step;
+}
+
+struct StateNames {
+  std::string m, v, lo;
+  explicit StateNames(const std::string& group) : m(group + ".exp_avg"), v(group + ".exp_avg_sq"), lo(group + ".lo") {}
+};
+
+models::TensorFileLayout states_layout(const models::Model& model) {
+  std::vector<models::NewTensor> tensors;
+  for (const models::ParameterGroup& group : model.groups) {
+    if (!group.trainable) continue;
+    const StateNames names(group.name);
+    tensors.push_back({names.m, Dtype::f32, {group.elements}});
+    tensors.push_back({names.v, Dtype::f32, {group.elements}});
+    if (model.compute_dtype == Dtype::bf16) tensors.push_back({names.lo, Dtype::i16, {group.elements}});
+  }
+  return models::plan_tensor_file(tensors, {{"format", "sluice-states-1"}});
+}
+
+// Receives groups from the executor and puts every tensor where the output's plan says.
+class Writer {
+ public:
+  Writer(const ModelSetup& setup, const models::ModelOutput& output, const fs::path& folder)
+      : setup_(setup),
+        output_(output),
+        states_layout_(states_layout(setup.model)),
+        states_(folder, kStatesFile, states_layout_) {
+    for (const models::PlannedTensorFile& file : output.tensor_files)
+      files_.emplace_back(folder, file.name, file.layout);
+    for (const models::TensorLocation& tensor : states_layout_.tensors) state_places_[tensor.name] = tensor;
+  }
+
+  void weights(int g, std::span<const std::byte> bytes) {
+    const models::ParameterGroup& group = setup_.model.groups[static_cast<size_t>(g)];
+    if (widens(group)) {
+      // The low halves follow with the states; adapters are small enough to wait for them here.
+      high_.assign(reinterpret_cast<const uint16_t*>(bytes.data()),
+                   reinterpret_cast<const uint16_t*>(bytes.data()) + group.elements);
+      master_.assign(static_cast<size_t>(group.elements), 0);
+      return;
+    }
+    write_tensors(group, bytes, size_of(setup_.model.compute_dtype));
+  }
+
+  void states(int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
+    const models::ParameterGroup& group = setup_.model.groups[static_cast<size_t>(g)];
+    const StateNames names(group.name);
+    const auto count = static_cast<size_t>(end - begin);
+    states_.write(state_places_.at(names.m).offset + begin * 4, bytes.subspan(0, count * 4));
+    states_.write(state_places_.at(names.v).offset + begin * 4, bytes.subspan(count * 4, count * 4));
+    if (setup_.model.compute_dtype != Dtype::bf16) return;
+    const std::span<const std::byte> lo = bytes.subspan(count * 8, count * 2);
+    states_.write(state_places_.at(names.lo).offset + begin * 2, lo);
+    if (!widens(group)) return;
+    for (size_t i = 0; i < count; ++i) {
+      int16_t low;
+      std::memcpy(&low, lo.data() + i * 2, sizeof low);
+      const size_t at = static_cast<size_t>(begin) + i;
+      master_[at] = join_master(high_[at], low);
+    }
+    if (end == group.elements) write_tensors(group, std::as_bytes(std::span(master_)), 4);
+  }
+
+  void sync() {
+    for (TensorFileWriter& file : files_) file.sync();
+    states_.sync();
+  }
+
+ private:
+  // Adapters are saved as their fp32 masters, as peft saves them.
+  bool widens(const models::ParameterGroup& group) const {
+    return models::is_adapter_group(group) && setup_.model.compute_dtype == Dtype::bf16;
+  }
+  void write_tensors(const models::ParameterGroup& group, std::span<const std::byte> bytes, int64_t each) {
+    for (const models::ParameterTensor& tensor : group.tensors) {
+      const models::TensorLocation& place = output_.at(tensor.name);
+      SLUICE_CHECK(place.bytes == tensor.elements * each, "the output's plan has another size for " + tensor.name);
+      files_[static_cast<size_t>(place.file)].write(
+          place.offset, bytes.subspan(static_cast<size_t>(tensor.offset * each), static_cast<size_t>(place.bytes)));
+    }
+  }
+
+  const ModelSetup& setup_;
+  const models::ModelOutput& output_;
+  models::TensorFileLayout states_layout_;
+  TensorFileWriter states_;
+  std::vector<TensorFileWriter> files_;
+  std::map<std::string, models::TensorLocation> state_places_;
+  std::vector<uint16_t> high_;
+  std::vector<float> master_;
+};
+
+std::string state_json(const ModelSetup& setup, const Config& config, const CheckpointState& state) {
+  nlohmann::ordered_json json;
+  json["global_step"] = state.step;
+  json["max_steps"] = state.steps_total;
+  json["start_seconds"] = state.start_seconds;
+  json["base_model"] = fs::absolute(config.base_model).string();
+  json["compute_dtype"] = name_of(setup.model.compute_dtype);
+  json["adapter"] = setup.adapter.has_value();
+  json["seed"] = config.seed;
+  json["micro_batch_size"] = config.micro_batch_size;
+  json["gradient_accumulation_steps"] = config.gradient_accumulation_steps;
+  return json.dump(2) + "\n";
+}
+
+nlohmann::json read_state(const fs::path& folder) {
+  std::ifstream file(folder / kStateFile);
+  if (!file) throw SetupError(folder.string() + ": no " + kStateFile, "name a folder checkpoint-N that Sluice wrote");
+  try {
+    return nlohmann::json::parse(file);
+  } catch (const nlohmann::json::exception& error) {
+    throw SetupError((folder / kStateFile).string() + ": " + error.what(), "resume from an older checkpoint");
+  }
+}
+
+void refuse_other_job(const nlohmann::json& state, const fs::path& folder, const Config& config) {
+  const auto differs = [&](const char* key, const auto& ours) {
+    if (!state.contains(key) || state[key] != nlohmann::json(ours))
+      throw SetupError(folder.string() + " was written by another job: " + key + " is " +
+                           (state.contains(key) ? state[key].dump() : std::string("missing")) + " there and " +
+                           nlohmann::json(ours).dump() + " here",
+                       "give the same values as when the job began, or start anew in another output_dir");
+  };
+  differs("compute_dtype", name_of(config.compute_dtype));
+  differs("adapter", config.adapter == Adapter::lora);
+  differs("seed", config.seed);
+  differs("micro_batch_size", config.micro_batch_size);
+  differs("gradient_accumulation_steps", config.gradient_accumulation_steps);
+}
+
+}  // namespace
+
+fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, const Config& config,
+                         const CheckpointState& state) {
+  const fs::path whole = config.output_dir / checkpoint_name(state.step);
+  const fs::path partial = config.output_dir / (checkpoint_name(state.step) + ".partial");
+  fs::remove_all(partial);
+  fs::create_directories(partial);
+  const models::ModelOutput output =
+      setup.adapter ? models::plan_adapter_output(config.base_model, setup.model.groups, *setup.adapter)
+                    : models::plan_model_output(config.base_model, setup.model.groups, setup.model.compute_dtype);
+  Writer writer(setup, output, partial);
+  executor.read_back([&](int g, std::span<const std::byte> bytes) { writer.weights(g, bytes); },
+                     [&](int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
+                       writer.states(g, begin, end, bytes);
+                     });
+  writer.sync();
+  for (const models::PlannedTextFile& file : output.text_files) write_file(partial / file.name, file.text);
+  for (const models::PlannedCopy& copy : output.copies) {
+    fs::create_directories((partial / copy.name).parent_path());
+    fs::copy_file(copy.from, partial / copy.name, fs::copy_options::overwrite_existing);
+  }
+  write_file(partial / kStateFile, state_json(setup, config, state));
+  sync_folder(partial);
+  fs::remove_all(whole);
+  fs::rename(partial, whole);
+  sync_folder(config.output_dir);
+  return whole;
+}
+
+std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {
+  std::vector<fs::path> found;
+  if (!fs::is_directory(output_dir)) return found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(output_dir))
+    if (entry.is_directory() && step_of(entry.path()) && fs::exists(entry.path() / kStateFile))
+      found.push_back(entry.path());
+  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return *step_of(a) < *step_of(b); });
+  return found;
+}
+
+void prune_checkpoints(const fs::path& output_dir, int64_t limit) {
+  if (limit <= 0) return;
+  std::vector<fs::path> all = find_checkpoints(output_dir);
+  for (size_t i = 0; i + static_cast<size_t>(limit) < all.size(); ++i) fs::remove_all(all[i]);
+}
+
+std::optional<Resume> find_resume(const Config& config) {
+  fs::path folder = config.resume_from_checkpoint;
+  if (folder.empty() && config.auto_resume_from_checkpoints) {
+    const std::vector<fs::path> all = find_checkpoints(config.output_dir);
+    if (!all.empty()) folder = all.back();
+  }
+  if (folder.empty()) return std::nullopt;
+  const nlohmann::json state = read_state(folder);
+  refuse_other_job(state, folder, config);
+  return Resume{folder, state.at("global_step").get<int64_t>()};
+}
+
+void add_resumed_states(const Resume& resume, const ModelSetup& setup, exec::JobSources& sources) {
+  const models::TensorIndex index = models::TensorIndex::of_file(resume.folder / kStatesFile);
+  const auto file = static_cast<int>(sources.files.size());
+  sources.files.push_back(resume.folder / kStatesFile);
+  for (const models::ParameterGroup& group : setup.model.groups) {
+    exec::StateSource states;
+    if (group.trainable) {
+      const StateNames names(group.name);
+      states.m = index.at(names.m, {group.elements});
+      states.v = index.at(names.v, {group.elements});
+      if (setup.model.compute_dtype == Dtype::bf16) states.lo = index.at(names.lo, {group.elements});
+      states.m.file = states.v.file = states.lo.file = file;
+    }
+    sources.states.push_back(states);
+  }
+}
+
+void publish_result(const fs::path& checkpoint, const fs::path& output_dir) {
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(checkpoint)) {
+    const fs::path name = fs::relative(entry.path(), checkpoint);
+    if (entry.is_directory() || name == kStatesFile) continue;
+    const fs::path to = output_dir / name;
+    fs::create_directories(to.parent_path());
+    fs::remove(to);
+    std::error_code cannot_link;
+    fs::create_hard_link(entry.path(), to, cannot_link);
+    if (cannot_link) fs::copy_file(entry.path(), to);
+  }
+  sync_folder(output_dir);
+}
+
+}  // namespace sluice::train

@@ -1,0 +1,43 @@
+// Checkpoints: `output_dir/checkpoint-N`, a Hugging Face directory (or peft adapter) with the optimizer's states beside
+// it. Written under a temporary name, synced, then renamed: a folder with that name is whole.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "runtime/exec/executor.h"
+#include "runtime/train/config.h"
+#include "runtime/train/model_setup.h"
+
+namespace sluice::train {
+
+struct CheckpointState {
+  int64_t step = 0;  // updates done
+  int64_t steps_total = 0;
+  double start_seconds = 0;  // launch to the first step's begin
+};
+
+// After a flush. Throws RunError; an unfinished folder is left under a name that is never read.
+std::filesystem::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, const Config& config,
+                                      const CheckpointState& state);
+
+// Oldest first. Folders not whole are passed over.
+std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& output_dir);
+// Removes all but the newest `limit` (0: keeps all).
+void prune_checkpoints(const std::filesystem::path& output_dir, int64_t limit);
+
+struct Resume {
+  std::filesystem::path folder;
+  int64_t step = 0;
+};
+// What the config asks to resume from, if anything. Throws SetupError: no such checkpoint, or one of another job.
+std::optional<Resume> find_resume(const Config& config);
+
+// Adds the checkpoint's states to `sources`. Throws SetupError when they do not fit the model.
+void add_resumed_states(const Resume& resume, const ModelSetup& setup, exec::JobSources& sources);
+
+// Puts the finished model at the top of output_dir, sharing the checkpoint's files where the file system links.
+void publish_result(const std::filesystem::path& checkpoint, const std::filesystem::path& output_dir);
+
+}  // namespace sluice::train

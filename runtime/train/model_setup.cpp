@@ -1,0 +1,157 @@
+#include "runtime/train/model_setup.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <random>
+
+#include "models/adapter_files.h"
+#include "models/decoder_groups.h"
+#include "runtime/train/tensor_file_writer.h"
+
+namespace sluice::train {
+namespace {
+
+// Resident before any arena: code, libraries, their caches and thread stacks.
+Bytes resident_bytes() {
+  std::ifstream status("/proc/self/statm");
+  int64_t total = 0, resident = 0;
+  status >> total >> resident;
+  return Bytes{resident * 4096};
+}
+
+int64_t largest_matrix_elements(const models::Model& model) {
+  int64_t most = 0;
+  for (const models::ParameterGroup& group : model.groups)
+    for (const models::ParameterTensor& tensor : group.tensors) most = std::max(most, tensor.elements);
+  return most;
+}
+
+models::AdapterSpec adapter_from(const Config& config, const models::DecoderSpec& spec) {
+  models::AdapterSpec adapter;
+  adapter.rank = config.lora_r;
+  adapter.alpha = config.lora_alpha;
+  adapter.dropout = config.lora_dropout;
+  adapter.target_modules = models::resolve_lora_targets(spec, config.lora_target_modules, config.lora_target_linear);
+  return adapter;
+}
+
+}  // namespace
+
+ModelSetup set_up_model(const Config& config, const std::filesystem::path& weights_from) {
+  ModelSetup setup;
+  setup.spec = models::read_decoder_spec(config.base_model / "config.json");
+  const bool adapts = config.adapter == Adapter::lora;
+  const std::filesystem::path adapter_from_dir = !weights_from.empty() ? weights_from : config.lora_model_dir;
+  setup.base = models::TensorIndex::of_directory(adapts || weights_from.empty() ? config.base_model : weights_from);
+  if (adapts && !adapter_from_dir.empty()) {
+    models::AdapterDirectory existing = models::read_adapter_directory(adapter_from_dir, setup.spec);
+    setup.adapter = existing.spec;
+    setup.adapter->dropout = config.lora_dropout;
+    setup.adapter_tensors = std::move(existing.tensors);
+  } else if (adapts) {
+    setup.adapter = adapter_from(config, setup.spec);
+  }
+  setup.model = models::build_decoder(setup.spec, setup.adapter, config.compute_dtype);
+  setup.places = models::locate_base_weights(setup.base, setup.spec, setup.model.groups);
+  if (setup.adapter_tensors) {
+    models::GroupSources adapters = models::locate_adapter_weights(*setup.adapter_tensors, setup.model.groups);
+    for (size_t g = 0; g < adapters.size(); ++g)
+      if (!adapters[g].empty()) setup.places[g] = std::move(adapters[g]);
+  }
+  return setup;
+}
+
+void write_initial_adapter(const ModelSetup& setup, uint64_t seed, const std::filesystem::path& file) {
+  std::vector<models::NewTensor> tensors;
+  for (const models::ParameterGroup& group : setup.model.groups)
+    if (models::is_adapter_group(group))
+      for (const models::ParameterTensor& tensor : group.tensors)
+        tensors.push_back({tensor.name, Dtype::f32, tensor.shape});
+  const models::TensorFileLayout layout = models::plan_tensor_file(tensors, {});
+  TensorFileWriter writer(file.parent_path(), file.filename(), layout);
+  std::mt19937_64 generator(seed);
+  for (const models::TensorLocation& tensor : layout.tensors) {
+    std::vector<float> values(static_cast<size_t>(tensor.bytes) / sizeof(float), 0.0f);
+    if (tensor.name.find("lora_A") != std::string::npos) {
+      const double limit = 1.0 / std::sqrt(static_cast<double>(tensor.shape[1]));
+      // 53 random bits to [-limit, limit): the same on every library.
+      for (float& value : values)
+        value = static_cast<float>((static_cast<double>(generator() >> 11) * 0x1p-52 - 1.0) * limit);
+    }
+    writer.write(tensor.offset, std::as_bytes(std::span(values)));
+  }
+  writer.sync();
+}
+
+exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements) {
+  exec::JobSources sources;
+  sources.files = setup.base.files;
+  const auto first_adapter_file = static_cast<int>(sources.files.size());
+  if (setup.adapter_tensors)
+    sources.files.insert(sources.files.end(), setup.adapter_tensors->files.begin(), setup.adapter_tensors->files.end());
+  for (size_t g = 0; g < setup.model.groups.size(); ++g) {
+    const models::ParameterGroup& group = setup.model.groups[g];
+    std::vector<models::TensorLocation> places = setup.places[g];
+    if (places.empty()) {
+      // Not written yet: one fp32 tensor after another, as write_initial_adapter will lay them.
+      int64_t offset = 0;
+      for (const models::ParameterTensor& tensor : group.tensors) {
+        places.push_back({tensor.name, Dtype::f32, tensor.shape, 0, offset, tensor.elements * 4});
+        offset += tensor.elements * 4;
+      }
+    }
+    const bool adapter = models::is_adapter_group(group);
+    sources.weights.push_back(exec::locate(group, places, adapter ? first_adapter_file : 0, chunk_elements));
+  }
+  return sources;
+}
+
+plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources, const BatchShape& batch) {
+  const models::Model& model = setup.model;
+  const bool split = model.compute_dtype == Dtype::bf16;
+  const int64_t weight_bytes = size_of(model.compute_dtype);
+  plan::JobShape shape;
+  shape.tokens_max = batch.tokens_max;
+  shape.micro_batches = batch.micro_batches;
+  shape.boundary_bytes = Bytes{batch.tokens_max * model.hidden * weight_bytes};
+  shape.gradient_bytes_per_element = split && batch.micro_batches == 1 ? 2 : 4;
+  for (size_t g = 0; g < model.groups.size(); ++g)
+    shape.groups.push_back({model.groups[g].name, model.groups[g].trainable, model.groups[g].elements, weight_bytes,
+                            split ? 10 : 8, Bytes{sources.weights[g].staging_bytes_max}});
+  for (const auto& block : model.blocks) {
+    plan::BlockShape each;
+    each.name = block->name();
+    each.groups.assign(block->groups().begin(), block->groups().end());
+    const auto tokens = static_cast<double>(batch.tokens_max);
+    for (const models::SlotSpec& slot : block->slots())
+      each.slots.push_back({slot.name, Bytes{batch.tokens_max * slot.elements_per_token * size_of(slot.dtype)},
+                            slot.recompute_flops_per_token * tokens});
+    const models::BlockCost cost = block->cost();
+    const double attention =
+        cost.attention_flops_per_token_per_position * static_cast<double>(batch.document_max) / 2 * tokens;
+    each.forward_flops = cost.forward_flops_per_token * tokens + attention;
+    each.backward_flops = cost.backward_flops_per_token * tokens + 2.5 * attention;
+    each.workspace_bytes = [program = block.get(), most = batch.tokens_max](plan::ComputePass pass,
+                                                                            std::span<const uint8_t> kept) {
+      return program->workspace_bytes(
+          pass == plan::ComputePass::forward ? models::Pass::forward : models::Pass::backward, most, kept);
+    };
+    shape.blocks.push_back(std::move(each));
+  }
+  shape.process_bytes = resident_bytes();
+  // LibTorch's GEMMs may repack a weight, its attention makes its own outputs and gradients.
+  shape.transient_bytes = Bytes{2 * largest_matrix_elements(model) * weight_bytes +
+                                16 * batch.tokens_max * model.hidden * 4 + MiB(64).count};
+  return shape;
+}
+
+std::vector<uint8_t> source_low_bits(const ModelSetup& setup, const exec::JobSources& sources) {
+  std::vector<uint8_t> low_bits;
+  for (size_t g = 0; g < setup.model.groups.size(); ++g)
+    low_bits.push_back(setup.model.compute_dtype == Dtype::bf16 && setup.model.groups[g].trainable &&
+                       sources.weights[g].wider_than_bf16);
+  return low_bits;
+}
+
+}  // namespace sluice::train

@@ -1,0 +1,48 @@
+// From a model directory to what the planner and the executor need: programs, parameter groups, their places in the
+// user's files, and the numbers of the job.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/decoder.h"
+#include "models/locate_weights.h"
+#include "models/safetensors.h"
+#include "runtime/exec/executor.h"
+#include "runtime/plan/job_shape.h"
+#include "runtime/train/config.h"
+
+namespace sluice::train {
+
+struct ModelSetup {
+  models::DecoderSpec spec;
+  std::optional<models::AdapterSpec> adapter;
+  models::Model model;
+  models::TensorIndex base;                            // the weights' files
+  std::optional<models::TensorIndex> adapter_tensors;  // an existing adapter's file
+  models::GroupSources places;                         // per group; empty for adapters that start anew
+};
+
+// Reads headers only. `weights_from`: the checkpoint to go on from, or empty. Throws SetupError.
+ModelSetup set_up_model(const Config& config, const std::filesystem::path& weights_from);
+
+// Fresh adapter weights (A uniform in +-1/sqrt(in), as peft's kaiming_uniform(sqrt 5); B zero) as a file, for groups
+// without a place.
+void write_initial_adapter(const ModelSetup& setup, uint64_t seed, const std::filesystem::path& file);
+
+// `setup.places` must be complete, or an adapter's groups yet to be written are taken as fp32.
+exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements);
+
+struct BatchShape {
+  int64_t tokens_max = 0;    // of one micro-batch
+  int64_t document_max = 0;  // longest document
+  int micro_batches = 1;
+};
+plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources, const BatchShape& batch);
+
+// Per group: virgin states take their low halves from a source with more bits than the compute weight.
+std::vector<uint8_t> source_low_bits(const ModelSetup& setup, const exec::JobSources& sources);
+
+}  // namespace sluice::train

@@ -1,0 +1,76 @@
+#include "runtime/train/tensor_file_writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "runtime/core/result.h"
+
+namespace sluice::train {
+namespace {
+
+[[noreturn]] void fail(const std::filesystem::path& path, const char* what, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT;
+  throw RunError({full ? ErrorCode::no_space : ErrorCode::io, path.string() + ": " + what + ": " + std::strerror(error),
+                  full ? "free space on that file system; the last checkpoint is intact"
+                       : "check the folder's permissions and the drive; the last checkpoint is intact"});
+}
+
+void write_all(int fd, const std::filesystem::path& path, int64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = pwrite(fd, bytes.data(), std::min<size_t>(bytes.size(), size_t{1} << 30), offset);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) fail(path, "write", written == 0 ? EIO : errno);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    offset += written;
+  }
+}
+
+int open_new(const std::filesystem::path& path) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) fail(path, "create", errno);
+  return fd;
+}
+
+}  // namespace
+
+TensorFileWriter::TensorFileWriter(const std::filesystem::path& directory, const std::string& name,
+                                   const models::TensorFileLayout& layout)
+    : path_(directory / name), fd_(open_new(path_)) {
+  const int refused = posix_fallocate(fd_, 0, layout.file_bytes);
+  if (refused != 0 && refused != EOPNOTSUPP && refused != EINVAL) fail(path_, "reserve space", refused);
+  write(0, std::as_bytes(std::span(layout.header)));
+}
+
+TensorFileWriter::TensorFileWriter(TensorFileWriter&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+
+TensorFileWriter::~TensorFileWriter() {
+  if (fd_ >= 0) close(fd_);
+}
+
+void TensorFileWriter::write(int64_t offset, std::span<const std::byte> bytes) { write_all(fd_, path_, offset, bytes); }
+
+void TensorFileWriter::sync() {
+  if (fsync(fd_) != 0) fail(path_, "fsync", errno);
+}
+
+void write_file(const std::filesystem::path& path, std::string_view text) {
+  const int fd = open_new(path);
+  write_all(fd, path, 0, std::as_bytes(std::span(text)));
+  if (fsync(fd) != 0) fail(path, "fsync", errno);
+  close(fd);
+}
+
+void sync_folder(const std::filesystem::path& folder) {
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) fail(folder, "open", errno);
+  const int failed = fsync(fd) != 0 ? errno : 0;
+  close(fd);
+  if (failed != 0) fail(folder, "fsync", failed);
+}
+
+}  // namespace sluice::train

@@ -1,0 +1,85 @@
+#include <gtest/gtest.h>
+
+#include "runtime/core/result.h"
+#include "runtime/plan/verify.h"
+#include "tests/unit/plan/toy_job.h"
+
+namespace sluice::plan {
+namespace {
+
+TEST(Planner, KeepsEverythingInRamWhenItFits) {
+  const JobShape job = toy_job(1);
+  const Planned planned = make_plan(job, toy_request(job));
+  for (const GroupPlan& group : planned.plan.groups) {
+    EXPECT_EQ(group.weights, Tier::host);
+    EXPECT_EQ(group.states, Tier::host);
+  }
+  EXPECT_EQ(planned.memory.peak[static_cast<size_t>(Tier::disk)].count, 0);
+}
+
+TEST(Planner, MovesStatesToDiskBeforeWeightsAsTheCapFalls) {
+  // Many layers, so that their states weigh more than the ring that streams them.
+  const JobShape job = toy_job(1, /*adapter=*/false, /*layers=*/40);
+  PlanRequest request = toy_request(job);
+  const auto host_peak = [&](const Planned& planned) { return planned.memory.peak[static_cast<size_t>(Tier::host)]; };
+  const Bytes all = host_peak(make_plan(job, request));
+  request.caps[1] = all - Bytes{1};
+  const Planned tighter = make_plan(job, request);
+  EXPECT_LT(host_peak(tighter), all);
+  EXPECT_EQ(tighter.plan.groups[0].states, Tier::disk);
+}
+
+TEST(Planner, NeverPlansAboveTheCapAndNamesTheSmallestThatWorks) {
+  const JobShape job = toy_job(1);
+  PlanRequest request = toy_request(job);
+  Bytes low{0};
+  request.caps[1] = low;
+  try {
+    make_plan(job, request);
+    FAIL() << "nothing fits zero bytes";
+  } catch (const SetupError& error) {
+    EXPECT_NE(std::string(error.what()).find("max_cpu"), std::string::npos) << error.what();
+  }
+  for (int64_t cap = 0; cap < 2'000'000; cap += 50'000) {
+    request.caps[1] = Bytes{cap};
+    try {
+      EXPECT_LE(make_plan(job, request).memory.peak[1].count, cap);
+    } catch (const SetupError&) {
+    }
+  }
+}
+
+TEST(Planner, AcceptsWhatItPlansForEveryForcedChoice) {
+  for (const int micro_batches : {1, 3})
+    for (const bool adapter : {false, true})
+      for (const DeviceMemory memory : {DeviceMemory::unified, DeviceMemory::separate})
+        for (const Tier weights : {Tier::device, Tier::host, Tier::disk})
+          for (const Tier states : {Tier::host, Tier::disk})
+            for (const Tier gradients : {Tier::host, Tier::disk})
+              for (const SlotFate fate : {SlotFate::keep, SlotFate::host, SlotFate::disk, SlotFate::recompute})
+                for (const bool resumes : {false, true}) {
+                  const JobShape job = toy_job(micro_batches, adapter);
+                  PlanRequest request = toy_request(job);
+                  request.memory = memory;
+                  request.weights = weights;
+                  request.states = states;
+                  request.gradients = gradients;
+                  request.activations = fate;
+                  request.resumes = resumes;
+                  // make_plan verifies every schedule, and throws when one is wrong.
+                  const Planned planned = make_plan(job, request);
+                  EXPECT_FALSE(planned.schedules.empty());
+                }
+}
+
+TEST(Planner, PrintsPlansThatDifferDifferently) {
+  const JobShape job = toy_job(1);
+  PlanRequest request = toy_request(job);
+  request.prefetch = 1;
+  const std::string one = to_yaml(make_plan(job, request).plan, job);
+  request.prefetch = 2;
+  EXPECT_NE(one, to_yaml(make_plan(job, request).plan, job));
+}
+
+}  // namespace
+}  // namespace sluice::plan
