@@ -28,7 +28,7 @@ struct RopeSpec {
 };
 
 struct DecoderSpec {
-  std::string family;  // config.json "model_type": a row of the table in decoder.cpp
+  std::string family;  // config.json "model_type": a row of the table in decoder_spec.cpp
   int64_t layers = 0, hidden = 0, ffn = 0, vocabulary = 0;
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   int64_t positions_max = 0;
@@ -36,7 +36,10 @@ struct DecoderSpec {
   bool tied_head = false;
   bool qkv_bias = false, output_bias = false, mlp_bias = false;
   bool qk_norm = false;
-  std::vector<int64_t> sliding_window;  // per layer; 0: none
+  std::vector<int64_t> sliding_window;  // per layer: positions seen, the token's own included; 0: none
+  // config.json "pad_token_id". The input embedding's gradient skips this row, as torch.nn.Embedding(padding_idx)
+  // does in transformers; it matters where padding and end of text are one token. A tied head's gradient stays whole.
+  std::optional<int64_t> padding_token;
   RopeSpec rope;
 };
 
@@ -55,7 +58,8 @@ struct AdapterSpec {
 
 // Every target_modules entry that matches nothing throws SetupError listing what exists.
 // `linear` = lora_target_linear: all projections of the layers.
-std::vector<std::string> resolve_lora_targets(const DecoderSpec& spec, const std::vector<std::string>& asked, bool linear);
+std::vector<std::string> resolve_lora_targets(const DecoderSpec& spec, const std::vector<std::string>& asked,
+                                              bool linear);
 
 // Groups: full fine-tuning: "embedding", "layer.i", "head" (final norm; the projection too when untied), all trainable.
 // With an adapter those are frozen and each layer has one more, "layer.i.adapter", trainable, with peft's names

@@ -37,7 +37,7 @@ struct MicroBatch {
   std::span<const int32_t> positions;          // [N], restart at every document
   std::span<const int32_t> document_starts;    // [documents + 1], ascending, first 0, last N
   double loss_scale = 1;                       // 1 / supervised tokens of the whole step
-  // Key of the counter-based dropout generator.
+  // Key of the counter-based dropout generator. step counts from 1; 0: not training, nothing is dropped.
   uint64_t seed = 0;
   uint64_t step = 0;
   uint64_t index = 0;  // of this micro-batch in the step

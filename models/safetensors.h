@@ -16,8 +16,8 @@ struct TensorLocation {
   std::string name;
   Dtype dtype = Dtype::f32;
   std::vector<int64_t> shape;
-  int file = 0;         // index into TensorIndex::files
-  int64_t offset = 0;   // bytes from the start of the file
+  int file = 0;        // index into TensorIndex::files
+  int64_t offset = 0;  // bytes from the start of the file
   int64_t bytes = 0;
 };
 
@@ -25,6 +25,9 @@ struct TensorLocation {
 struct TensorIndex {
   std::vector<std::filesystem::path> files;
   std::map<std::string, TensorLocation> tensors;
+  // Well-formed tensors of a type that is not read here ("F64", "F8_E4M3", "BOOL"): name -> type, so that at() can
+  // say so. A model that does not need them is not refused for them.
+  std::map<std::string, std::string> unreadable;
 
   // `model.safetensors`, or `model.safetensors.index.json` and its shards. Throws SetupError naming file,
   // tensor and offset: missing, truncated, overlapping, unknown dtype, header too long, a shard outside the folder.
@@ -37,9 +40,11 @@ struct TensorIndex {
 
 // What a new file will hold: header bytes are final before any data is written, so that data can be streamed
 // to `data_offset + offset` in any order. Data starts 4096-byte aligned.
+// The format allows no holes, so tensors lie in descending order of the power of two (at most 64) that divides their
+// bytes, otherwise as asked: each starts at a multiple of that power, which is 64 for every usual shape.
 struct TensorFileLayout {
-  std::string header;                      // 8-byte length, JSON, padding: write at offset 0
-  std::vector<TensorLocation> tensors;     // absolute offsets, in the order asked
+  std::string header;                   // 8-byte length, JSON, padding: write at offset 0
+  std::vector<TensorLocation> tensors;  // absolute offsets, in the order asked
   int64_t file_bytes = 0;
 };
 struct NewTensor {
@@ -47,6 +52,7 @@ struct NewTensor {
   Dtype dtype;
   std::vector<int64_t> shape;
 };
+// Aborts on a name twice or a negative size: the caller's mistake.
 TensorFileLayout plan_tensor_file(const std::vector<NewTensor>& tensors,
                                   const std::map<std::string, std::string>& metadata);
 

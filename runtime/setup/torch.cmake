@@ -8,6 +8,7 @@ if(SLUICE_TORCH)
   target_include_directories(sluice_torch SYSTEM INTERFACE
     ${SLUICE_TORCH_DIR}/include ${SLUICE_TORCH_DIR}/include/torch/csrc/api/include)
   target_link_libraries(sluice_torch INTERFACE
-    ${SLUICE_TORCH_DIR}/lib/libtorch_cpu.so ${SLUICE_TORCH_DIR}/lib/libc10.so)
+    ${SLUICE_TORCH_DIR}/lib/libtorch_cpu.so ${SLUICE_TORCH_DIR}/lib/libc10.so
+    ${SLUICE_TORCH_DIR}/lib/libgomp.so.1)
   target_link_options(sluice_torch INTERFACE -Wl,-rpath,${SLUICE_TORCH_DIR}/lib)
 endif()

@@ -1,0 +1,50 @@
+// Where each parameter of a decoder lies: the flat groups that stream, train and are stored together.
+//
+// Without an adapter: "embedding", "layer.0", "layer.1", ..., "head", all trainable.
+// With one: the same, frozen, and each "layer.i" is followed by "layer.i.adapter", trainable.
+//
+// Inside "layer.i", each family at a multiple of kTensorAlignmentElements, its members without a gap:
+//   decay:    q|k|v weights, o weight, gate|up weights, down weight
+//   no decay: q|k|v biases, o bias, gate|up biases, down bias, input norm, post-attention norm, q_norm, k_norm
+// Inside "layer.i.adapter": lora_A [rank, in] and lora_B [out, rank] of q, k, v, o, gate, up, down as targeted,
+// each a family of its own, all decay. "embedding": embed_tokens. "head": lm_head when untied (decay), model.norm.
+// Inside a group the tensors are in the order of their offsets.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/decoder.h"
+#include "models/parameter_group.h"
+
+namespace sluice::models {
+
+// The projections of a layer, in the order in which they lie: what LoRA can target.
+enum class Projection { q, k, v, o, gate, up, down };
+inline constexpr int kProjectionCount = 7;
+
+struct ProjectionShape {
+  Projection projection = Projection::q;
+  std::string_view module;       // "q_proj": what lora_target_modules and AdapterSpec call it
+  std::string_view module_path;  // inside the layer: "self_attn.q_proj"
+  int64_t in = 0, out = 0;       // weight is [out, in], applied as y = x W^T
+  bool bias = false;
+};
+
+// All seven, in the order of Projection.
+std::vector<ProjectionShape> layer_projections(const DecoderSpec& spec);
+
+std::vector<ParameterGroup> decoder_groups(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter);
+
+// The tensor of that name, or null: optional ones (biases, q_norm, ...) are absent from groups that lack them.
+const ParameterTensor* find_tensor(const ParameterGroup& group, std::string_view name);
+
+// "model.layers.3." + what follows in the checkpoint, e.g. "self_attn.q_proj.weight".
+std::string layer_tensor_name(int64_t layer, std::string_view rest);
+
+// "base_model.model.model.layers.3.self_attn.q_proj." + "lora_A.weight" or "lora_B.weight".
+std::string adapter_tensor_name(int64_t layer, const ProjectionShape& projection, std::string_view rest);
+
+}  // namespace sluice::models

@@ -1,0 +1,40 @@
+// Builds the programs of a decoder from its description.
+#include "models/decoder.h"
+#include "models/decoder_groups.h"
+#include "models/embedding_program.h"
+#include "models/head_program.h"
+#include "models/layer_program.h"
+
+namespace sluice::models {
+
+Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype) {
+  Model model;
+  model.groups = decoder_groups(spec, adapter);
+  model.compute_dtype = compute_dtype;
+  model.hidden = spec.hidden;
+  model.vocabulary = spec.vocabulary;
+  model.positions_max = spec.positions_max;
+  const auto layout = [&](int group) { return &model.groups[static_cast<size_t>(group)]; };
+  const auto rope = std::make_shared<RopeTable>(spec.rope, spec.head_dim, compute_dtype);
+
+  int group = 0;
+  model.blocks.push_back(make_embedding_program(spec, group, *layout(group), compute_dtype));
+  for (int64_t i = 0; i < spec.layers; ++i) {
+    LayerSetup layer{spec, adapter, compute_dtype, i, {++group}, {layout(group)}, rope};
+    if (adapter) {
+      layer.groups.push_back(++group);
+      layer.layouts.push_back(layout(group));
+    }
+    model.blocks.push_back(make_layer_program(layer));
+  }
+  const int head = group + 1;
+  HeadSetup setup{spec, compute_dtype, {head}, {layout(head)}};
+  if (spec.tied_head) {
+    setup.groups.insert(setup.groups.begin(), 0);
+    setup.layouts.insert(setup.layouts.begin(), layout(0));
+  }
+  model.blocks.push_back(make_head_program(setup));
+  return model;
+}
+
+}  // namespace sluice::models

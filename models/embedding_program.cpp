@@ -1,0 +1,58 @@
+#include "models/embedding_program.h"
+
+#include <cstring>
+
+#include "models/ops/kernels.h"
+#include "models/ops/scratch.h"
+
+namespace sluice::models {
+namespace {
+
+class Embedding final : public BlockProgram {
+ public:
+  Embedding(const DecoderSpec& spec, int group, const ParameterGroup& layout, Dtype dtype)
+      : groups_{group}, elements_(layout.elements), hidden_(spec.hidden),
+        padding_(spec.padding_token ? static_cast<int32_t>(*spec.padding_token) : -1), dtype_(dtype) {}
+
+  const std::string& name() const override { return name_; }
+  std::span<const int> groups() const override { return groups_; }
+  std::span<const SlotSpec> slots() const override { return {}; }
+  // Rows move, nothing is multiplied.
+  BlockCost cost() const override { return {static_cast<double>(hidden_), static_cast<double>(hidden_), 0}; }
+
+  Bytes workspace_bytes(Pass pass, int64_t tokens_max, std::span<const uint8_t>) const override {
+    Scratch measure;
+    if (pass == Pass::backward) measure.take(Dtype::i32, tokens_max);
+    return measure.used();
+  }
+
+  void forward(const ForwardArgs& args) const override {
+    kernels(dtype_).gather_rows(args.parameters[0], args.batch->token_ids.data(), args.output, args.batch->tokens, hidden_);
+  }
+
+  void backward(const BackwardArgs& args) const override {
+    if (args.gradients[0] == nullptr) return;
+    Scratch scratch(args.workspace);
+    auto* order = scratch.take_as<int32_t>(Dtype::i32, args.batch->tokens);
+    if (args.accumulate[0] == 0)
+      std::memset(args.gradients[0], 0, static_cast<size_t>(elements_ * size_of(args.gradient_dtype)));
+    scatter_add_rows(args.output_gradient, dtype_, args.batch->token_ids.data(), args.batch->tokens, hidden_, padding_,
+                     args.gradients[0], args.gradient_dtype, order);
+  }
+
+ private:
+  const std::string name_ = "embedding";
+  std::vector<int> groups_;
+  int64_t elements_, hidden_;
+  int32_t padding_;
+  Dtype dtype_;
+};
+
+}  // namespace
+
+std::unique_ptr<BlockProgram> make_embedding_program(const DecoderSpec& spec, int group, const ParameterGroup& layout,
+                                                     Dtype compute_dtype) {
+  return std::make_unique<Embedding>(spec, group, layout, compute_dtype);
+}
+
+}  // namespace sluice::models

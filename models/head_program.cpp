@@ -1,0 +1,186 @@
+#include "models/head_program.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "models/decoder_groups.h"
+#include "models/ops/gemm.h"
+#include "models/ops/gradient_writer.h"
+#include "models/ops/kernels.h"
+#include "models/ops/scratch.h"
+
+namespace sluice::models {
+namespace {
+
+// A chunk of logits stays near the caches' reach and far below the full [N, V].
+constexpr int64_t kLogitsBytes = 48 << 20;
+// Rows of the vocabulary whose weight gradient passes through the temporary at once.
+constexpr int64_t kVocabularyRows = 8192;
+
+struct Pieces {
+  int32_t* rows;    // supervised positions
+  int32_t* labels;  // their labels
+  double* losses;   // one per row of a chunk
+  void *gathered, *normed, *logits, *normed_gradient, *product;
+  float* runs;
+};
+
+class Head final : public HeadProgram {
+ public:
+  explicit Head(const HeadSetup& setup)
+      : spec_(setup.spec), dtype_(setup.compute_dtype), k_(kernels(setup.compute_dtype)), groups_(setup.groups) {
+    for (const ParameterGroup* layout : setup.layouts) layouts_.push_back(*layout);
+    projection_ = offset_of(layouts_[0], spec_.tied_head ? "model.embed_tokens.weight" : "lm_head.weight");
+    norm_ = offset_of(layouts_.back(), "model.norm.weight");
+    const double gemm = 2.0 * static_cast<double>(spec_.hidden) * static_cast<double>(spec_.vocabulary);
+    cost_ = {gemm, layouts_[0].trainable ? 2 * gemm : gemm, 0};
+  }
+
+  const std::string& name() const override { return name_; }
+  std::span<const int> groups() const override { return groups_; }
+  std::span<const SlotSpec> slots() const override { return {}; }
+  BlockCost cost() const override { return cost_; }
+  int64_t vocabulary() const override { return spec_.vocabulary; }
+
+  Bytes workspace_bytes(Pass, int64_t tokens_max, std::span<const uint8_t>) const override {
+    Scratch measure;
+    cut(measure, tokens_max);
+    return measure.used();
+  }
+
+  void forward(const ForwardArgs&) const override { SLUICE_CHECK(false, "the head computes a loss: call loss()"); }
+  void backward(const BackwardArgs& args) const override { loss(args); }
+
+  double loss(const BackwardArgs& args) const override {
+    const MicroBatch& batch = *args.batch;
+    Scratch scratch(args.workspace);
+    const Pieces p = cut(scratch, batch.tokens);
+    int64_t supervised = 0;
+    for (int64_t i = 0; i < batch.tokens; ++i)
+      if (batch.labels[static_cast<size_t>(i)] >= 0) {
+        p.rows[supervised] = static_cast<int32_t>(i);
+        p.labels[supervised++] = batch.labels[static_cast<size_t>(i)];
+      }
+    if (args.input_gradient != nullptr)
+      std::memset(args.input_gradient, 0, static_cast<size_t>(batch.tokens * spec_.hidden * size_of(dtype_)));
+    double sum = 0;
+    bool first = true;
+    // At least one round, so that gradients are written even when nothing is supervised.
+    for (int64_t begin = 0; begin < supervised || first; begin += chunk_rows()) {
+      sum += chunk_loss(args, p, begin, std::min(chunk_rows(), supervised - begin), first);
+      first = false;
+    }
+    return sum;
+  }
+
+  void logits(const void* input, std::span<const int32_t> rows, std::span<const void* const> parameters, float* logits_RV,
+              std::span<std::byte> workspace) const override {
+    const auto count = static_cast<int64_t>(rows.size());
+    SLUICE_CHECK(count <= chunk_rows(), "more rows of logits than a chunk holds");
+    Scratch scratch(workspace);
+    const Pieces p = cut(scratch, count);
+    project(input, rows.data(), count, parameters, p);
+    store_gradient(p.logits, dtype_, logits_RV, Dtype::f32, Store::overwrite, count * spec_.vocabulary);
+  }
+
+ private:
+  static int64_t offset_of(const ParameterGroup& group, const char* name) {
+    const ParameterTensor* tensor = find_tensor(group, name);
+    SLUICE_CHECK(tensor != nullptr, std::string("group ") + group.name + " lacks " + name);
+    return tensor->offset;
+  }
+  int64_t chunk_rows() const {
+    return std::max<int64_t>(64, round_down(kLogitsBytes / (spec_.vocabulary * size_of(dtype_)), 64));
+  }
+  const void* weight(std::span<const void* const> parameters, size_t group, int64_t offset) const {
+    return static_cast<const std::byte*>(parameters[group]) + offset * size_of(dtype_);
+  }
+  size_t norm_group() const { return groups_.size() - 1; }
+
+  Pieces cut(Scratch& s, int64_t tokens_max) const {
+    const int64_t rows = std::min(tokens_max, chunk_rows()), c = spec_.hidden;
+    Pieces p{};
+    p.rows = s.take_as<int32_t>(Dtype::i32, tokens_max);
+    p.labels = s.take_as<int32_t>(Dtype::i32, tokens_max);
+    p.losses = s.take_as<double>(Dtype::f32, 2 * rows);
+    p.gathered = s.take(dtype_, rows * c);
+    p.normed = s.take(dtype_, rows * c);
+    p.logits = s.take(dtype_, rows * spec_.vocabulary);
+    p.normed_gradient = s.take(dtype_, rows * c);
+    p.runs = s.take_as<float>(Dtype::f32, runs_of(rows) * c);
+    if (layouts_[0].trainable) p.product = s.take(dtype_, std::min(kVocabularyRows, spec_.vocabulary) * c);
+    return p;
+  }
+
+  void project(const void* input, const int32_t* rows, int64_t count, std::span<const void* const> parameters,
+               const Pieces& p) const {
+    const int64_t c = spec_.hidden;
+    k_.gather_rows(input, rows, p.gathered, count, c);
+    k_.rms_norm(p.gathered, nullptr, weight(parameters, norm_group(), norm_), p.normed, count, c,
+                static_cast<float>(spec_.norm_epsilon));
+    multiply_by_transposed(dtype_, {p.normed, count, c}, {weight(parameters, 0, projection_), spec_.vocabulary, c}, p.logits);
+  }
+
+  double chunk_loss(const BackwardArgs& args, const Pieces& p, int64_t begin, int64_t count, bool first) const {
+    const bool wants_gradient =
+        args.input_gradient != nullptr ||
+        std::any_of(args.gradients.begin(), args.gradients.end(), [](const void* g) { return g != nullptr; });
+    if (count <= 0) {
+      if (wants_gradient) write_weight_gradients(args, p, 0, first);
+      return 0;
+    }
+    const int64_t v = spec_.vocabulary, c = spec_.hidden;
+    project(args.input, p.rows + begin, count, args.parameters, p);
+    k_.cross_entropy(p.logits, p.labels + begin, p.losses, static_cast<float>(args.batch->loss_scale), wants_gradient, count, v);
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += p.losses[i];
+    if (!wants_gradient) return sum;
+    multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, 0, projection_), v, c}, p.normed_gradient);
+    k_.rms_norm_backward(p.gathered, weight(args.parameters, norm_group(), norm_), p.normed_gradient, nullptr,
+                         p.normed_gradient, p.runs, count, c, static_cast<float>(spec_.norm_epsilon));
+    write_weight_gradients(args, p, count, first);
+    if (args.input_gradient != nullptr)
+      k_.scatter_rows(p.normed_gradient, p.rows + begin, args.input_gradient, count, c);
+    return sum;
+  }
+
+  // The first chunk of the first block to add writes; all others add.
+  void write_weight_gradients(const BackwardArgs& args, const Pieces& p, int64_t count, bool first) const {
+    const int64_t v = spec_.vocabulary, c = spec_.hidden;
+    const auto writer = [&](size_t group) {
+      const bool adds = args.accumulate[group] != 0 || !first;
+      return GradientWriter(layouts_[group], args.gradients[group], args.gradient_dtype, dtype_,
+                            adds ? Store::accumulate : Store::overwrite, p.product);
+    };
+    GradientWriter projection = writer(0);
+    if (count == 0 && projection.wanted() && first && args.accumulate[0] == 0)
+      std::memset(args.gradients[0], 0, static_cast<size_t>(layouts_[0].elements * size_of(args.gradient_dtype)));
+    if (count > 0)
+      for (int64_t row = 0; row < v; row += kVocabularyRows) {
+        const int64_t rows = std::min(kVocabularyRows, v - row);
+        const void* columns = static_cast<const std::byte*>(p.logits) + row * size_of(dtype_);
+        projection.product({columns, count, rows, v}, {p.normed, count, c}, projection_ + row * c);
+      }
+    if (norm_group() != 0) {
+      GradientWriter norm = writer(norm_group());
+      norm.runs(p.runs, runs_of(count), c, norm_);
+    } else {
+      projection.runs(p.runs, runs_of(count), c, norm_);
+    }
+  }
+
+  const std::string name_ = "head";
+  DecoderSpec spec_;
+  Dtype dtype_;
+  const Kernels& k_;
+  std::vector<int> groups_;
+  std::vector<ParameterGroup> layouts_;
+  int64_t projection_ = 0, norm_ = 0;
+  BlockCost cost_;
+};
+
+}  // namespace
+
+std::unique_ptr<HeadProgram> make_head_program(const HeadSetup& setup) { return std::make_unique<Head>(setup); }
+
+}  // namespace sluice::models

@@ -1,0 +1,23 @@
+// Final norm, output projection and cross-entropy: loss and gradients in one pass over chunks of supervised tokens.
+// Logits exist for one chunk of rows at a time.
+#pragma once
+
+#include <memory>
+
+#include "models/decoder.h"
+#include "models/program.h"
+
+namespace sluice::models {
+
+struct HeadSetup {
+  DecoderSpec spec;
+  Dtype compute_dtype = Dtype::f32;
+  // The group that holds the projection comes first: the embedding's when tied; then the head's own when tied.
+  std::vector<int> groups;
+  std::vector<const ParameterGroup*> layouts;
+};
+
+// Layouts are read, not kept.
+std::unique_ptr<HeadProgram> make_head_program(const HeadSetup& setup);
+
+}  // namespace sluice::models

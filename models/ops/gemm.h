@@ -1,0 +1,25 @@
+// Matrix products of the cpu device, by LibTorch (oneDNN, MKL) into memory that the caller owns.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/core/dtype.h"
+
+namespace sluice::models {
+
+// Rows `stride` elements apart; 0: contiguous.
+struct Matrix {
+  const void* data = nullptr;
+  int64_t rows = 0, columns = 0;
+  int64_t stride = 0;
+};
+
+// y [N, O] = x [N, I] w^T, w [O, I]. y is contiguous.
+void multiply_by_transposed(Dtype dtype, Matrix x, Matrix w, void* y);
+// y [N, I] = x [N, O] w, w [O, I]; added to y when `accumulate`.
+enum class Into { overwrite, accumulate };
+void multiply(Dtype dtype, Matrix x, Matrix w, void* y, Into into = Into::overwrite);
+// y [O, I] = a^T b, a [N, O], b [N, I].
+void multiply_transposed_by(Dtype dtype, Matrix a, Matrix b, void* y);
+
+}  // namespace sluice::models

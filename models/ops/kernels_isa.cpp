@@ -1,0 +1,361 @@
+// Compiled once per instruction set: SLUICE_KERNELS names this copy's table (see CMakeLists.txt and kernels.cpp).
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "models/ops/element.h"
+#include "models/ops/kernels.h"
+
+namespace sluice::models {
+namespace {
+
+// Work below this many elements stays on one thread: waking the others costs more.
+constexpr int64_t kParallelElements = 1 << 14;
+
+template <class Body>
+void for_rows(int64_t rows, int64_t width, const Body& body) {
+#pragma omp parallel for schedule(static) if (rows * width >= kParallelElements)
+  for (int64_t row = 0; row < rows; ++row) body(row);
+}
+
+template <class T>
+float sum_of_squares(const T* x, int64_t width) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < width; ++i) {
+    const float value = load(x + i);
+    sum += value * value;
+  }
+  return sum;
+}
+
+template <class T>
+float reciprocal_rms(const T* x, int64_t width, float epsilon) {
+  return 1.0f / std::sqrt(sum_of_squares(x, width) / static_cast<float>(width) + epsilon);
+}
+
+template <class T>
+void norm_row(const T* x, const T* w, T* y, int64_t width, float epsilon) {
+  const float scale = reciprocal_rms(x, width, epsilon);
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i) store(y + i, rounded<T>(load(x + i) * scale) * load(w + i));
+}
+
+// n = x * s, s = rsqrt(mean(x^2) + e); dx = s * (dn - n * mean(dn * n)) with dn = dy * w; dw += dy * n.
+template <class T>
+void norm_row_backward(const T* x, const T* w, const T* dy, const T* residual, T* dx, float* dw, int64_t width,
+                       float epsilon) {
+  const float scale = reciprocal_rms(x, width, epsilon);
+  float dot = 0;
+#pragma omp simd reduction(+ : dot)
+  for (int64_t i = 0; i < width; ++i) dot += load(dy + i) * load(w + i) * load(x + i);
+  const float mean = dot * scale * scale / static_cast<float>(width);
+  if (dw != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) dw[i] += load(dy + i) * (load(x + i) * scale);
+  }
+  if (residual != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i)
+      store(dx + i, load(residual + i) + scale * (load(dy + i) * load(w + i) - load(x + i) * mean));
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) store(dx + i, scale * (load(dy + i) * load(w + i) - load(x + i) * mean));
+  }
+}
+
+template <class T>
+void rms_norm(void* x_v, const void* addend_v, const void* w_v, void* y_v, int64_t rows, int64_t width, float epsilon) {
+  T* x = static_cast<T*>(x_v);
+  const T* addend = static_cast<const T*>(addend_v);
+  const T* w = static_cast<const T*>(w_v);
+  T* y = static_cast<T*>(y_v);
+  for_rows(rows, width, [=](int64_t row) {
+    T* x_row = x + row * width;
+    if (addend != nullptr) {
+      const T* add_row = addend + row * width;
+#pragma omp simd
+      for (int64_t i = 0; i < width; ++i) store(x_row + i, load(x_row + i) + load(add_row + i));
+    }
+    norm_row(x_row, w, y + row * width, width, epsilon);
+  });
+}
+
+template <class T>
+void rms_norm_backward(const void* x_v, const void* w_v, const void* dy_v, const void* residual_v, void* dx_v,
+                       float* weight_runs, int64_t rows, int64_t width, float epsilon) {
+  const T* x = static_cast<const T*>(x_v);
+  const T* w = static_cast<const T*>(w_v);
+  const T* dy = static_cast<const T*>(dy_v);
+  const T* residual = static_cast<const T*>(residual_v);
+  T* dx = static_cast<T*>(dx_v);
+  for_rows(runs_of(rows), width * kRunTokens, [=](int64_t run) {
+    float* dw = weight_runs == nullptr ? nullptr : weight_runs + run * width;
+    if (dw != nullptr) std::fill(dw, dw + width, 0.0f);
+    for (int64_t row = run * kRunTokens; row < std::min(rows, (run + 1) * kRunTokens); ++row)
+      norm_row_backward(x + row * width, w, dy + row * width, residual == nullptr ? nullptr : residual + row * width,
+                        dx + row * width, dw, width, epsilon);
+  });
+}
+
+template <class T>
+void head_norm(const void* x_v, const void* w_v, void* y_v, Heads heads, int64_t rows, float epsilon) {
+  const T* x = static_cast<const T*>(x_v);
+  const T* w = static_cast<const T*>(w_v);
+  T* y = static_cast<T*>(y_v);
+  for_rows(rows, heads.count * heads.size, [=](int64_t row) {
+    for (int64_t head = 0; head < heads.count; ++head) {
+      const int64_t at = row * heads.row_stride + heads.begin + head * heads.size;
+      norm_row(x + at, w, y + at, heads.size, epsilon);
+    }
+  });
+}
+
+template <class T>
+void head_norm_backward(const void* x_v, const void* w_v, const void* dy_v, void* dx_v, float* weight_runs, Heads heads,
+                        int64_t rows, float epsilon) {
+  const T* x = static_cast<const T*>(x_v);
+  const T* w = static_cast<const T*>(w_v);
+  const T* dy = static_cast<const T*>(dy_v);
+  T* dx = static_cast<T*>(dx_v);
+  for_rows(runs_of(rows), heads.count * heads.size * kRunTokens, [=](int64_t run) {
+    float* dw = weight_runs == nullptr ? nullptr : weight_runs + run * heads.size;
+    if (dw != nullptr) std::fill(dw, dw + heads.size, 0.0f);
+    for (int64_t row = run * kRunTokens; row < std::min(rows, (run + 1) * kRunTokens); ++row)
+      for (int64_t head = 0; head < heads.count; ++head) {
+        const int64_t at = row * heads.row_stride + heads.begin + head * heads.size;
+        norm_row_backward<T>(x + at, w, dy + at, nullptr, dx + at, dw, heads.size, epsilon);
+      }
+  });
+}
+
+template <class T>
+void rope(void* x_v, Heads heads, const int32_t* positions, RopeAngles angles, float direction, int64_t rows) {
+  T* x = static_cast<T*>(x_v);
+  const int64_t half = heads.size / 2;
+  for_rows(rows, heads.count * heads.size, [=](int64_t row) {
+    const float* cos = angles.cos + positions[row] * half;
+    const float* sin = angles.sin + positions[row] * half;
+    for (int64_t head = 0; head < heads.count; ++head) {
+      T* low = x + row * heads.row_stride + heads.begin + head * heads.size;
+      T* high = low + half;
+#pragma omp simd
+      for (int64_t i = 0; i < half; ++i) {
+        const float a = load(low + i), b = load(high + i), s = direction * sin[i];
+        store(low + i, a * cos[i] - b * s);
+        store(high + i, b * cos[i] + a * s);
+      }
+    }
+  });
+}
+
+// exp to about one fp32 ulp for |x| < 87, by 2^k * p(r) (Cephes expf's polynomial); written out so that it vectorises.
+inline float fast_exp(float x) {
+  x = std::min(std::max(x, -87.0f), 88.0f);
+  const float k = std::floor(x * 1.44269504088896341f + 0.5f);
+  const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * std::bit_cast<float>((static_cast<int32_t>(k) + 127) << 23);
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
+template <class T>
+void swiglu(const void* gate_up_v, void* y_v, int64_t rows, int64_t ffn) {
+  const T* gate_up = static_cast<const T*>(gate_up_v);
+  T* y = static_cast<T*>(y_v);
+  for_rows(rows, ffn, [=](int64_t row) {
+    const T* gate = gate_up + row * 2 * ffn;
+    const T* up = gate + ffn;
+    T* out = y + row * ffn;
+#pragma omp simd
+    for (int64_t i = 0; i < ffn; ++i) {
+      const float g = load(gate + i);
+      store(out + i, rounded<T>(g * sigmoid(g)) * load(up + i));
+    }
+  });
+}
+
+template <class T>
+void swiglu_backward(const void* gate_up_v, const void* dy_v, void* gradient_v, void* y_v, int64_t rows, int64_t ffn) {
+  const T* gate_up = static_cast<const T*>(gate_up_v);
+  const T* dy = static_cast<const T*>(dy_v);
+  T* gradient = static_cast<T*>(gradient_v);
+  T* y = static_cast<T*>(y_v);
+  for_rows(rows, ffn, [=](int64_t row) {
+    const T* gate = gate_up + row * 2 * ffn;
+    const T* up = gate + ffn;
+    T* gate_gradient = gradient + row * 2 * ffn;
+    T* up_gradient = gate_gradient + ffn;
+    const T* dy_row = dy + row * ffn;
+    T* out = y + row * ffn;
+#pragma omp simd
+    for (int64_t i = 0; i < ffn; ++i) {
+      const float g = load(gate + i), u = load(up + i), d = load(dy_row + i);
+      const float s = sigmoid(g);
+      const float silu = rounded<T>(g * s);
+      store(out + i, silu * u);
+      store(gate_gradient + i, d * u * s * (1.0f + g * (1.0f - s)));
+      store(up_gradient + i, d * silu);
+    }
+  });
+}
+
+template <class T>
+void add_bias(void* x_v, const void* bias_v, int64_t rows, int64_t width) {
+  T* x = static_cast<T*>(x_v);
+  const T* bias = static_cast<const T*>(bias_v);
+  for_rows(rows, width, [=](int64_t row) {
+    T* x_row = x + row * width;
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) store(x_row + i, load(x_row + i) + load(bias + i));
+  });
+}
+
+template <class T>
+void column_runs(const void* x_v, float* runs, int64_t rows, int64_t width) {
+  const T* x = static_cast<const T*>(x_v);
+  for_rows(runs_of(rows), width * kRunTokens, [=](int64_t run) {
+    float* sum = runs + run * width;
+    std::fill(sum, sum + width, 0.0f);
+    for (int64_t row = run * kRunTokens; row < std::min(rows, (run + 1) * kRunTokens); ++row) {
+      const T* x_row = x + row * width;
+#pragma omp simd
+      for (int64_t i = 0; i < width; ++i) sum[i] += load(x_row + i);
+    }
+  });
+}
+
+template <class T>
+void add_scaled(void* to_v, int64_t to_stride, const void* from_v, int64_t from_stride, float scale, int64_t rows,
+                int64_t width) {
+  T* to = static_cast<T*>(to_v);
+  const T* from = static_cast<const T*>(from_v);
+  for_rows(rows, width, [=](int64_t row) {
+    T* to_row = to + row * to_stride;
+    const T* from_row = from + row * from_stride;
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) store(to_row + i, load(to_row + i) + scale * load(from_row + i));
+  });
+}
+
+template <class T>
+void add(const void* a_v, const void* b_v, void* y_v, int64_t elements) {
+  const T* a = static_cast<const T*>(a_v);
+  const T* b = static_cast<const T*>(b_v);
+  T* y = static_cast<T*>(y_v);
+  constexpr int64_t kBlock = 4096;
+  for_rows((elements + kBlock - 1) / kBlock, kBlock, [=](int64_t block) {
+    const int64_t end = std::min(elements, (block + 1) * kBlock);
+#pragma omp simd
+    for (int64_t i = block * kBlock; i < end; ++i) store(y + i, load(a + i) + load(b + i));
+  });
+}
+
+// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3).
+struct Philox {
+  uint32_t key0, key1;
+  void operator()(const uint32_t counter[4], uint32_t out[4]) const {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key0, k1 = key1;
+    for (int round = 0; round < 10; ++round) {
+      const uint64_t a = uint64_t{0xD2511F53} * c0, b = uint64_t{0xCD9E8D57} * c2;
+      c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
+      c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
+      c1 = static_cast<uint32_t>(b);
+      c3 = static_cast<uint32_t>(a);
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+  }
+};
+
+template <class T>
+void dropout(const void* x_v, void* y_v, int64_t elements, float p, DropoutKey key) {
+  const T* x = static_cast<const T*>(x_v);
+  T* y = static_cast<T*>(y_v);
+  const uint64_t mixed = key.seed ^ (key.site * 0x9E3779B97F4A7C15ull);
+  const Philox philox{static_cast<uint32_t>(mixed), static_cast<uint32_t>(mixed >> 32)};
+  const auto threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0);
+  const float scale = 1.0f / (1.0f - p);
+  constexpr int64_t kBlock = 4096;
+  for_rows((elements + kBlock - 1) / kBlock, kBlock * 8, [=](int64_t block) {
+    for (int64_t i = block * kBlock; i < std::min(elements, (block + 1) * kBlock); i += 4) {
+      const uint32_t counter[4] = {static_cast<uint32_t>(i / 4), static_cast<uint32_t>((i / 4) >> 32),
+                                   static_cast<uint32_t>(key.step), static_cast<uint32_t>(key.micro_batch)};
+      uint32_t random[4];
+      philox(counter, random);
+      for (int64_t j = 0; j < std::min<int64_t>(4, elements - i); ++j)
+        store(y + i + j, random[j] < threshold ? 0.0f : load(x + i + j) * scale);
+    }
+  });
+}
+
+template <class T>
+void cross_entropy(void* logits_v, const int32_t* labels, double* row_losses, float scale, bool gradient, int64_t rows,
+                   int64_t vocabulary) {
+  T* logits = static_cast<T*>(logits_v);
+  for_rows(rows, vocabulary, [=](int64_t row) {
+    T* x = logits + row * vocabulary;
+    float most = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < vocabulary; ++i) most = std::max(most, load(x + i));
+    // Runs in double: a sum over 150,000 terms in one fp32 would lose the last digits.
+    double total = 0;
+    constexpr int64_t kRun = 4096;
+    for (int64_t begin = 0; begin < vocabulary; begin += kRun) {
+      float sum = 0;
+      const int64_t end = std::min(vocabulary, begin + kRun);
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = begin; i < end; ++i) sum += fast_exp(load(x + i) - most);
+      total += static_cast<double>(sum);
+    }
+    const int32_t label = labels[row];
+    row_losses[row] = std::log(total) + static_cast<double>(most) - static_cast<double>(load(x + label));
+    if (!gradient) return;
+    const auto inverse = static_cast<float>(1.0 / total) * scale;
+    const float at_label = fast_exp(load(x + label) - most) * inverse - scale;
+#pragma omp simd
+    for (int64_t i = 0; i < vocabulary; ++i) store(x + i, fast_exp(load(x + i) - most) * inverse);
+    store(x + label, at_label);
+  });
+}
+
+template <class T>
+void gather_rows(const void* table, const int32_t* rows, void* y, int64_t count, int64_t width) {
+  const auto bytes = static_cast<size_t>(width) * sizeof(T);
+  for_rows(count, width, [=](int64_t i) {
+    std::memcpy(static_cast<char*>(y) + static_cast<size_t>(i) * bytes,
+                static_cast<const char*>(table) + static_cast<size_t>(rows[i]) * bytes, bytes);
+  });
+}
+
+template <class T>
+void scatter_rows(const void* x, const int32_t* rows, void* y, int64_t count, int64_t width) {
+  const auto bytes = static_cast<size_t>(width) * sizeof(T);
+  for_rows(count, width, [=](int64_t i) {
+    std::memcpy(static_cast<char*>(y) + static_cast<size_t>(rows[i]) * bytes,
+                static_cast<const char*>(x) + static_cast<size_t>(i) * bytes, bytes);
+  });
+}
+
+template <class T>
+constexpr Kernels table_of() {
+  return {rms_norm<T>, rms_norm_backward<T>, head_norm<T>,  head_norm_backward<T>, rope<T>,
+          swiglu<T>,   swiglu_backward<T>,   add_bias<T>,   column_runs<T>,        add_scaled<T>,
+          add<T>,      dropout<T>,           cross_entropy<T>, gather_rows<T>,     scatter_rows<T>};
+}
+
+}  // namespace
+
+extern const Kernels SLUICE_KERNELS[2];
+const Kernels SLUICE_KERNELS[2] = {table_of<float>(), table_of<Bf16>()};
+
+}  // namespace sluice::models

@@ -1,0 +1,161 @@
+"""Rows out of dataset files: JSON Lines, JSON arrays, Parquet and plain text, each row with the place it came from."""
+
+import json
+import re
+from dataclasses import dataclass
+
+from sluice_text.errors import TextError, note
+
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+SUFFIXES = JSON_LINES_SUFFIXES + (".json", ".parquet", ".txt")
+# Written beside data by the `datasets` library; they hold no rows.
+NOT_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+PARQUET_BATCH_ROWS = 1024
+_WORDS = re.compile(r"[^a-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    place: str  # "faq.jsonl:12", "faq.parquet: row 12"
+    fields: dict
+
+
+def list_files(dataset):
+    """The files of one dataset, in the order in which they are read."""
+    path = dataset.path
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise TextError(f"{path}: unknown kind of file", "datasets are " + ", ".join(SUFFIXES) + " files, or folders of them")
+        return [path]
+    if not path.is_dir():
+        raise TextError(f"{path}: no such file or folder",
+                        "datasets are local files; fetch one first: hf download --repo-type dataset NAME --local-dir DIR")
+    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()
+                   and file.name not in NOT_DATA and not _is_hidden(file.relative_to(path)))
+    if not files:
+        raise TextError(f"{path}: the folder holds no dataset file", "it needs " + ", ".join(SUFFIXES) + " files")
+    return _training_part(path, files)
+
+
+def _is_hidden(relative):
+    return any(part.startswith(".") for part in relative.parts)
+
+
+def _training_part(folder, files):
+    """Of a folder laid out as splits (train-0000.parquet, test-0000.parquet) only the training part."""
+    def words(file):
+        return set(_WORDS.split(str(file.relative_to(folder)).lower()))
+
+    held_out = [file for file in files if words(file) & {"test", "validation", "valid", "val", "dev", "eval"}]
+    if not held_out or not any("train" in words(file) for file in files):
+        return files
+    note(f"{folder}: only the training part is read; left aside: {', '.join(file.name for file in held_out[:4])}"
+         + (" ..." if len(held_out) > 4 else ""))
+    return [file for file in files if file not in held_out]
+
+
+def read_rows(file):
+    if file.suffix == ".parquet":
+        return _read_parquet(file)
+    if file.suffix == ".txt":
+        return _read_text(file)
+    if file.suffix in JSON_LINES_SUFFIXES or not _begins_with_array(file):
+        return _read_json_lines(file)
+    return _read_json_array(file)
+
+
+def _open_text(file):
+    return open(file, encoding="utf-8-sig", errors="strict", newline="\n")
+
+
+def _not_utf8(file, error):
+    return TextError(f"{file}: is not UTF-8 (byte 0x{error.object[error.start]:02x})", "convert it: iconv -t UTF-8")
+
+
+def _begins_with_array(file):
+    try:
+        with _open_text(file) as stream:
+            while character := stream.read(1):
+                if not character.isspace():
+                    return character == "["
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error)
+    return False
+
+
+def _read_json_lines(file):
+    number = 0
+    try:
+        with _open_text(file) as stream:
+            for number, line in enumerate(stream, 1):
+                if line.isspace():
+                    continue
+                try:
+                    value = json.loads(line)
+                except ValueError as error:
+                    raise TextError(f"{file}:{number}: is not JSON: {error}", _json_hint(file))
+                yield Row(f"{file}:{number}", _require_object(value, f"{file}:{number}"))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error)
+
+
+def _json_hint(file):
+    if file.suffix == ".json":
+        return "a .json file holds one array of objects, or one object on each line"
+    return "each line holds one whole JSON object"
+
+
+def _require_object(value, place):
+    if not isinstance(value, dict):
+        raise TextError(f"{place}: a row must be a JSON object, not {json.dumps(value)[:40]}")
+    return value
+
+
+_SPACE_OR_COMMA = re.compile(r"[\s,]*")
+
+
+def _read_json_array(file):
+    """The elements one by one, so that each is known by its line."""
+    try:
+        with _open_text(file) as stream:
+            text = stream.read()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error)
+    decoder = json.JSONDecoder()
+    position = text.index("[") + 1
+    line, counted = 1, 0
+    while True:
+        position = _SPACE_OR_COMMA.match(text, position).end()
+        line, counted = line + text.count("\n", counted, position), position
+        if text.startswith("]", position):
+            return
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except ValueError as error:
+            raise TextError(f"{file}:{line}: is not JSON: {error}", _json_hint(file))
+        yield Row(f"{file}:{line}", _require_object(value, f"{file}:{line}"))
+
+
+def _read_parquet(file):
+    import pyarrow
+    import pyarrow.parquet
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{file}: row {number}", value)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TextError(f"{file}: cannot be read as Parquet after row {number}: {error}")
+
+
+def _read_text(file):
+    """A plain text file is one document."""
+    try:
+        with _open_text(file) as stream:
+            text = stream.read()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error)
+    if text and not text.isspace():
+        yield Row(f"{file}:1", {"text": text})

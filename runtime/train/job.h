@@ -1,0 +1,30 @@
+// A job made ready: model, data, plan and schedules, all checked, nothing written yet.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "runtime/plan/planner.h"
+#include "runtime/train/checkpoint.h"
+#include "runtime/train/config.h"
+#include "runtime/train/data.h"
+#include "runtime/train/model_setup.h"
+
+namespace sluice::train {
+
+struct Job {
+  Config config;
+  std::optional<Resume> resume;
+  ModelSetup setup;
+  std::unique_ptr<TokenDataset> training;
+  std::unique_ptr<TokenDataset> validation;  // null: none
+  exec::JobSources sources;
+  plan::JobShape shape;
+  plan::PlanRequest request;
+  plan::Planned planned;
+};
+
+// Prepares the token files when the cache has none. Throws SetupError.
+Job prepare_job(const Config& config);
+
+}  // namespace sluice::train

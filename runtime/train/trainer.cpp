@@ -1,0 +1,287 @@
+#include "runtime/train/trainer.h"
+
+#include <fcntl.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+
+#include "runtime/core/result.h"
+#include "runtime/exec/rate_probe.h"
+#include "runtime/exec/trace.h"
+#include "runtime/train/job.h"
+#include "runtime/train/lr_schedule.h"
+#include "runtime/train/metrics.h"
+#include "runtime/train/tensor_file_writer.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+// The trained model between phases: what is pending, and where the newest weights and states are.
+struct Progress {
+  bool pending = false;
+  bool states_stored = false;
+  bool weights_stored = false;
+  optim::AdamWSettings update;
+};
+
+swap::SwapOptions swap_options(const Config& config) {
+  swap::SwapOptions options;
+  options.nvme_paths = config.offload.nvme_path;
+  if (config.offload.io_backend == "uring") options.backend = swap::BackendKind::uring;
+  if (config.offload.io_backend == "thread") options.backend = swap::BackendKind::thread;
+  return options;
+}
+
+// Seconds since this process was started, whatever it did before main.
+double seconds_since_launch() {
+  std::ifstream stat("/proc/self/stat"), up("/proc/uptime");
+  double uptime = 0;
+  up >> uptime;
+  std::string text((std::istreambuf_iterator<char>(stat)), {});
+  std::istringstream fields(text.substr(text.rfind(')') + 2));
+  std::string field;
+  for (int i = 0; i < 20; ++i) fields >> field;  // the 22nd of the line: starttime, in clock ticks
+  return uptime - std::stod(field) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+class Trainer {
+ public:
+  Trainer(Job& job, const TrainOptions& options)
+      : job_(job), config_(job.config), options_(options), swap_(swap_options(config_)) {
+    for (const std::string& warning : swap_.warnings()) std::fprintf(stderr, "note: %s\n", warning.c_str());
+    start_adapter();
+    exec::ExecutorOptions executor_options;
+    executor_options.h2d = executor_options.d2h = {config_.device == DeviceKind::emulated ? 20e9 : 0};
+    executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
+                                                 executor_options);
+    probe();
+  }
+
+  int run() {
+    const int64_t first = job_.resume ? job_.resume->step : 0;
+    const int64_t total = job_.steps.steps_total();
+    progress_.states_stored = job_.resume.has_value();
+    run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
+    fs::remove(initial_adapter_);
+    write_file(config_.output_dir / "plan.yaml", plan::to_yaml(job_.planned.plan, job_.shape));
+    StepLog log(config_.output_dir / "trainer_log.jsonl", first);
+    if (job_.validation) say_validation(evaluate(), "before training");
+    start_seconds_ = seconds_since_launch();
+    ProgressLine line(total, options_.quiet);
+    for (int64_t step = first; step < total; ++step) {
+      const StepRecord record = train_step(step);
+      log.append(record);
+      line.show(record);
+      const bool last = step + 1 == total;
+      if (!last && due(config_.save_steps, step + 1)) save(step + 1);
+      if (!last && job_.validation && due(config_.eval_steps, step + 1)) say_validation(evaluate(), "at this step");
+    }
+    finish(total);
+    return 0;
+  }
+
+ private:
+  static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+
+  // A new adapter starts from a file, like everything else.
+  void start_adapter() {
+    const auto missing = std::find_if(job_.setup.places.begin(), job_.setup.places.end(),
+                                      [](const auto& places) { return places.empty(); });
+    if (missing == job_.setup.places.end()) return;
+    initial_adapter_ = config_.output_dir / ".initial_adapter.safetensors";
+    write_initial_adapter(job_.setup, config_.seed, initial_adapter_);
+    job_.setup.adapter_tensors = models::TensorIndex::of_file(initial_adapter_);
+    models::GroupSources adapters =
+        models::locate_adapter_weights(*job_.setup.adapter_tensors, job_.setup.model.groups);
+    for (size_t g = 0; g < adapters.size(); ++g)
+      if (!adapters[g].empty()) job_.setup.places[g] = std::move(adapters[g]);
+    job_.sources = sources_of(job_.setup, job_.planned.plan.chunk_elements);
+  }
+
+  void probe() {
+    swap::HostSlab memory(exec::kRateProbeBytes);
+    exec::RateProbeOptions options;
+    options.compute_dtype = config_.compute_dtype;
+    options.tokens = job_.shape.tokens_max;
+    options.in = job_.setup.spec.hidden;
+    options.out = job_.setup.spec.ffn;
+    options.memory = memory.memory();
+    options.disk = job_.planned.memory.peak[static_cast<size_t>(Tier::disk)].count > 0;
+    options.emulated.h2d = options.emulated.d2h = {20e9};
+    profile_ = exec::probe_rates(swap_, options);
+  }
+
+  exec::PhaseResult run_phase(const plan::Phase& phase, std::span<const models::MicroBatch> micro_batches) {
+    const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
+    const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
+    exec::PhaseResult result = executor_->run(schedule, {micro_batches, progress_.update});
+    if (!options_.trace.empty()) {
+      trace_.add("executed", schedule, result.ops, begin_us);
+      trace_.add("simulated", schedule, plan::simulate(schedule, job_.planned.layout.buffers(), profile_).ops, begin_us);
+    }
+    return result;
+  }
+
+  void flush() {
+    if (!progress_.pending) return;
+    run_phase(phase_of(plan::PhaseKind::flush, job_.shape.micro_batches), {});
+    updated();
+  }
+  void updated() {
+    progress_.states_stored = progress_.weights_stored = true;
+    progress_.pending = false;
+  }
+  plan::Phase phase_of(plan::PhaseKind kind, int micro_batches) const {
+    return {kind, micro_batches, kind != plan::PhaseKind::evaluate && progress_.pending, progress_.states_stored,
+            progress_.weights_stored};
+  }
+
+  StepRecord train_step(int64_t step) {
+    const StepData data = job_.steps.training(*job_.training, step);
+    std::vector<models::MicroBatch> micro_batches = views_of(data, step);
+    const plan::Phase phase = phase_of(plan::PhaseKind::train, static_cast<int>(micro_batches.size()));
+    const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
+    const swap::SwapCounters before = swap_.counters();
+    const exec::PhaseResult result = run_phase(phase, micro_batches);
+    if (progress_.pending) updated();
+
+    StepRecord record;
+    record.step = step + 1;
+    for (const double sum : result.loss_sums) record.loss += sum;
+    record.loss /= static_cast<double>(data.supervised);
+    record.grad_norm = std::sqrt(result.squared_gradient_norm);
+    record.learning_rate = job_.learning_rate.at(step);
+    for (const models::MicroBatch& batch : micro_batches) record.tokens += batch.tokens;
+    fill_speed(record, schedule, result, before);
+    if (!std::isfinite(record.grad_norm))
+      throw RunError({ErrorCode::io, "the gradient norm of step " + std::to_string(step + 1) + " is not finite",
+                      "the last checkpoint is intact; lower learning_rate or check the data of this step"});
+
+    progress_.pending = true;
+    progress_.update = {record.learning_rate, config_.adam_beta1,   config_.adam_beta2, config_.adam_epsilon,
+                        config_.weight_decay, step + 1, clip_factor(record.grad_norm)};
+    return record;
+  }
+
+  // torch.nn.utils.clip_grad_norm_: the factor never exceeds one.
+  float clip_factor(double norm) const {
+    if (config_.max_grad_norm <= 0) return 1;
+    return std::min(1.0f, static_cast<float>(config_.max_grad_norm) / (static_cast<float>(norm) + 1e-6f));
+  }
+
+  std::vector<models::MicroBatch> views_of(const StepData& data, int64_t step) const {
+    std::vector<models::MicroBatch> views;
+    for (const MicroBatchData& batch : data.micro_batches) {
+      models::MicroBatch view;
+      view.tokens = static_cast<int64_t>(batch.token_ids.size());
+      view.token_ids = batch.token_ids;
+      view.labels = batch.labels;
+      view.positions = batch.positions;
+      view.document_starts = batch.document_starts;
+      view.loss_scale = data.supervised > 0 ? 1.0 / static_cast<double>(data.supervised) : 0;
+      view.seed = config_.seed;
+      view.step = static_cast<uint64_t>(step + 1);
+      view.index = views.size();
+      views.push_back(view);
+    }
+    return views;
+  }
+
+  void fill_speed(StepRecord& record, const plan::Schedule& schedule, const exec::PhaseResult& result,
+                  const swap::SwapCounters& before) const {
+    record.step_seconds = result.seconds;
+    record.tokens_per_second = static_cast<double>(record.tokens) / result.seconds;
+    auto work = plan::work_of(schedule);
+    // The schedule counts full micro-batches; the step computed on the tokens that were there.
+    const double share = static_cast<double>(record.tokens) /
+                         static_cast<double>(job_.shape.tokens_max * static_cast<int64_t>(result.loss_sums.size()));
+    work[static_cast<size_t>(Lane::compute)].flops *= share;
+    const plan::Bound bound = plan::bound_of(work, profile_);
+    record.bound_seconds = bound.time.count / 1e6;
+    record.percent_of_bound = 100 * record.bound_seconds / record.step_seconds;
+    record.binding_lane = name_of(bound.lane);
+    record.device_peak_bytes = executor_->high_water(Tier::device).count;
+    record.host_peak_bytes = executor_->high_water(Tier::host).count;
+    const swap::SwapCounters after = swap_.counters();
+    record.disk_read_bytes = after.read_bytes - before.read_bytes;
+    record.disk_write_bytes = after.write_bytes - before.write_bytes;
+  }
+
+  // Mean loss per supervised token of the validation rows, with the newest weights.
+  double evaluate() {
+    flush();
+    double sum = 0;
+    int64_t supervised = 0;
+    for (int64_t batch = 0; batch < job_.steps.validation_batches(*job_.validation, job_.shape.micro_batches); ++batch) {
+      const StepData data = job_.steps.validation(*job_.validation, batch, job_.shape.micro_batches);
+      const std::vector<models::MicroBatch> views = views_of(data, 0);
+      const exec::PhaseResult result =
+          run_phase(phase_of(plan::PhaseKind::evaluate, static_cast<int>(views.size())), views);
+      for (const double each : result.loss_sums) sum += each;
+      supervised += data.supervised;
+    }
+    return sum / static_cast<double>(supervised);
+  }
+  void say_validation(double loss, const char* when) {
+    std::printf("validation loss %.4f %s\n", loss, when);
+    std::fflush(stdout);
+    validation_losses_.push_back(loss);
+  }
+
+  fs::path save(int64_t step) {
+    flush();
+    const fs::path saved = save_checkpoint(*executor_, job_.setup, config_,
+                                           {step, job_.steps.steps_total(), start_seconds_, validation_losses_});
+    prune_checkpoints(config_.output_dir, config_.save_total_limit);
+    return saved;
+  }
+
+  void finish(int64_t total) {
+    flush();
+    if (job_.validation) say_validation(evaluate(), "after training");
+    publish_result(save(total), config_.output_dir);
+    if (!options_.trace.empty()) trace_.save(options_.trace);
+    std::printf("result: %s\n", config_.output_dir.c_str());
+  }
+
+  Job& job_;
+  const Config& config_;
+  const TrainOptions options_;
+  swap::SwapEngine swap_;
+  std::unique_ptr<exec::Executor> executor_;
+  plan::MachineProfile profile_;
+  Progress progress_;
+  exec::TraceWriter trace_;
+  fs::path initial_adapter_;
+  std::vector<double> validation_losses_;
+  double start_seconds_ = 0;
+  const Clock::time_point begin_ = Clock::now();
+};
+
+void show_plan(const Job& job) {
+  std::printf("%s\n%s\n", plan::to_yaml(job.planned.plan, job.shape).c_str(),
+              plan::memory_table(job.planned.memory, job.shape, job.request.caps).c_str());
+}
+
+}  // namespace
+
+int run_training(const Config& config, const TrainOptions& options) {
+  Job job = prepare_job(config);
+  if (options.dry_run) {
+    show_plan(job);
+    const plan::Phase steady{plan::PhaseKind::train, job.shape.micro_batches, true, true, true};
+    std::printf("%s", plan::to_table(job.planned.schedule(steady, job.shape, job.request), job.planned.layout.buffers()).c_str());
+    return 0;
+  }
+  fs::create_directories(config.output_dir);
+  Trainer trainer(job, options);
+  return trainer.run();
+}
+
+}  // namespace sluice::train

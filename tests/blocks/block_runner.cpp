@@ -1,0 +1,241 @@
+// Runs every block of a model forward and backward in memory, without planner or executor, and writes what came out
+// for Python to compare: block_runner MODEL_DIR BATCH.json OUT.safetensors
+// BATCH.json: {"dtype": "f32"|"bf16", "gradient_dtype", "adapter": DIR or "", "dropout", "keep": "all"|"none"|slot names,
+//              "micro_batches": [{"documents": [[ids]...], "labels": [[ids or -100]...]}...]}
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "models/adapter_files.h"
+#include "models/decoder.h"
+#include "models/locate_weights.h"
+#include "models/safetensors.h"
+#include "runtime/core/half.h"
+#include "runtime/core/result.h"
+
+namespace {
+
+using namespace sluice;
+using namespace sluice::models;
+
+struct Aligned {
+  explicit Aligned(int64_t bytes) : data(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(round_up(bytes + 64, 64))))) {
+    std::memset(data, 0x5a, static_cast<size_t>(bytes));
+  }
+  Aligned(Aligned&& other) noexcept : data(std::exchange(other.data, nullptr)) {}
+  ~Aligned() { std::free(data); }
+  std::byte* data;
+};
+
+std::vector<float> read_tensor(const TensorIndex& index, const TensorLocation& at, int64_t elements) {
+  std::ifstream file(index.files[static_cast<size_t>(at.file)], std::ios::binary);
+  std::vector<char> raw(static_cast<size_t>(at.bytes));
+  file.seekg(at.offset);
+  file.read(raw.data(), at.bytes);
+  std::vector<float> values(static_cast<size_t>(elements));
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint16_t half = 0;
+    if (at.dtype == Dtype::f32) {
+      std::memcpy(&values[i], raw.data() + 4 * i, 4);
+    } else {
+      std::memcpy(&half, raw.data() + 2 * i, 2);
+      values[i] = at.dtype == Dtype::bf16 ? bf16_to_float(half) : f16_to_float(half);
+    }
+  }
+  return values;
+}
+
+struct Batch {
+  std::vector<int32_t> ids, labels, positions, starts{0};
+};
+
+Batch batch_of(const nlohmann::json& json) {
+  Batch batch;
+  for (size_t d = 0; d < json["documents"].size(); ++d) {
+    const auto ids = json["documents"][d].get<std::vector<int32_t>>();
+    const auto labels = json["labels"][d].get<std::vector<int32_t>>();
+    for (size_t i = 0; i < ids.size(); ++i) {
+      batch.ids.push_back(ids[i]);
+      batch.labels.push_back(i + 1 < ids.size() ? labels[i + 1] : -100);
+      batch.positions.push_back(static_cast<int32_t>(i));
+    }
+    batch.starts.push_back(static_cast<int32_t>(batch.ids.size()));
+  }
+  return batch;
+}
+
+class Runner {
+ public:
+  Runner(const std::string& directory, const nlohmann::json& request)
+      : dtype_(request["dtype"] == "f32" ? Dtype::f32 : Dtype::bf16),
+        gradient_dtype_(request["gradient_dtype"] == "f32" ? Dtype::f32 : Dtype::bf16), request_(request) {
+    const DecoderSpec spec = read_decoder_spec(directory + "/config.json");
+    const TensorIndex base = TensorIndex::of_directory(directory);
+    std::optional<AdapterSpec> adapter;
+    std::optional<AdapterDirectory> from;
+    if (request["adapter"] != "") {
+      from = read_adapter_directory(request["adapter"].get<std::string>(), spec);
+      adapter = from->spec;
+      adapter->dropout = request.value("dropout", 0.0);
+    }
+    model_ = build_decoder(spec, adapter, dtype_);
+    load(base, locate_base_weights(base, spec, model_.groups), false);
+    if (from) load(from->tensors, locate_adapter_weights(from->tensors, model_.groups), true);
+    for (const ParameterGroup& group : model_.groups)
+      gradients_.emplace_back(group.elements * size_of(gradient_dtype_));
+  }
+
+  double run() {
+    double supervised = 0;
+    std::vector<Batch> batches;
+    for (const auto& json : request_["micro_batches"]) batches.push_back(batch_of(json));
+    for (const Batch& batch : batches)
+      supervised += static_cast<double>(std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t l) { return l >= 0; }));
+    double loss = 0;
+    for (size_t i = 0; i < batches.size(); ++i) loss += step(batches[i], i, 1 / supervised) / supervised;
+    return loss;
+  }
+
+  void write(const std::string& path, double loss) const {
+    std::vector<NewTensor> tensors;
+    for (const ParameterGroup& group : model_.groups)
+      if (group.trainable)
+        for (const ParameterTensor& tensor : group.tensors) tensors.push_back({tensor.name, gradient_dtype_, tensor.shape});
+    const TensorFileLayout layout = plan_tensor_file(tensors, {{"loss", std::to_string(loss)}, {"gaps_are_zero", gaps_are_zero() ? "yes" : "no"}});
+    std::ofstream out(path, std::ios::binary);
+    out << layout.header;
+    for (size_t g = 0; g < model_.groups.size(); ++g) {
+      const ParameterGroup& group = model_.groups[g];
+      if (!group.trainable) continue;
+      for (const ParameterTensor& tensor : group.tensors) {
+        const auto place = std::find_if(layout.tensors.begin(), layout.tensors.end(), [&](const auto& t) { return t.name == tensor.name; });
+        out.seekp(place->offset);
+        out.write(reinterpret_cast<const char*>(gradients_[g].data + tensor.offset * size_of(gradient_dtype_)), place->bytes);
+      }
+    }
+  }
+
+ private:
+  void load(const TensorIndex& index, const GroupSources& places, bool adapters) {
+    weights_.resize(model_.groups.size());
+    for (size_t g = 0; g < model_.groups.size(); ++g) {
+      if (is_adapter_group(model_.groups[g]) != adapters) continue;
+      const ParameterGroup& group = model_.groups[g];
+      weights_[g] = std::make_unique<Aligned>(group.elements * size_of(dtype_));
+      std::memset(weights_[g]->data, 0, static_cast<size_t>(group.elements * size_of(dtype_)));
+      for (size_t t = 0; t < group.tensors.size(); ++t) {
+        const std::vector<float> values = read_tensor(index, places[g][t], group.tensors[t].elements);
+        for (size_t i = 0; i < values.size(); ++i) {
+          std::byte* to = weights_[g]->data + (group.tensors[t].offset + static_cast<int64_t>(i)) * size_of(dtype_);
+          const uint16_t half = float_to_bf16(values[i]);
+          dtype_ == Dtype::f32 ? std::memcpy(to, &values[i], 4) : std::memcpy(to, &half, 2);
+        }
+      }
+    }
+  }
+
+  std::vector<const void*> parameters(const BlockProgram& block) const {
+    std::vector<const void*> all;
+    for (int g : block.groups()) all.push_back(weights_[static_cast<size_t>(g)]->data);
+    return all;
+  }
+
+  std::vector<uint8_t> kept(const BlockProgram& block) const {
+    std::vector<uint8_t> mask;
+    for (const SlotSpec& slot : block.slots()) {
+      const auto& keep = request_["keep"];
+      mask.push_back(keep == "all" || (keep.is_array() && std::find(keep.begin(), keep.end(), slot.name) != keep.end()));
+    }
+    return mask;
+  }
+
+  double step(const Batch& data, size_t index, double scale) {
+    MicroBatch batch{static_cast<int64_t>(data.ids.size()), data.ids, data.labels, data.positions, data.starts, scale, 7, 1, index};
+    const int64_t boundary = batch.tokens * model_.hidden * size_of(dtype_);
+    std::vector<Aligned> boundaries;
+    std::vector<std::vector<Aligned>> slots(model_.blocks.size());
+    std::vector<std::vector<void*>> pointers(model_.blocks.size());
+    for (size_t b = 0; b + 1 < model_.blocks.size(); ++b) {
+      const BlockProgram& block = *model_.blocks[b];
+      const std::vector<uint8_t> mask = kept(block);
+      for (size_t s = 0; s < mask.size(); ++s) {
+        const SlotSpec& slot = block.slots()[s];
+        slots[b].emplace_back(batch.tokens * slot.elements_per_token * size_of(slot.dtype));
+        pointers[b].push_back(mask[s] != 0 ? slots[b].back().data : nullptr);
+      }
+      boundaries.emplace_back(boundary);
+      const Bytes room = block.workspace_bytes(Pass::forward, batch.tokens, mask);
+      Aligned workspace(room.count);
+      const auto weights = parameters(block);
+      block.forward({&batch, b == 0 ? nullptr : boundaries[b - 1].data, boundaries[b].data, weights, pointers[b],
+                     {workspace.data, static_cast<size_t>(room.count)}});
+    }
+    Aligned gradient(boundary);
+    double loss = 0;
+    for (size_t b = model_.blocks.size(); b-- > 0;) {
+      const BlockProgram& block = *model_.blocks[b];
+      const std::vector<uint8_t> mask = kept(block);
+      const Bytes room = block.workspace_bytes(Pass::backward, batch.tokens, mask);
+      Aligned workspace(room.count);
+      const auto weights = parameters(block);
+      std::vector<void*> into;
+      std::vector<uint8_t> accumulate;
+      for (int g : block.groups()) {
+        const bool trained = model_.groups[static_cast<size_t>(g)].trainable;
+        into.push_back(trained ? gradients_[static_cast<size_t>(g)].data : nullptr);
+        accumulate.push_back(begun_.count(g) != 0);
+        begun_.insert(g);
+      }
+      const std::vector<const void*> found(pointers[b].begin(), pointers[b].end());
+      const bool last = b + 1 == model_.blocks.size();
+      const BackwardArgs args{&batch, b == 0 ? nullptr : boundaries[b - 1].data, last ? nullptr : gradient.data,
+                              b == 0 ? nullptr : gradient.data, weights, into, accumulate, gradient_dtype_, found,
+                              {workspace.data, static_cast<size_t>(room.count)}};
+      last ? void(loss = model_.head().loss(args)) : block.backward(args);
+    }
+    return loss;
+  }
+
+  bool gaps_are_zero() const {
+    for (size_t g = 0; g < model_.groups.size(); ++g) {
+      const ParameterGroup& group = model_.groups[g];
+      if (!group.trainable) continue;
+      std::vector<uint8_t> used(static_cast<size_t>(group.elements), 0);
+      for (const ParameterTensor& tensor : group.tensors)
+        std::fill_n(used.begin() + tensor.offset, tensor.elements, uint8_t{1});
+      const int64_t each = size_of(gradient_dtype_);
+      for (int64_t i = 0; i < group.elements; ++i)
+        for (int64_t byte = 0; used[static_cast<size_t>(i)] == 0 && byte < each; ++byte)
+          if (gradients_[g].data[i * each + byte] != std::byte{0}) return false;
+    }
+    return true;
+  }
+
+  Dtype dtype_, gradient_dtype_;
+  nlohmann::json request_;
+  Model model_;
+  std::vector<std::unique_ptr<Aligned>> weights_;
+  std::vector<Aligned> gradients_;
+  std::set<int> begun_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 2;
+  try {
+    std::ifstream file(argv[2]);
+    Runner runner(argv[1], nlohmann::json::parse(file));
+    const double loss = runner.run();
+    runner.write(argv[3], loss);
+    std::printf("%.9g\n", loss);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "block_runner: %s\n", error.what());
+    return 2;
+  }
+}
