@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,10 +46,15 @@ struct SwapCounters {
   int64_t resubmitted = 0;  // short transfers, EINTR, EAGAIN
 };
 
+class IoBackend;
+
 class SwapEngine {
  public:
   // Creates (0700) and locks `<path>/sluice-swap` in every nvme_path; throws SetupError with the fix.
   explicit SwapEngine(const SwapOptions& options);
+  // For tests: requests go through what `wrap` makes of the chosen backend.
+  using WrapBackend = std::function<std::unique_ptr<IoBackend>(std::unique_ptr<IoBackend>)>;
+  SwapEngine(const SwapOptions& options, const WrapBackend& wrap);
   ~SwapEngine();  // waits for what is in flight; deletes its swap files
   SwapEngine(const SwapEngine&) = delete;
   SwapEngine& operator=(const SwapEngine&) = delete;

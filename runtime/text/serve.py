@@ -29,6 +29,8 @@ class Server:
         from sluice_text.chat_template import TemplateRefused
         try:
             request = json.loads(line)
+            if not isinstance(request, dict):
+                raise TextError("a request is one JSON object on one line")
             operation = OPERATIONS.get(request.get("op"))
             if operation is None:
                 raise TextError(f"unknown op {request.get('op')!r}; known: {', '.join(OPERATIONS)}")

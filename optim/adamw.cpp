@@ -1,0 +1,99 @@
+#include "optim/adamw.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "optim/adamw_table.h"
+
+namespace sluice::optim {
+
+extern const AdamWTable adamw_scalar;
+extern const AdamWTable adamw_avx2;
+extern const AdamWTable adamw_avx512;
+
+namespace {
+
+const AdamWTable& table_of(Isa isa) {
+  switch (isa) {
+    case Isa::scalar: return adamw_scalar;
+    case Isa::avx2: return adamw_avx2;
+    case Isa::avx512: return adamw_avx512;
+  }
+  return adamw_scalar;
+}
+
+AdamWConstants constants_of(const AdamWSettings& s) {
+  const auto step = static_cast<double>(s.step);
+  const double correction1 = 1 - std::pow(s.beta1, step), correction2 = 1 - std::pow(s.beta2, step);
+  return {s.gradient_scale,
+          static_cast<float>(1 - s.learning_rate * s.weight_decay),
+          static_cast<float>(1 - s.beta1),
+          static_cast<float>(s.beta2),
+          static_cast<float>(1 - s.beta2),
+          static_cast<float>(std::sqrt(correction2)),
+          static_cast<float>(s.epsilon),
+          static_cast<float>(-s.learning_rate / correction1)};
+}
+
+void check_lengths(size_t count, const GradientView& g, std::span<const float> m, std::span<const float> v) {
+  SLUICE_CHECK(m.size() == count && v.size() == count, "states of another length than the parameters");
+  SLUICE_CHECK(g.f32.empty() != g.bf16.empty() || count == 0, "exactly one kind of gradient");
+  SLUICE_CHECK(g.f32.size() + g.bf16.size() == count, "gradients of another length than the parameters");
+}
+
+}  // namespace
+
+Isa best_isa() {
+  static const Isa best = [] {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd"))
+      return Isa::avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+        __builtin_cpu_supports("f16c"))
+      return Isa::avx2;
+    return Isa::scalar;
+  }();
+  return best;
+}
+
+std::string_view name_of(Isa isa) { return isa == Isa::scalar ? "scalar" : isa == Isa::avx2 ? "avx2" : "avx512"; }
+
+void adamw_f32(Isa isa, const AdamWSettings& settings, std::span<float> parameters, GradientView gradients,
+               std::span<float> m, std::span<float> v) {
+  check_lengths(parameters.size(), gradients, m, v);
+  const AdamWConstants constants = constants_of(settings);
+  const auto count = static_cast<int64_t>(parameters.size());
+  if (!gradients.f32.empty()) {
+    table_of(isa).f32_f32(constants, parameters.data(), gradients.f32.data(), m.data(), v.data(), count);
+  } else {
+    table_of(isa).f32_bf16(constants, parameters.data(), gradients.bf16.data(), m.data(), v.data(), count);
+  }
+}
+
+void adamw_split(Isa isa, const AdamWSettings& settings, std::span<uint16_t> hi, std::span<int16_t> lo,
+                 GradientView gradients, std::span<float> m, std::span<float> v) {
+  check_lengths(hi.size(), gradients, m, v);
+  SLUICE_CHECK(lo.size() == hi.size(), "low halves of another length than the high ones");
+  const AdamWConstants constants = constants_of(settings);
+  const auto count = static_cast<int64_t>(hi.size());
+  if (!gradients.f32.empty()) {
+    table_of(isa).split_f32(constants, hi.data(), lo.data(), gradients.f32.data(), m.data(), v.data(), count);
+  } else {
+    table_of(isa).split_bf16(constants, hi.data(), lo.data(), gradients.bf16.data(), m.data(), v.data(), count);
+  }
+}
+
+double squared_norm(Isa isa, GradientView gradients) {
+  const AdamWTable& table = table_of(isa);
+  const auto count = static_cast<int64_t>(gradients.f32.size() + gradients.bf16.size());
+  double sum = 0;
+  for (int64_t begin = 0; begin < count; begin += kNormRunElements) {
+    const int64_t run = std::min(kNormRunElements, count - begin);
+    sum += !gradients.f32.empty() ? table.squares_f32(gradients.f32.data() + begin, run)
+                                  : table.squares_bf16(gradients.bf16.data() + begin, run);
+  }
+  return sum;
+}
+
+}  // namespace sluice::optim

@@ -1,0 +1,51 @@
+// The door between the small `sluice` binary and libsluice_runtime.so, which holds LibTorch: `sluice --help` must not
+// load it. The binary opens the library only for commands that compute, and calls it through one table.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "runtime/train/config.h"
+
+namespace sluice::train {
+
+struct TrainOptions {
+  bool dry_run = false;         // print plan and schedule, write nothing
+  std::filesystem::path trace;  // Chrome trace events; empty: none
+  bool quiet = false;           // no progress lines
+};
+
+struct PlanOptions {
+  bool json = false;
+};
+
+struct GenerateOptions {
+  std::filesystem::path model;
+  std::filesystem::path adapter;  // empty: none
+  std::string prompt;
+  bool raw = false;    // the prompt is text as it stands, not a chat turn
+  std::string system;  // of the chat; empty: none
+  int64_t max_new_tokens = 256;
+  double temperature = 0;  // 0: greedy
+  double top_p = 1;        // 1: all
+  int64_t top_k = 0;       // 0: all
+  uint64_t seed = 42;
+};
+
+// Every function returns the exit code, or throws SetupError (2), RunError (3) or anything else (3).
+struct EntryTable {
+  const char* version;    // of the project; must equal the binary's
+  uint64_t config_bytes;  // sizeof(Config): a library left over from another build is noticed
+  int (*train)(const Config&, const TrainOptions&);
+  int (*plan)(const Config&, const PlanOptions&);
+  int (*generate)(const GenerateOptions&);
+};
+
+inline constexpr const char* kRuntimeLibrary = "libsluice_runtime.so";
+inline constexpr const char* kEntrySymbol = "sluice_runtime_entry";
+using EntryFunction = const EntryTable* (*)();
+
+}  // namespace sluice::train
+
+extern "C" __attribute__((visibility("default"))) const sluice::train::EntryTable* sluice_runtime_entry();

@@ -1,0 +1,78 @@
+// What a run says about each step: a line of trainer_log.jsonl for programs, a progress line for people.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace sluice::train {
+
+// The keys and their order are a contract (design.md, "The outside of it"). Steps count from 1 here.
+struct StepRecord {
+  int64_t step = 0;
+  double loss = 0;  // mean over the step's supervised tokens
+  double grad_norm = 0;
+  double learning_rate = 0;
+  int64_t tokens = 0;
+  double step_seconds = 0;
+  double tokens_per_second = 0;
+  double bound_seconds = 0;
+  double percent_of_bound = 0;
+  std::string_view binding_lane;  // name_of(Lane): outlives the record
+  int64_t device_peak_bytes = 0;
+  int64_t host_peak_bytes = 0;
+  int64_t disk_read_bytes = 0;
+  int64_t disk_write_bytes = 0;
+};
+
+// One line of JSON without its end. A number that is not finite becomes null: JSON has none.
+std::string to_json_line(const StepRecord& record);
+
+// trainer_log.jsonl. Not thread-safe.
+class StepLog {
+ public:
+  // Keeps the lines of the first `steps_kept` steps that the file may hold; later ones belong to a run that was
+  // killed after its last checkpoint, and are dropped. Throws SetupError.
+  StepLog(std::filesystem::path file, int64_t steps_kept);
+  ~StepLog();
+  StepLog(const StepLog&) = delete;
+  StepLog& operator=(const StepLog&) = delete;
+
+  // In the file when it returns (not synced: the checkpoint is what must survive). Throws RunError.
+  void append(const StepRecord& record);
+
+ private:
+  std::filesystem::path file_;
+  int descriptor_ = -1;
+};
+
+// Whether escape sequences belong on this stream: a terminal, NO_COLOR unset or empty, TERM not "dumb".
+bool wants_colour(int descriptor);
+
+// "step  12/100 | loss 2.3456 | ...". `colour`: numbers stand out by escape sequences.
+struct ProgressStyle {
+  bool colour = false;
+};
+std::string progress_text(const StepRecord& record, int64_t steps_total, double seconds_left, ProgressStyle style);
+
+// A line per step on stdout; nothing when quiet.
+class ProgressLine {
+ public:
+  ProgressLine(int64_t steps_total, bool quiet, int64_t every = 1);
+  // Shows every `every`-th step, the first and the last. Call once per step, in order.
+  void show(const StepRecord& record);
+
+ private:
+  double seconds_left(const StepRecord& record);
+
+  int64_t steps_total_;
+  bool quiet_;
+  int64_t every_;
+  ProgressStyle style_;
+  int64_t first_step_ = 0;  // 0: nothing shown yet
+  std::chrono::steady_clock::time_point first_end_;
+};
+
+}  // namespace sluice::train

@@ -1,0 +1,94 @@
+#include "swap/extent_store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "runtime/core/result.h"
+
+namespace sluice::swap {
+namespace {
+
+constexpr const char* kFolder = "sluice-swap";
+
+std::string owner_of(int lock_fd) {
+  char text[32] = {};
+  const ssize_t got = pread(lock_fd, text, sizeof text - 1, 0);
+  return got > 0 ? "process " + std::string(text) : "another process";
+}
+
+int take_lock(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / "owner";
+  const int fd = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0)
+    throw SetupError("cannot create " + file.string() + ": " + std::strerror(errno),
+                     "give offload.nvme_path a folder that you may write to");
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    const std::string owner = owner_of(fd);
+    close(fd);
+    throw SetupError(folder.string() + " is in use by " + owner, "wait for it, or give this job another offload.nvme_path");
+  }
+  const std::string pid = std::to_string(getpid());
+  if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
+    throw SetupError("cannot write " + file.string() + ": " + std::strerror(errno), "free space on that file system");
+  return fd;
+}
+
+}  // namespace
+
+SwapFile::SwapFile(const std::filesystem::path& nvme_path) : folder_(nvme_path / kFolder), file_(folder_ / "extents") {
+  std::error_code failed;
+  std::filesystem::create_directories(nvme_path, failed);
+  if (mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST)
+    throw SetupError("cannot create " + folder_.string() + ": " + std::strerror(errno),
+                     "give offload.nvme_path a folder that you may write to");
+  lock_fd_ = take_lock(folder_);
+  // Left by an owner that died: we hold its lock now.
+  std::filesystem::remove(file_, failed);
+  constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  fd_ = open(file_.c_str(), kFlags | O_DIRECT, 0600);
+  if (fd_ < 0 && errno == EINVAL) {
+    std::filesystem::remove(file_, failed);
+    fd_ = open(file_.c_str(), kFlags, 0600);
+    direct_ = false;
+  }
+  if (fd_ < 0) {
+    const int error = errno;
+    close(lock_fd_);
+    throw SetupError("cannot create " + file_.string() + ": " + std::strerror(error),
+                     "give offload.nvme_path a folder that you may write to");
+  }
+}
+
+SwapFile::~SwapFile() {
+  close(fd_);
+  std::error_code ignored;
+  std::filesystem::remove(file_, ignored);
+  std::filesystem::remove(folder_ / "owner", ignored);
+  std::filesystem::remove(folder_, ignored);
+  close(lock_fd_);
+}
+
+int64_t SwapFile::reserve(int64_t bytes, std::string_view tag) {
+  const int64_t offset = end_;
+  const int refused = posix_fallocate(fd_, offset, bytes);
+  if (refused != 0) {
+    struct statvfs space {};
+    const bool known = fstatvfs(fd_, &space) == 0;
+    throw SetupError(
+        {refused == ENOSPC ? ErrorCode::no_space : ErrorCode::io,
+         "cannot reserve " + to_string(Bytes{bytes}) + " for " + std::string(tag) + " at " + to_string(Bytes{offset}) +
+             " of " + file_.string() + ": " + std::strerror(refused) +
+             (known ? " (" + to_string(Bytes{static_cast<int64_t>(space.f_bavail * space.f_frsize)}) + " are free)" : ""),
+         "free space there, or give offload.nvme_path a larger drive"});
+  }
+  end_ += bytes;
+  return offset;
+}
+
+}  // namespace sluice::swap

@@ -1,0 +1,411 @@
+#include "swap/swap_engine.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <future>
+#include <mutex>
+#include <thread>
+
+#include "swap/extent_store.h"
+#include "swap/io_backend.h"
+#include "swap/io_error.h"
+
+namespace sluice::swap {
+namespace {
+
+constexpr int64_t kBlockBytes = 4096;
+// EINTR and EAGAIN in a row before a request is given up.
+constexpr int kRetriesMax = 1000;
+
+struct Source {
+  std::filesystem::path path;
+  int fd = -1;
+  int64_t bytes = 0;
+};
+
+// What the caller asked for; ends when all its parts have.
+struct Transfer {
+  uint64_t token = 0;
+  int64_t parts_left = 0;
+  Result<void> result;
+  Extent* extent = nullptr;
+};
+
+// One range of one file, moved by one or more requests.
+struct Part {
+  std::shared_ptr<Transfer> transfer;
+  Direction direction = Direction::read;
+  int fd = -1;
+  const std::filesystem::path* file = nullptr;
+  int64_t offset = 0;
+  std::byte* memory = nullptr;
+  int64_t bytes = 0;   // wanted; a source's last block may hold fewer
+  int64_t asked = 0;   // what requests may ask for: whole blocks
+  int64_t moved = 0;
+  int retries = 0;
+  Piece* piece = nullptr;  // checked and recorded; null for sources
+};
+
+int open_source_file(const std::filesystem::path& file) {
+  int fd = open(file.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
+  if (fd < 0 && errno == EINVAL) fd = open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    throw SetupError("cannot open " + file.string() + ": " + std::strerror(errno), "check the path and its permissions");
+  return fd;
+}
+
+}  // namespace
+
+struct SwapEngine::Impl {
+  Impl(const SwapOptions& options_in, const WrapBackend& wrap) : options(options_in) {
+    SLUICE_CHECK(!options.nvme_paths.empty(), "at least one nvme_path");
+    options.request_bytes = Bytes{std::clamp(round_down(options.request_bytes.count, kBlockBytes), kBlockBytes,
+                                             round_down(kRequestBytesMax, kBlockBytes))};
+    for (const auto& path : options.nvme_paths) files.push_back(std::make_unique<SwapFile>(path));
+    for (const auto& file : files)
+      if (!file->direct())
+        warnings.push_back(file->path().string() +
+                           ": the file system refuses O_DIRECT, so swap goes through the page cache; use an ext4 or xfs drive");
+    depth = options.queue_depth * static_cast<int>(files.size());
+    backend = wrap(make_backend());
+    completion_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (completion_fd < 0) throw SetupError("no file descriptor left", "raise `ulimit -n`");
+    io_thread = std::thread([this] { run(); });
+    pthread_setname_np(io_thread.native_handle(), "io");
+  }
+
+  ~Impl() {
+    {
+      const std::lock_guard lock(mutex);
+      stopping = true;
+    }
+    backend->wake();
+    io_thread.join();
+    for (const Source& source : sources) close(source.fd);
+    close(completion_fd);
+  }
+
+  std::unique_ptr<IoBackend> make_backend() {
+    if (options.backend != BackendKind::thread) {
+      Result<std::unique_ptr<IoBackend>> ring = make_uring_backend(depth);
+      kind = BackendKind::uring;
+      if (ring.ok()) return std::move(ring.value());
+      if (options.backend == BackendKind::uring) throw SetupError(ring.error());
+      warnings.push_back(ring.error().message + ", so I/O runs on threads; " + ring.error().hint);
+    }
+    kind = BackendKind::thread;
+    return make_thread_backend(depth);
+  }
+
+  // --- the caller's side ---------------------------------------------------------------------------------------
+
+  void send(std::vector<Part> parts) {
+    {
+      const std::lock_guard lock(mutex);
+      for (Part& part : parts) inbox.push_back(std::move(part));
+    }
+    backend->wake();
+  }
+
+  void transfer(Direction direction, ExtentId id, std::span<std::byte> memory, uint64_t token) {
+    Extent& extent = extents[static_cast<size_t>(id)];
+    SLUICE_CHECK(direction == Direction::write || extent.written, "an extent is read before it was written");
+    SLUICE_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % kBlockBytes == 0, "memory must be 4096-byte aligned");
+    SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= round_up(extent.bytes, kBlockBytes), "memory is shorter than the extent");
+    extent.written = true;
+    const auto whole = std::make_shared<Transfer>();
+    whole->token = token;
+    whole->parts_left = static_cast<int64_t>(extent.pieces.size());
+    std::vector<Part> parts;
+    std::byte* at = memory.data();
+    for (Piece& piece : extent.pieces) {
+      const SwapFile& file = *files[static_cast<size_t>(piece.path)];
+      parts.push_back({whole, direction, file.fd(), &file.path(), piece.offset, at, piece.bytes, piece.bytes, 0, 0, &piece});
+      at += piece.bytes;
+    }
+    send(std::move(parts));
+  }
+
+  void read_source(SourceId id, int64_t offset, int64_t bytes, std::span<std::byte> memory, uint64_t token) {
+    const Source& source = sources[static_cast<size_t>(id)];
+    const int64_t begin = round_down(offset, kBlockBytes), end = round_up(offset + bytes, kBlockBytes);
+    SLUICE_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % kBlockBytes == 0, "memory must be 4096-byte aligned");
+    SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= end - begin, "memory is shorter than the aligned range");
+    SLUICE_CHECK(offset >= 0 && bytes > 0 && offset + bytes <= source.bytes, "a read past the end of " + source.path.string());
+    const auto whole = std::make_shared<Transfer>();
+    whole->token = token;
+    std::vector<Part> parts;
+    for (int64_t at = begin; at < end; at += options.request_bytes.count) {
+      const int64_t asked = std::min(options.request_bytes.count, end - at);
+      parts.push_back({whole, Direction::read, source.fd, &source.path, at, memory.data() + (at - begin),
+                       std::min(asked, source.bytes - at), asked, 0, 0, nullptr});
+    }
+    whole->parts_left = static_cast<int64_t>(parts.size());
+    send(std::move(parts));
+  }
+
+  ExtentId create_extent(Bytes bytes, std::string_view tag) {
+    SLUICE_CHECK(bytes.count > 0, "an empty extent");
+    const auto id = static_cast<ExtentId>(extents.size());
+    const auto paths = static_cast<int64_t>(files.size());
+    const int64_t rounded = round_up(bytes.count, kBlockBytes);
+    const int64_t stripe = std::min(paths == 1 ? options.request_bytes.count
+                                               : round_up(options.stripe_bytes.count, kBlockBytes),
+                                    options.request_bytes.count);
+    Extent extent;
+    extent.bytes = bytes.count;
+    std::vector<int64_t> share(files.size(), 0);
+    for (int64_t at = 0, turn = id % paths; at < rounded; at += stripe, turn = (turn + 1) % paths) {
+      Piece piece{static_cast<int>(turn), share[static_cast<size_t>(turn)], std::min(stripe, rounded - at), 0};
+      share[static_cast<size_t>(turn)] += piece.bytes;
+      extent.pieces.push_back(piece);
+    }
+    std::vector<int64_t> begin(files.size(), 0);
+    for (size_t path = 0; path < files.size(); ++path)
+      if (share[path] > 0) begin[path] = files[path]->reserve(share[path], tag);
+    for (Piece& piece : extent.pieces) piece.offset += begin[static_cast<size_t>(piece.path)];
+    extents.push_back(std::move(extent));
+    return id;
+  }
+
+  std::vector<Completion> poll() {
+    uint64_t count;
+    ssize_t got;
+    do got = ::read(completion_fd, &count, sizeof count);
+    while (got < 0 && errno == EINTR);
+    const std::lock_guard lock(mutex);
+    return std::exchange(completions, {});
+  }
+
+  // --- the io thread -------------------------------------------------------------------------------------------
+
+  void run() {
+    for (;;) {
+      if (!take_inbox()) return;
+      submit_waiting();
+      for (const IoOutcome& outcome : backend->reap()) finish_request(outcome);
+      deliver();
+    }
+  }
+
+  // False when all is done and the engine is going away.
+  bool take_inbox() {
+    const std::lock_guard lock(mutex);
+    for (Part& part : inbox) waiting[static_cast<size_t>(part.direction)].push_back(std::move(part));
+    inbox.clear();
+    if (registration) {
+      registration->second.set_value(backend->register_memory(registration->first));
+      registration.reset();
+    }
+    return !(stopping && in_flight() == 0 && waiting[0].empty() && waiting[1].empty());
+  }
+
+  int in_flight() const { return active[0] + active[1]; }
+
+  // Reads and writes share the depth evenly while both wait: neither starves behind the other's queue.
+  void submit_waiting() {
+    std::vector<IoRequest> batch;
+    std::vector<size_t> slots;
+    while (in_flight() < depth) {
+      const bool reads = !waiting[0].empty(), writes = !waiting[1].empty();
+      if (!reads && !writes) break;
+      const size_t direction = !reads ? 1 : !writes ? 0 : (active[0] <= active[1] ? 0 : 1);
+      slots.push_back(start(direction));
+      batch.push_back(request_of(slots.back()));
+    }
+    const size_t taken = batch.empty() ? 0 : backend->submit(batch);
+    for (size_t i = batch.size(); i-- > taken;) put_back(slots[i]);
+  }
+
+  size_t start(size_t direction) {
+    size_t slot = free_slots.empty() ? running.size() : free_slots.back();
+    if (free_slots.empty()) {
+      running.emplace_back();
+    } else {
+      free_slots.pop_back();
+    }
+    running[slot] = std::move(waiting[direction].front());
+    waiting[direction].pop_front();
+    ++active[direction];
+    Part& part = running[slot];
+    if (part.direction == Direction::write && part.piece != nullptr && part.moved == 0)
+      part.piece->checksum = XXH3_64bits(part.memory, static_cast<size_t>(part.bytes));
+    return slot;
+  }
+  void put_back(size_t slot) {
+    const auto direction = static_cast<size_t>(running[slot].direction);
+    waiting[direction].push_front(std::move(running[slot]));
+    --active[direction];
+    free_slots.push_back(slot);
+  }
+
+  IoRequest request_of(size_t slot) {
+    const Part& part = running[slot];
+    ++requests;
+    return {part.fd, part.direction, part.offset + part.moved, part.memory + part.moved, part.asked - part.moved, slot};
+  }
+
+  void finish_request(const IoOutcome& outcome) {
+    const size_t slot = outcome.user;
+    Part part = std::move(running[slot]);
+    --active[static_cast<size_t>(part.direction)];
+    free_slots.push_back(slot);
+    const bool transient = outcome.result == -EINTR || outcome.result == -EAGAIN;
+    if (outcome.result < 0 && !(transient && part.retries < kRetriesMax)) {
+      end_part(part, io_error(part.direction, *part.file, part.offset + part.moved, part.asked - part.moved,
+                              static_cast<int>(-outcome.result)));
+      return;
+    }
+    if (outcome.result == 0) {
+      end_part(part, Error{ErrorCode::io,
+                           part.file->string() + " ends at " + std::to_string(part.offset + part.moved) + ", " +
+                               std::to_string(part.bytes - part.moved) + " bytes short",
+                           "the file was cut while in use: restore it and resume"});
+      return;
+    }
+    if (outcome.result > 0) {
+      part.retries = 0;
+      part.moved += outcome.result;
+      (part.direction == Direction::read ? read_bytes : write_bytes) += outcome.result;
+      if (part.moved >= part.bytes) {
+        end_part(part, check(part));
+        return;
+      }
+      // O_DIRECT goes on at a block's begin.
+      part.moved = round_down(part.moved, kBlockBytes);
+    } else {
+      ++part.retries;
+    }
+    ++resubmitted;
+    waiting[static_cast<size_t>(part.direction)].push_front(std::move(part));
+  }
+
+  Result<void> check(const Part& part) const {
+    if (part.direction == Direction::write || part.piece == nullptr) return {};
+    if (XXH3_64bits(part.memory, static_cast<size_t>(part.bytes)) == part.piece->checksum) return {};
+    return Error{ErrorCode::corrupt,
+                 "checksum mismatch reading " + std::to_string(part.bytes) + " bytes at offset " + std::to_string(part.offset) +
+                     " of " + part.file->string(),
+                 "the drive or memory returned other bytes than were written: resume from the last checkpoint, on another drive"};
+  }
+
+  void end_part(Part& part, Result<void> result) {
+    Transfer& transfer = *part.transfer;
+    if (!result.ok() && transfer.result.ok()) transfer.result = std::move(result);
+    if (--transfer.parts_left == 0) finished.push_back({transfer.token, std::move(transfer.result)});
+  }
+
+  void deliver() {
+    if (finished.empty()) return;
+    {
+      const std::lock_guard lock(mutex);
+      for (Completion& completion : finished) completions.push_back(std::move(completion));
+    }
+    finished.clear();
+    const uint64_t one = 1;
+    ssize_t written;
+    do written = ::write(completion_fd, &one, sizeof one);
+    while (written < 0 && errno == EINTR);
+  }
+
+  SwapOptions options;
+  BackendKind kind = BackendKind::thread;
+  int depth = 0;
+  std::vector<std::string> warnings;
+  std::vector<std::unique_ptr<SwapFile>> files;
+  std::deque<Extent> extents;  // pieces keep their address
+  std::deque<Source> sources;
+  std::unique_ptr<IoBackend> backend;
+  int completion_fd = -1;
+
+  // Shared with the io thread under `mutex`.
+  std::mutex mutex;
+  std::vector<Part> inbox;
+  std::vector<Completion> completions;
+  std::optional<std::pair<std::span<std::byte>, std::promise<Result<void>>>> registration;
+  bool stopping = false;
+
+  // The io thread's.
+  std::array<std::deque<Part>, 2> waiting;
+  std::array<int, 2> active{};
+  std::vector<Part> running;
+  std::vector<size_t> free_slots;
+  std::vector<Completion> finished;
+  std::atomic<int64_t> read_bytes{0}, write_bytes{0}, requests{0}, resubmitted{0};
+  std::thread io_thread;
+};
+
+SwapEngine::SwapEngine(const SwapOptions& options)
+    : SwapEngine(options, [](std::unique_ptr<IoBackend> backend) { return backend; }) {}
+SwapEngine::SwapEngine(const SwapOptions& options, const WrapBackend& wrap) : impl_(std::make_unique<Impl>(options, wrap)) {}
+SwapEngine::~SwapEngine() = default;
+
+const std::vector<std::string>& SwapEngine::warnings() const { return impl_->warnings; }
+BackendKind SwapEngine::backend() const { return impl_->kind; }
+
+ExtentId SwapEngine::create_extent(Bytes bytes, std::string_view tag) { return impl_->create_extent(bytes, tag); }
+
+SourceId SwapEngine::open_source(const std::filesystem::path& file) {
+  Source source{file, open_source_file(file), 0};
+  struct stat about {};
+  if (fstat(source.fd, &about) != 0) {
+    close(source.fd);
+    throw SetupError("cannot stat " + file.string() + ": " + std::strerror(errno), "check the path");
+  }
+  source.bytes = about.st_size;
+  impl_->sources.push_back(std::move(source));
+  return static_cast<SourceId>(impl_->sources.size() - 1);
+}
+
+void SwapEngine::register_memory(std::span<std::byte> memory) {
+  std::future<Result<void>> answer;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->registration.emplace(memory, std::promise<Result<void>>());
+    answer = impl_->registration->second.get_future();
+  }
+  impl_->backend->wake();
+  const Result<void> registered = answer.get();
+  if (!registered.ok())
+    impl_->warnings.push_back(to_string(Bytes{static_cast<int64_t>(memory.size())}) + " of host memory not registered with io_uring (" +
+                              registered.error().message + "): a little more CPU per transfer; raise `ulimit -l`");
+}
+
+void SwapEngine::read(ExtentId extent, std::span<std::byte> memory, uint64_t token) {
+  impl_->transfer(Direction::read, extent, memory, token);
+}
+void SwapEngine::write(ExtentId extent, std::span<const std::byte> memory, uint64_t token) {
+  // The kernel only reads it.
+  impl_->transfer(Direction::write, extent, {const_cast<std::byte*>(memory.data()), memory.size()}, token);
+}
+void SwapEngine::read_source(SourceId source, int64_t offset, int64_t bytes, std::span<std::byte> memory, uint64_t token) {
+  impl_->read_source(source, offset, bytes, memory, token);
+}
+
+std::vector<Completion> SwapEngine::poll() { return impl_->poll(); }
+std::vector<Completion> SwapEngine::wait(std::chrono::microseconds timeout) {
+  pollfd fd{impl_->completion_fd, POLLIN, 0};
+  const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(timeout).count();
+  int ready;
+  do ready = ::poll(&fd, 1, static_cast<int>(milliseconds));
+  while (ready < 0 && errno == EINTR);
+  return poll();
+}
+int SwapEngine::event_fd() const { return impl_->completion_fd; }
+
+SwapCounters SwapEngine::counters() const {
+  return {impl_->read_bytes, impl_->write_bytes, impl_->requests, impl_->resubmitted};
+}
+
+}  // namespace sluice::swap

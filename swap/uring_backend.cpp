@@ -1,0 +1,140 @@
+#include <liburing.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "swap/io_backend.h"
+
+namespace sluice::swap {
+namespace {
+
+constexpr uint64_t kWakeUser = ~uint64_t{0};
+// The kernel registers at most 1 GiB per buffer.
+constexpr size_t kRegisteredPieceBytes = size_t{1} << 30;
+
+class UringBackend final : public IoBackend {
+ public:
+  UringBackend(const io_uring& ring, int depth) : ring_(ring), depth_(depth), wake_fd_(eventfd(0, EFD_CLOEXEC)) {
+    listen_for_wake();
+  }
+  ~UringBackend() override {
+    io_uring_queue_exit(&ring_);
+    close(wake_fd_);
+  }
+
+  const char* name() const override { return "uring"; }
+
+  size_t submit(std::span<const IoRequest> requests) override {
+    size_t taken = 0;
+    for (; taken < requests.size() && in_flight_ < depth_; ++taken) {
+      io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+      if (sqe == nullptr) break;
+      prepare(sqe, requests[taken]);
+      ++in_flight_;
+    }
+    if (taken > 0) flush();
+    return taken;
+  }
+
+  std::vector<IoOutcome> reap() override {
+    std::vector<IoOutcome> outcomes;
+    bool woken = false;
+    while (outcomes.empty() && !woken) {
+      io_uring_cqe* cqe = nullptr;
+      const int waited = io_uring_wait_cqe(&ring_, &cqe);
+      if (waited < 0 && waited != -EINTR && waited != -EAGAIN)
+        SLUICE_CHECK(false, std::string("io_uring_wait_cqe: ") + std::strerror(-waited));
+      while (io_uring_peek_cqe(&ring_, &cqe) == 0 && cqe != nullptr) {
+        const IoOutcome outcome{cqe->user_data, cqe->res};
+        io_uring_cqe_seen(&ring_, cqe);
+        cqe = nullptr;
+        if (outcome.user == kWakeUser) {
+          woken = true;
+        } else {
+          --in_flight_;
+          outcomes.push_back(outcome);
+        }
+      }
+    }
+    if (woken) listen_for_wake();
+    return outcomes;
+  }
+
+  void wake() override {
+    const uint64_t one = 1;
+    ssize_t written;
+    do written = write(wake_fd_, &one, sizeof one);
+    while (written < 0 && errno == EINTR);
+  }
+
+  Result<void> register_memory(std::span<std::byte> memory) override {
+    std::vector<iovec> pieces;
+    for (size_t at = 0; at < memory.size(); at += kRegisteredPieceBytes)
+      pieces.push_back({memory.data() + at, std::min(kRegisteredPieceBytes, memory.size() - at)});
+    if (!registered_.empty()) return Error{ErrorCode::unsupported, "memory is registered once", ""};
+    const int refused = io_uring_register_buffers(&ring_, pieces.data(), static_cast<unsigned>(pieces.size()));
+    if (refused < 0) return Error{ErrorCode::capacity, std::strerror(-refused), ""};
+    registered_ = std::move(pieces);
+    return {};
+  }
+
+ private:
+  void prepare(io_uring_sqe* sqe, const IoRequest& request) {
+    const auto length = static_cast<unsigned>(request.bytes);
+    const auto offset = static_cast<uint64_t>(request.offset);
+    const int buffer = registered_buffer(request);
+    if (request.direction == Direction::read) {
+      buffer >= 0 ? io_uring_prep_read_fixed(sqe, request.fd, request.memory, length, offset, buffer)
+                  : io_uring_prep_read(sqe, request.fd, request.memory, length, offset);
+    } else {
+      buffer >= 0 ? io_uring_prep_write_fixed(sqe, request.fd, request.memory, length, offset, buffer)
+                  : io_uring_prep_write(sqe, request.fd, request.memory, length, offset);
+    }
+    io_uring_sqe_set_data64(sqe, request.user);
+  }
+  int registered_buffer(const IoRequest& request) const {
+    for (size_t i = 0; i < registered_.size(); ++i) {
+      const auto* begin = static_cast<const std::byte*>(registered_[i].iov_base);
+      if (request.memory >= begin && request.memory + request.bytes <= begin + registered_[i].iov_len)
+        return static_cast<int>(i);
+    }
+    return -1;
+  }
+  void listen_for_wake() {
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+    SLUICE_CHECK(sqe != nullptr, "the ring keeps a place for waking");
+    io_uring_prep_read(sqe, wake_fd_, &wake_count_, sizeof wake_count_, 0);
+    io_uring_sqe_set_data64(sqe, kWakeUser);
+    flush();
+  }
+  void flush() {
+    int submitted;
+    do submitted = io_uring_submit(&ring_);
+    while (submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY);
+    SLUICE_CHECK(submitted >= 0, std::string("io_uring_submit: ") + std::strerror(-submitted));
+  }
+
+  io_uring ring_;
+  int depth_;
+  int in_flight_ = 0;
+  int wake_fd_;
+  uint64_t wake_count_ = 0;
+  std::vector<iovec> registered_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<IoBackend>> make_uring_backend(int depth) {
+  io_uring ring{};
+  // One more place than requests, for waking.
+  const int refused = io_uring_queue_init(static_cast<unsigned>(depth) + 1, &ring, 0);
+  if (refused < 0)
+    return Error{ErrorCode::unsupported, std::string("io_uring is refused: ") + std::strerror(-refused),
+                 "allow it (container seccomp profile, sysctl kernel.io_uring_disabled=0) or set offload.io_backend: thread"};
+  return std::unique_ptr<IoBackend>(std::make_unique<UringBackend>(ring, depth));
+}
+
+}  // namespace sluice::swap

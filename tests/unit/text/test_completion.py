@@ -1,0 +1,51 @@
+"""Plain text: nothing lost, nothing repeated, every piece full but the last."""
+
+import random
+
+import pytest
+from conftest import random_text
+
+from sluice_text.completion import CompletionMaker, split_for_tokenizer
+from sluice_text.dataset_files import Row
+from sluice_text.documents import MASKED
+from sluice_text.request import parse_request
+from sluice_text.tokenizer import Tokenizer
+
+
+def documents_of(tokenizer, texts, sequence_len):
+    request = parse_request({"base_model": "x", "datasets": [{"path": "x", "type": "completion"}],
+                             "sequence_len": sequence_len, "cache_dir": "x"})
+    return list(CompletionMaker(tokenizer, request).documents([Row("t", {"text": text}) for text in texts]))
+
+
+@pytest.mark.parametrize("model", ["smollm2", "llama_like"])
+def test_pieces_joined_are_the_text_with_its_end(model, request):
+    tokenizer = Tokenizer(request.getfixturevalue(model))
+    source = random.Random(21)
+    texts = [random_text(source, 120) for _ in range(50)]
+    for text, pieces in zip(texts, documents_of(tokenizer, texts, 16), strict=True):
+        whole = tokenizer.encode_with_specials(text) + [tokenizer.eos_id]
+        joined = [token for piece in pieces for token in piece.ids]
+        assert joined == whole[:len(joined)]
+        assert len(whole) - len(joined) <= 1  # a last piece of one token has nothing to predict
+        assert all(len(piece.ids) == 16 for piece in pieces[:-1]) and len(pieces[-1].ids) <= 16
+        assert all(piece.labels == [MASKED] + piece.ids[1:] for piece in pieces)
+
+
+@pytest.mark.parametrize("model", ["smollm2", "llama_like"])
+def test_tokenizing_in_parts_changes_no_id(model, request):
+    tokenizer = Tokenizer(request.getfixturevalue(model))
+    source = random.Random(22)
+    for _ in range(10):
+        text = "\n".join(random_text(source) for _ in range(200))
+        parts = split_for_tokenizer(tokenizer, text, part_characters=500)
+        assert "".join(parts) == text
+        assert [token for part in parts for token in tokenizer.encode(part)] == tokenizer.encode(text)
+        if model == "smollm2":
+            assert len(parts) > 5
+        else:
+            assert len(parts) == 1  # a prefix space is put before every part: no cut is harmless
+
+
+def test_a_text_without_line_ends_is_left_whole(tokenizer):
+    assert split_for_tokenizer(tokenizer, "x" * 5000, part_characters=100) == ["x" * 5000]
