@@ -1,38 +1,49 @@
+// Rounds the settings to the constants of one step and calls the chosen instruction set's kernels.
 #include "optim/adamw.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "optim/adamw_table.h"
+#include "optim/adamw_kernels.h"
+#include "runtime/core/check.h"
 
 namespace sluice::optim {
 
-extern const AdamWTable adamw_scalar;
-extern const AdamWTable adamw_avx2;
-extern const AdamWTable adamw_avx512;
+extern const AdamWKernels adamw_scalar;
+extern const AdamWKernels adamw_avx2;
+extern const AdamWKernels adamw_avx512;
 
 namespace {
 
-const AdamWTable& table_of(Isa isa) {
+const AdamWKernels& kernels_of(Isa isa) {
   switch (isa) {
-    case Isa::scalar: return adamw_scalar;
-    case Isa::avx2: return adamw_avx2;
-    case Isa::avx512: return adamw_avx512;
+    case Isa::scalar:
+      return adamw_scalar;
+    case Isa::avx2:
+      return adamw_avx2;
+    case Isa::avx512:
+      return adamw_avx512;
   }
   return adamw_scalar;
 }
 
+// Computed in double as Python does, then rounded once, as ATen takes a Python number into an fp32 kernel.
 AdamWConstants constants_of(const AdamWSettings& s) {
+  SLUICE_CHECK(s.step >= 1, "steps count from 1");
   const auto step = static_cast<double>(s.step);
-  const double correction1 = 1 - std::pow(s.beta1, step), correction2 = 1 - std::pow(s.beta2, step);
-  return {s.gradient_scale,
-          static_cast<float>(1 - s.learning_rate * s.weight_decay),
-          static_cast<float>(1 - s.beta1),
-          static_cast<float>(s.beta2),
-          static_cast<float>(1 - s.beta2),
-          static_cast<float>(std::sqrt(correction2)),
-          static_cast<float>(s.epsilon),
-          static_cast<float>(-s.learning_rate / correction1)};
+  const double correction1 = 1 - std::pow(s.beta1, step);
+  const double correction2 = 1 - std::pow(s.beta2, step);
+  const auto one_minus_beta1 = static_cast<float>(1 - s.beta1);
+  const bool lerp_onto_gradient = one_minus_beta1 >= 0.5f;
+  return {.gradient_scale = s.gradient_scale,
+          .decay = static_cast<float>(1 - s.learning_rate * s.weight_decay),
+          .lerp_weight = lerp_onto_gradient ? one_minus_beta1 - 1 : one_minus_beta1,
+          .lerp_onto_gradient = lerp_onto_gradient,
+          .beta2 = static_cast<float>(s.beta2),
+          .one_minus_beta2 = static_cast<float>(1 - s.beta2),
+          .sqrt_correction2 = static_cast<float>(std::sqrt(correction2)),
+          .epsilon = static_cast<float>(s.epsilon),
+          .negative_step_size = static_cast<float>(-(s.learning_rate / correction1))};
 }
 
 void check_lengths(size_t count, const GradientView& g, std::span<const float> m, std::span<const float> v) {
@@ -43,21 +54,36 @@ void check_lengths(size_t count, const GradientView& g, std::span<const float> m
 
 }  // namespace
 
+// The features that -march=x86-64-v4 and -v3 let the compiler use (psABI levels); the operating system must save the
+// registers too, which __builtin_cpu_supports asks.
 Isa best_isa() {
   static const Isa best = [] {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd"))
-      return Isa::avx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-        __builtin_cpu_supports("f16c"))
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("bmi") ||
+        !__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("f16c")) {
+      return Isa::scalar;
+    }
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512cd") || !__builtin_cpu_supports("avx512dq") ||
+        !__builtin_cpu_supports("avx512vl")) {
       return Isa::avx2;
-    return Isa::scalar;
+    }
+    return Isa::avx512;
   }();
   return best;
 }
 
-std::string_view name_of(Isa isa) { return isa == Isa::scalar ? "scalar" : isa == Isa::avx2 ? "avx2" : "avx512"; }
+std::string_view name_of(Isa isa) {
+  switch (isa) {
+    case Isa::scalar:
+      return "scalar";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+  }
+  return "?";
+}
 
 void adamw_f32(Isa isa, const AdamWSettings& settings, std::span<float> parameters, GradientView gradients,
                std::span<float> m, std::span<float> v) {
@@ -65,9 +91,9 @@ void adamw_f32(Isa isa, const AdamWSettings& settings, std::span<float> paramete
   const AdamWConstants constants = constants_of(settings);
   const auto count = static_cast<int64_t>(parameters.size());
   if (!gradients.f32.empty()) {
-    table_of(isa).f32_f32(constants, parameters.data(), gradients.f32.data(), m.data(), v.data(), count);
+    kernels_of(isa).f32_f32(constants, parameters.data(), gradients.f32.data(), m.data(), v.data(), count);
   } else {
-    table_of(isa).f32_bf16(constants, parameters.data(), gradients.bf16.data(), m.data(), v.data(), count);
+    kernels_of(isa).f32_bf16(constants, parameters.data(), gradients.bf16.data(), m.data(), v.data(), count);
   }
 }
 
@@ -78,20 +104,20 @@ void adamw_split(Isa isa, const AdamWSettings& settings, std::span<uint16_t> hi,
   const AdamWConstants constants = constants_of(settings);
   const auto count = static_cast<int64_t>(hi.size());
   if (!gradients.f32.empty()) {
-    table_of(isa).split_f32(constants, hi.data(), lo.data(), gradients.f32.data(), m.data(), v.data(), count);
+    kernels_of(isa).split_f32(constants, hi.data(), lo.data(), gradients.f32.data(), m.data(), v.data(), count);
   } else {
-    table_of(isa).split_bf16(constants, hi.data(), lo.data(), gradients.bf16.data(), m.data(), v.data(), count);
+    kernels_of(isa).split_bf16(constants, hi.data(), lo.data(), gradients.bf16.data(), m.data(), v.data(), count);
   }
 }
 
 double squared_norm(Isa isa, GradientView gradients) {
-  const AdamWTable& table = table_of(isa);
+  const AdamWKernels& kernels = kernels_of(isa);
   const auto count = static_cast<int64_t>(gradients.f32.size() + gradients.bf16.size());
   double sum = 0;
   for (int64_t begin = 0; begin < count; begin += kNormRunElements) {
     const int64_t run = std::min(kNormRunElements, count - begin);
-    sum += !gradients.f32.empty() ? table.squares_f32(gradients.f32.data() + begin, run)
-                                  : table.squares_bf16(gradients.bf16.data() + begin, run);
+    sum += !gradients.f32.empty() ? kernels.squares_f32(gradients.f32.data() + begin, run)
+                                  : kernels.squares_bf16(gradients.bf16.data() + begin, run);
   }
   return sum;
 }

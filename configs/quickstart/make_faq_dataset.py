@@ -19,16 +19,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from locations import cache_folder
+
 PACKAGE = "debian-faq"
 FAQ_FOLDER = Path("usr/share/doc/debian/FAQ")
 NOTICE = Path("usr/share/doc/debian-faq/copyright")
 PAIRS_MIN = 100
 ANSWER_CHARACTERS_MAX = 400
 ANSWER_CHARACTERS_MIN = 40
-
-
-def cache_folder():
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
 
 
 def fetch_package(temporary):

@@ -169,4 +169,28 @@ std::string memory_table(const MemoryUse& memory, const JobShape& shape, const s
   return out.str();
 }
 
+std::string to_json(const Planned& planned, const JobShape& shape, const std::array<Bytes, kTierCount>& caps) {
+  std::string yaml;
+  for (const char c : to_yaml(planned.plan, shape)) {
+    if (c == '\n') {
+      yaml += "\\n";
+    } else {
+      if (c == '"' || c == '\\') yaml += '\\';
+      yaml += c;
+    }
+  }
+  std::ostringstream out;
+  out << "{\"plan_yaml\": \"" << yaml << "\", \"peak_bytes\": {";
+  for (size_t tier = 0; tier < kTierCount; ++tier) {
+    out << (tier == 0 ? "\"" : ", \"") << name_of(static_cast<Tier>(tier)) << "\": {";
+    for (size_t tag = 0; tag < kTagCount; ++tag)
+      out << (tag == 0 ? "\"" : ", \"") << name_of(static_cast<Tag>(tag))
+          << "\": " << planned.memory.by_tag[tier][tag].count;
+    out << ", \"total\": " << planned.memory.peak[tier].count << ", \"cap\": " << caps[tier].count << "}";
+  }
+  out << "}, \"process_bytes\": " << shape.process_bytes.count << ", \"transient_bytes\": " << shape.transient_bytes.count
+      << "}";
+  return out.str();
+}
+
 }  // namespace sluice::plan

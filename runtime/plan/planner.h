@@ -41,4 +41,7 @@ Planned make_plan(const JobShape& shape, const PlanRequest& request);
 // Peak bytes per tier by tag, one row each, then totals against the caps.
 std::string memory_table(const MemoryUse& memory, const JobShape& shape, const std::array<Bytes, kTierCount>& caps);
 
+// The same and the decisions, for programs: {"plan_yaml", "peak_bytes": {tier: {tag: n, total, cap}}, ...}.
+std::string to_json(const Planned& planned, const JobShape& shape, const std::array<Bytes, kTierCount>& caps);
+
 }  // namespace sluice::plan

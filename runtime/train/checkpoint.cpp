@@ -126,6 +126,7 @@ std::string state_json(const ModelSetup& setup, const Config& config, const Chec
   json["global_step"] = state.step;
   json["max_steps"] = state.steps_total;
   json["start_seconds"] = state.start_seconds;
+  json["validation_losses"] = state.validation_losses;
   json["base_model"] = fs::absolute(config.base_model).string();
   json["compute_dtype"] = name_of(setup.model.compute_dtype);
   json["adapter"] = setup.adapter.has_value();

@@ -49,7 +49,7 @@ struct Config {
   std::filesystem::path lora_model_dir;
 
   std::vector<DatasetConfig> datasets;
-  std::filesystem::path dataset_prepared_path;  // default: output_dir/prepared? see config.cpp
+  std::filesystem::path dataset_prepared_path;  // default: ${XDG_CACHE_HOME:-$HOME/.cache}/sluice/datasets
   double val_set_size = 0;                      // < 1: share, >= 1: rows
   int64_t sequence_len = 2048;
   bool sample_packing = false;
@@ -82,10 +82,16 @@ struct Config {
 
   DeviceKind device = DeviceKind::cpu;  // key `device: cpu | emulated`
   OffloadConfig offload;
+
+  // What the user should know but need not change: keys of other trainers that have no influence here.
+  std::vector<std::string> notes;
 };
 
 // Throws SetupError: "job.yaml:12:3: unknown key 'learning_rat'\n  fix: did you mean 'learning_rate'?".
 // `overrides` are "key=value" (nested: "offload.max_cpu=4GiB") from the command line, parsed as YAML.
 Config load_config(const std::filesystem::path& yaml, const std::vector<std::string>& overrides = {});
+
+// Every key with its other spellings, a line each: for --help.
+std::string describe_keys();
 
 }  // namespace sluice::train

@@ -99,7 +99,7 @@ struct BatchPlanOptions {
   int64_t micro_batch_size = 1;             // rows
   int64_t gradient_accumulation_steps = 1;  // micro-batches
   double epochs = 1;
-  std::optional<int64_t> max_steps;  // wins over epochs; goes on into further epochs
+  std::optional<int64_t> max_steps = {};  // wins over epochs; goes on into further epochs
   uint64_t seed = 0;
   RowOrder order = RowOrder::shuffled;
 };

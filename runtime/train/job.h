@@ -1,4 +1,4 @@
-// A job made ready: model, data, plan and schedules, all checked, nothing written yet.
+// A job made ready: model, data, plan and schedules, all checked, nothing of the output written yet.
 #pragma once
 
 #include <memory>
@@ -8,6 +8,7 @@
 #include "runtime/train/checkpoint.h"
 #include "runtime/train/config.h"
 #include "runtime/train/data.h"
+#include "runtime/train/lr_schedule.h"
 #include "runtime/train/model_setup.h"
 
 namespace sluice::train {
@@ -18,6 +19,8 @@ struct Job {
   ModelSetup setup;
   std::unique_ptr<TokenDataset> training;
   std::unique_ptr<TokenDataset> validation;  // null: none
+  BatchPlan steps;
+  LearningRate learning_rate;
   exec::JobSources sources;
   plan::JobShape shape;
   plan::PlanRequest request;

@@ -1,20 +1,21 @@
 #include "runtime/train/trainer.h"
 
-#include <fcntl.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
-#include <iostream>
+#include <sstream>
 
 #include "runtime/core/result.h"
 #include "runtime/exec/rate_probe.h"
 #include "runtime/exec/trace.h"
 #include "runtime/train/job.h"
-#include "runtime/train/lr_schedule.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/tensor_file_writer.h"
+#include "swap/host_slab.h"
 
 namespace sluice::train {
 namespace {
@@ -54,12 +55,12 @@ class Trainer {
  public:
   Trainer(Job& job, const TrainOptions& options)
       : job_(job), config_(job.config), options_(options), swap_(swap_options(config_)) {
-    for (const std::string& warning : swap_.warnings()) std::fprintf(stderr, "note: %s\n", warning.c_str());
     start_adapter();
     exec::ExecutorOptions executor_options;
     executor_options.h2d = executor_options.d2h = {config_.device == DeviceKind::emulated ? 20e9 : 0};
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
                                                  executor_options);
+    for (const std::string& warning : swap_.warnings()) std::fprintf(stderr, "note: %s\n", warning.c_str());
     probe();
   }
 
@@ -68,7 +69,7 @@ class Trainer {
     const int64_t total = job_.steps.steps_total();
     progress_.states_stored = job_.resume.has_value();
     run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
-    fs::remove(initial_adapter_);
+    if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml", plan::to_yaml(job_.planned.plan, job_.shape));
     StepLog log(config_.output_dir / "trainer_log.jsonl", first);
     if (job_.validation) say_validation(evaluate(), "before training");
@@ -270,6 +271,23 @@ void show_plan(const Job& job) {
 }
 
 }  // namespace
+
+int print_plan(const Config& config, const PlanOptions& options) {
+  const Job job = prepare_job(config);
+  if (options.json) {
+    std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps).c_str());
+  } else {
+    show_plan(job);
+    for (const auto& [phase, schedule] : job.planned.schedules) {
+      const auto work = plan::work_of(schedule);
+      std::printf("%-32s %6zu ops, %8.1f GFLOP, disk %s read, %s written\n", schedule.name.c_str(), schedule.ops.size(),
+                  work[static_cast<size_t>(Lane::compute)].flops / 1e9,
+                  to_string(Bytes{work[static_cast<size_t>(Lane::read)].bytes}).c_str(),
+                  to_string(Bytes{work[static_cast<size_t>(Lane::write)].bytes}).c_str());
+    }
+  }
+  return 0;
+}
 
 int run_training(const Config& config, const TrainOptions& options) {
   Job job = prepare_job(config);

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import struct
 import subprocess
 from dataclasses import dataclass, field
@@ -114,5 +113,3 @@ def prepared(cache_dir, split="train"):
     assert len(files) == 1, f"{cache_dir} holds {len(files)} {split}.tokens, not one"
     return TokenFile.read(files[0])
 
-
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(KiB|MiB|GiB|TiB)")

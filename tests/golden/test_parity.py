@@ -5,7 +5,7 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from golden import parity, reference, sluice_run, tiny_models
+from golden import hf_trainer, parity, reference, sluice_run, tiny_models
 from golden.reference import Recipe
 
 SCHEDULES = ({"schedule": "cosine"}, {"schedule": "linear"}, {"schedule": "constant", "warmup_steps": 0})
@@ -39,6 +39,9 @@ def test_full_fine_tuning_follows_transformers(workshop, tmp_path, tiny, recipe)
     curve = reference.train(reference.load(model_dir), workshop.rows(model_dir), recipe)
     parity.assert_same_curve(run, curve)
     parity.assert_same_weights(parity.saved_tensors(run.output_dir), parity.full_weights(curve.model), initial)
+    lengths = [len(row) for row in workshop.rows(model_dir)]
+    assert run.column("tokens") == [sum(lengths[begin:begin + recipe.rows_per_step])
+                                    for begin in range(0, recipe.rows, recipe.rows_per_step)]
 
 
 def new_adapter(model_dir, directory, targets, rank=5, seed=3):
@@ -98,6 +101,22 @@ def test_packed_documents_train_as_if_alone(workshop, tmp_path, name):
     batches = [[ids for ids, _ in documents] for documents in packed]
     curve = reference.train_on(reference.load(model_dir), batches, batches, recipe)
     parity.assert_same_curve(run, curve)
+
+
+def test_epochs_end_as_in_the_trainer_of_transformers(workshop, tmp_path):
+    """13 rows in micro-batches of 2 and steps of 3: an epoch ends with a step of one row."""
+    model_dir = workshop.model(tiny_models.BY_NAME["llama_tied"])
+    recipe = Recipe(micro_batches=3, steps=9, warmup_steps=2)
+    data = tiny_models.write_rows(tmp_path / "rows.jsonl", 13, words_max=10)
+    keys = {**recipe.yaml(), "max_steps": None, "num_epochs": 3}
+    job = workshop.job(model_dir, recipe, **keys)
+    run = sluice_run.train({**job, "datasets": [{"path": str(data), "type": "completion"}]}, tmp_path)
+    rows = tiny_models.expected_rows(data, model_dir)
+    assert len(rows) == 13
+    lines = hf_trainer.logged_steps(reference.load(model_dir), rows, recipe, tmp_path / "hf", num_train_epochs=3)
+    assert [line["learning_rate"] for line in lines] == [pytest.approx(v) for v in run.column("learning_rate")]
+    assert [line["grad_norm"] for line in lines] == [pytest.approx(v, rel=1e-4) for v in run.column("grad_norm")]
+    assert [line["loss"] for line in lines] == [pytest.approx(v, abs=2e-5) for v in run.column("loss")]
 
 
 def test_token_files_hold_the_ids_of_the_tokenizer(workshop, tmp_path):

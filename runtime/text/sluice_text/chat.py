@@ -89,10 +89,11 @@ def answer_spans(template, messages, tools, text):
     spans = []
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
-            span = _span_by_stand_in(template, messages, i, tools, text) or _span_by_prefix(template, messages, i, tools, text)
+            span = _span_by_stand_in(template, messages, i, tools, text)
+            span = span or _span_by_prefix(template, messages, i, tools, text)
             if span is None:
-                raise TemplateRefused(
-                    f"it renders turn {i + 1} differently as more turns follow, so that its answer cannot be told from its prompt")
+                raise TemplateRefused(f"it renders turn {i + 1} differently when more turns follow, "
+                                      "so that its answer cannot be told from its prompt")
             spans.append(span)
     return spans
 

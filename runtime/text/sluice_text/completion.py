@@ -1,9 +1,12 @@
 """`type: completion`: plain text, all of it trained on, cut into rows of sequence_len."""
 
+import array
+
 from sluice_text.documents import make_document, text_field
 
-# The tokenizer needs about a hundred bytes per character while it works: longer texts are tokenized in parts.
-PART_CHARACTERS = 4 << 20
+# The tokenizer needs about 100 bytes per character while it works: a long text is tokenized in parts, a few at a time.
+PART_CHARACTERS = 1 << 20
+PARTS_AT_ONCE = 4
 # How much text on both sides of a cut must give the same ids cut and uncut.
 WINDOW_CHARACTERS = 256
 
@@ -16,18 +19,27 @@ class CompletionMaker:
 
     def documents(self, rows):
         texts = [text_field(row, "text") for row in rows]
-        parts = [split_for_tokenizer(self._tokenizer, text) for text in texts]
-        ids = iter(self._tokenizer.encode_batch([part for pieces in parts for part in pieces]))
-        for pieces in parts:
-            whole = list(self._tokenizer.prefix_ids)
-            for _ in pieces:
-                whole += next(ids)
-            if whole[-1:] != [self._eos_id]:
-                whole.append(self._eos_id)
-            starts = range(0, len(whole), self._sequence_len)
-            # A last piece of one token has nothing to predict.
-            yield [make_document(piece, [True] * len(piece)) for piece in
-                   (whole[start:start + self._sequence_len] for start in starts) if len(piece) > 1]
+        ids = iter(self._tokenizer.encode_batch([text for text in texts if len(text) <= PART_CHARACTERS]))
+        for text in texts:
+            yield self._pieces(next(ids) if len(text) <= PART_CHARACTERS else self._encode_long(text))
+
+    def _encode_long(self, text):
+        parts = split_for_tokenizer(self._tokenizer, text)
+        whole = array.array("i")  # a list would take nine times as much
+        for start in range(0, len(parts), PARTS_AT_ONCE):
+            for ids in self._tokenizer.encode_batch(parts[start:start + PARTS_AT_ONCE]):
+                whole.extend(ids)
+        return whole
+
+    def _pieces(self, ids):
+        whole = array.array("i", self._tokenizer.prefix_ids)
+        whole.extend(ids)
+        if not whole or whole[-1] != self._eos_id:
+            whole.append(self._eos_id)
+        for start in range(0, len(whole), self._sequence_len):
+            piece = list(whole[start:start + self._sequence_len])
+            if len(piece) > 1:  # a last piece of one token has nothing to predict
+                yield make_document(piece, [True] * len(piece))
 
 
 def split_for_tokenizer(tokenizer, text, part_characters=PART_CHARACTERS):

@@ -18,6 +18,7 @@ _WORDS = re.compile(r"[^a-z]+")
 class Row:
     place: str  # "faq.jsonl:12", "faq.parquet: row 12"
     fields: dict
+    size: int = 0  # about how many characters it holds
 
 
 def list_files(dataset):
@@ -94,7 +95,7 @@ def _read_json_lines(file):
                     value = json.loads(line)
                 except ValueError as error:
                     raise TextError(f"{file}:{number}: is not JSON: {error}", _json_hint(file))
-                yield Row(f"{file}:{number}", _require_object(value, f"{file}:{number}"))
+                yield Row(f"{file}:{number}", _require_object(value, f"{file}:{number}"), len(line))
     except UnicodeDecodeError as error:
         raise _not_utf8(file, error)
 
@@ -130,10 +131,11 @@ def _read_json_array(file):
         if text.startswith("]", position):
             return
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, end = decoder.raw_decode(text, position)
         except ValueError as error:
             raise TextError(f"{file}:{line}: is not JSON: {error}", _json_hint(file))
-        yield Row(f"{file}:{line}", _require_object(value, f"{file}:{line}"))
+        yield Row(f"{file}:{line}", _require_object(value, f"{file}:{line}"), end - position)
+        position = end
 
 
 def _read_parquet(file):
@@ -143,9 +145,10 @@ def _read_parquet(file):
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
+                size = batch.nbytes // max(1, batch.num_rows)
                 for value in batch.to_pylist():
                     number += 1
-                    yield Row(f"{file}: row {number}", value)
+                    yield Row(f"{file}: row {number}", value, size)
     except (pyarrow.ArrowException, OSError) as error:
         raise TextError(f"{file}: cannot be read as Parquet after row {number}: {error}")
 
@@ -158,4 +161,4 @@ def _read_text(file):
     except UnicodeDecodeError as error:
         raise _not_utf8(file, error)
     if text and not text.isspace():
-        yield Row(f"{file}:1", {"text": text})
+        yield Row(f"{file}:1", {"text": text}, len(text))

@@ -13,7 +13,9 @@ from sluice_text.errors import TextError, note
 from sluice_text.packing import pack
 from sluice_text.token_file import Spool
 
-ROWS_AT_ONCE = 1000  # enough to keep the tokenizer's threads busy
+# Enough to keep the tokenizer's threads busy, little enough for memory: it needs about 100 bytes a character.
+ROWS_AT_ONCE = 1000
+CHARACTERS_AT_ONCE = 2 << 20
 PROGRESS_SECONDS = 5
 
 
@@ -77,7 +79,7 @@ def _spool_documents(request, files, tokenizer, spool):
     for dataset, dataset_files in zip(request.datasets, files, strict=True):
         maker = _make(dataset, tokenizer, request)
         rows = itertools.chain.from_iterable(read_rows(file) for file in dataset_files)
-        while chunk := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        for chunk in _chunks(rows):
             for document in itertools.chain.from_iterable(maker.documents(chunk)):
                 if len(document.ids) > request.sequence_len:
                     dropped["dropped_too_long"] += 1
@@ -94,6 +96,18 @@ def _spool_documents(request, files, tokenizer, spool):
     if dropped["dropped_unsupervised"]:
         note(f"{dropped['dropped_unsupervised']} rows hold nothing to train on and are left out")
     return dropped, dataset_ends
+
+
+def _chunks(rows):
+    chunk, size = [], 0
+    for row in rows:
+        chunk.append(row)
+        size += row.size
+        if len(chunk) == ROWS_AT_ONCE or size > CHARACTERS_AT_ONCE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 class _Progress:

@@ -43,7 +43,7 @@ def tokenizer(smollm2):
 @pytest.fixture(scope="session")
 def llama_like(tmp_path_factory):
     """A small tokenizer of Llama 2's kind: spaces as U+2581, bytes as <0xE6>, a bos put before every text."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     corpus = (TEXT / "README.md").read_text() * 2
     special = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
@@ -100,7 +100,8 @@ def write_rows(tmp_path):
     return write
 
 
-WORDS = ["apt", "Debian", "a", "the", "kernel", "é", "日本語", "🎉", "12", "7.5", "\n", "\n\n", "  ", "\t", "<b>", "can't", "ß", "-", "?!"]
+WORDS = ["apt", "Debian", "a", "the", "kernel", "é", "日本語", "🎉", "12", "7.5", "\n", "\n\n", "  ", "\t", "<b>", "can't", "ß",
+         "-", "?!"]
 
 
 def random_text(random, words_max=30):

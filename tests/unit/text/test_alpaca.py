@@ -10,7 +10,9 @@ from sluice_text.errors import TextError
 from sluice_text.request import parse_request
 from sluice_text.tokenizer import Tokenizer
 
-WITH_INPUT = """Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.
+# The texts stand here in full, not built from the program's parts.
+WITH_INPUT = """Below is an instruction that describes a task, paired with an input that provides further context. \
+Write a response that appropriately completes the request.
 
 ### Instruction:
 Add {them}.

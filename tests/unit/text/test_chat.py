@@ -30,8 +30,12 @@ THINKING = (
     "{% if m['role'] == 'assistant' and loop.last %}<think>\n{{ m['content'].split('</think>')[0].split('<think>')[-1].strip()"
     " if '</think>' in m['content'] else '' }}\n</think>\n\n{% endif %}{{ text }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-VICUNA = "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }} {% else %}ASSISTANT: {{ m['content'] }}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-CLOSERLESS = "{% for m in messages %}### {{ m['role'] }}:\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}### assistant:\n{% endif %}"
+VICUNA = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }} {% else %}ASSISTANT: {{ m['content'] }}</s>"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}")
+CLOSERLESS = (
+    "{% for m in messages %}### {{ m['role'] }}:\n{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant:\n{% endif %}")
 LAST_ONLY = "{{ messages[-1]['content'] }}{% if add_generation_prompt %}!{% endif %}"
 EXTRA_SPECIALS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>", "</s>", "<s>"]
 
@@ -164,7 +168,8 @@ def test_a_system_field_goes_first(tokenizer):
 def test_a_tool_call_is_supervised_whole(with_template):
     tokenizer = with_template(
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['tool_calls'] %}<call>{{ m['tool_calls'] | tojson }}"
-        "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+        "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
     calls = [{"function": {"name": "f", "arguments": {"x": 1}}}]
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": calls}, *TWO_TURNS[2:]]
     found = supervised_texts(tokenizer, document_of(tokenizer, {"messages": turns}))

@@ -15,7 +15,7 @@ from sluice_text.tokenizer import Tokenizer
 def documents_of(tokenizer, texts, sequence_len):
     request = parse_request({"base_model": "x", "datasets": [{"path": "x", "type": "completion"}],
                              "sequence_len": sequence_len, "cache_dir": "x"})
-    return list(CompletionMaker(tokenizer, request).documents([Row("t", {"text": text}) for text in texts]))
+    return [list(pieces) for pieces in CompletionMaker(tokenizer, request).documents([Row("t", {"text": text}) for text in texts])]
 
 
 @pytest.mark.parametrize("model", ["smollm2", "llama_like"])

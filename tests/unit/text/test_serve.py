@@ -57,10 +57,10 @@ def test_answers_are_those_of_transformers(client, judge):
             assert client.ask(op="decode", ids=prompt, skip_special_tokens=skip)["text"] == decoded
 
 
-@pytest.mark.parametrize("line", ["x", "[]", "{}", '{"op": "fly"}', '{"op": "encode"}', '{"op": "encode", "text": 7}',
-                                  '{"op": "decode", "ids": [-1]}', '{"op": "decode", "ids": ["a"]}', '{"op": "stream", "ids": [1]}',
-                                  '{"op": "encode_chat", "messages": [{"role": "user"}]}', '{"op": "encode_chat", "messages": 3}',
-                                  '{"op": "encode", "text": "\\ud800"}'])
+@pytest.mark.parametrize("line", [
+    "x", "[]", "{}", '{"op": "fly"}', '{"op": "encode"}', '{"op": "encode", "text": 7}', '{"op": "encode", "text": "\\ud800"}',
+    '{"op": "decode", "ids": [-1]}', '{"op": "decode", "ids": ["a"]}', '{"op": "stream", "ids": [1]}',
+    '{"op": "encode_chat", "messages": [{"role": "user"}]}', '{"op": "encode_chat", "messages": 3}'])
 def test_a_wrong_request_gets_an_error_and_the_next_one_its_answer(client, line):
     answer = client.send(line)
     assert list(answer) == ["error"] and "\n" not in answer["error"]

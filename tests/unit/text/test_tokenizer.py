@@ -11,7 +11,8 @@ from sluice_text.chat_template import ChatTemplate, TemplateRefused, template_te
 from sluice_text.errors import TextError
 from sluice_text.tokenizer import Tokenizer
 
-TEXTS = ["", " ", "Hello  world\n\n  x", "12345 apples for 7.50", "日本語 é 🎉👩‍👩‍👧", "a<|im_end|>b", "\u2581x <0x0A>", "e\u0301", "\r\n\t"]
+TEXTS = ["", " ", "Hello  world\n\n  x", "12345 apples for 7.50",
+         "日本語 é 🎉👩‍👩‍👧", "a<|im_end|>b", "\u2581x <0x0A>", "e\u0301", "\r\n\t"]
 
 
 def texts(seed, count):

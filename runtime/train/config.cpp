@@ -1,0 +1,379 @@
+#include "runtime/train/config.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <set>
+
+#include "runtime/core/result.h"
+#include "runtime/train/config_source.h"
+#include "runtime/train/config_values.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kSomeTargets = "[q_proj, v_proj]";
+
+[[noreturn]] void refuse(const Setting& setting, const std::string& what, const std::string& fix) {
+  throw SetupError(setting.place() + ": " + what, fix);
+}
+
+class ConfigReader {
+ public:
+  ConfigReader(const fs::path& file, Settings settings) : settings_(std::move(settings)) {
+    config_.file = file;
+    config_.notes = settings_.notes;
+  }
+
+  Config read() {
+    read_model();
+    read_adapter();
+    read_data();
+    read_batches();
+    read_schedule();
+    read_optimizer();
+    read_precision();
+    read_output();
+    read_offload();
+    return std::move(config_);
+  }
+
+ private:
+  const Setting* find(std::string_view key) const { return settings_.find(key); }
+  const Setting& require(std::string_view key, const std::string& example) const {
+    if (const Setting* setting = find(key)) return *setting;
+    throw SetupError(config_.file.string() + ": " + std::string(key) + " is missing",
+                     "add, for example: " + std::string(key) + ": " + example);
+  }
+  void read_if(std::string_view key, bool& value) const {
+    if (const Setting* setting = find(key)) value = read_bool(*setting);
+  }
+  void read_if(std::string_view key, int64_t& value, IntegerRange range, std::string_view example) const {
+    if (const Setting* setting = find(key)) value = read_integer(*setting, range, example);
+  }
+  void read_if(std::string_view key, double& value, NumberRange range, std::string_view example) const {
+    if (const Setting* setting = find(key)) value = read_number(*setting, range, example);
+  }
+  template <class Value, size_t count>
+  void read_if(std::string_view key, Value& value, const std::array<Choice<Value>, count>& choices) const {
+    if (const Setting* setting = find(key)) value = read_choice(*setting, choices);
+  }
+  void refuse_both(std::string_view one, std::string_view other, const std::string& fix) const {
+    const Setting *a = find(one), *b = find(other);
+    refuse(*b, a->spelling + " and " + b->spelling + " exclude one another", fix);
+  }
+
+  // A folder that must be there already. Hub names look like folders: the fix says how to get one.
+  fs::path read_folder(const Setting& setting, std::string_view example) const {
+    fs::path folder = read_path(setting, example);
+    if (!fs::is_directory(folder))
+      throw SetupError(setting.place_of(setting.value.Mark()) + ": " + setting.spelling + ": no folder '" +
+                           folder.string() + "'",
+                       "name a local folder; one from a hub is fetched before, "
+                       "for example: hf download NAME --local-dir FOLDER");
+    return folder;
+  }
+
+  void read_model() { config_.base_model = read_folder(require("base_model", "models/SmolLM2-135M"), "models/SmolLM2-135M"); }
+
+  void read_adapter() {
+    enum class Asked { none, lora, qlora };
+    static constexpr std::array<Choice<Asked>, 4> choices = {
+        {{"lora", Asked::lora}, {"full", Asked::none}, {"none", Asked::none}, {"qlora", Asked::qlora}}};
+    Asked asked = Asked::none;
+    const Setting* adapter = find("adapter");
+    if (adapter != nullptr && !(adapter->value.IsScalar() && adapter->value.Scalar().empty()))
+      asked = read_choice(*adapter, choices);
+    bool four_bits = false;
+    read_if("load_in_4bit", four_bits);
+    if (four_bits && asked != Asked::qlora)
+      refuse(*find("load_in_4bit"), "load_in_4bit goes with adapter: qlora only",
+             "remove load_in_4bit: full fine-tuning and adapter: lora read the weights as they are");
+    if (asked == Asked::qlora) refuse(*adapter, "adapter: qlora is not supported yet", "use adapter: lora");
+    config_.adapter = asked == Asked::lora ? Adapter::lora : Adapter::none;
+    if (config_.adapter == Adapter::lora) return read_lora(*adapter);
+    for (const char* key : {"lora_r", "lora_alpha", "lora_target_modules", "lora_target_linear", "lora_model_dir"})
+      if (const Setting* setting = find(key); setting != nullptr && !is_off(*setting))
+        refuse(*setting, setting->spelling + " is given, but not adapter: lora",
+               "add adapter: lora, or remove " + setting->spelling + " for full fine-tuning");
+  }
+  static bool is_off(const Setting& setting) {
+    bool truth = true;
+    if (!setting.value.IsScalar()) return setting.value.size() == 0;
+    return setting.value.Scalar().empty() ||
+           (YAML::convert<bool>::decode(setting.value, truth) && !truth);
+  }
+
+  void read_lora(const Setting& adapter) {
+    if (const Setting* folder = find("lora_model_dir"); folder != nullptr && !is_off(*folder))
+      config_.lora_model_dir = read_folder(*folder, "outputs/adapter");
+    read_if("lora_target_linear", config_.lora_target_linear);
+    if (const Setting* targets = find("lora_target_modules"); targets != nullptr && !is_off(*targets))
+      config_.lora_target_modules = read_texts(*targets, kSomeTargets);
+    // LLaMA-Factory's and peft's words for every linear layer.
+    for (const char* word : {"all", "all-linear"})
+      if (std::erase(config_.lora_target_modules, word) > 0) config_.lora_target_linear = true;
+    read_if("lora_r", config_.lora_r, {.min = 1}, "16");
+    read_if("lora_dropout", config_.lora_dropout, {.max = 1, .ends = NumberRange::Ends::below_max}, "0.05");
+    config_.lora_alpha = 2 * static_cast<double>(config_.lora_r);
+    read_if("lora_alpha", config_.lora_alpha, {.ends = NumberRange::Ends::above_min}, "32");
+    if (!config_.lora_model_dir.empty()) return;
+    if (config_.lora_target_modules.empty() && !config_.lora_target_linear)
+      refuse(adapter, "adapter: lora has no target",
+             "add lora_target_linear: true, or lora_target_modules: " + std::string(kSomeTargets));
+    if (config_.lora_r == 0) refuse(adapter, "adapter: lora needs lora_r", "add, for example: lora_r: 16");
+    if (find("lora_alpha") == nullptr)
+      config_.notes.push_back(adapter.place() + ": lora_alpha is not given: twice lora_r is taken");
+  }
+
+  void read_data() {
+    const Setting& datasets = require("datasets", "[{path: data.jsonl, type: alpaca}]");
+    if (!datasets.value.IsSequence() || datasets.value.size() == 0)
+      refuse_value(datasets, "a list of at least one dataset", "[{path: data.jsonl, type: alpaca}]");
+    for (const YAML::Node& entry : datasets.value) config_.datasets.push_back(read_dataset(datasets, entry));
+
+    if (const Setting* folder = find("dataset_prepared_path"); folder != nullptr && !is_off(*folder))
+      config_.dataset_prepared_path = read_path(*folder, "prepared");
+    else
+      config_.dataset_prepared_path = default_prepared_path();
+    read_if("val_set_size", config_.val_set_size, {}, "0.05");
+    if (config_.val_set_size >= 1 && config_.val_set_size != std::floor(config_.val_set_size))
+      refuse_value(*find("val_set_size"), "a share below 1 or a whole number of rows", "0.05");
+    read_if("sequence_len", config_.sequence_len, {.min = 2, .max = int64_t{1} << 30}, "2048");
+    bool neat = false;
+    read_if("sample_packing", config_.sample_packing);
+    read_if("neat_packing", neat);
+    config_.sample_packing |= neat;
+    read_if("train_on_inputs", config_.train_on_inputs);
+    read_if("shuffle_merged_datasets", config_.shuffle_merged_datasets);
+    read_if("curriculum_sampling", config_.sequential_order);
+  }
+
+  // The keys of a dataset: what it is and where. Others only at the value that means what we do anyway.
+  DatasetConfig read_dataset(const Setting& datasets, const YAML::Node& entry) {
+    static constexpr std::array<Choice<DatasetType>, 3> types = {{{"alpaca", DatasetType::alpaca},
+                                                                  {"chat_template", DatasetType::chat_template},
+                                                                  {"completion", DatasetType::completion}}};
+    if (!entry.IsMap())
+      refuse_value(datasets, entry, "a dataset", "a block with path and type", "{path: data.jsonl, type: alpaca}");
+    std::map<std::string, Setting> fields;
+    for (const auto& part : entry) {
+      const std::string name = part.first.as<std::string>("");
+      if (part.second.IsNull()) continue;
+      const Setting field{name,        "datasets." + name, datasets.origin, datasets.has_lines,
+                          part.second, part.first.Mark()};
+      if (!fields.emplace(name, field).second) refuse(field, "'" + field.spelling + "' is given twice", "keep one");
+      if (name != "path" && name != "type") refuse_dataset_key(field);
+    }
+    for (const char* needed : {"path", "type"})
+      if (!fields.contains(needed))
+        throw SetupError(datasets.place_of(entry.Mark()) + ": a dataset lacks " + needed,
+                         "for example: {path: data.jsonl, type: alpaca}");
+    DatasetConfig dataset;
+    const Setting& path = fields.at("path");
+    dataset.path = read_path(path, "data.jsonl").string();
+    if (!fs::exists(dataset.path))
+      throw SetupError(path.place_of(path.value.Mark()) + ": no dataset '" + dataset.path + "'",
+                       "name a local file or a folder of files: JSONL, JSON, Parquet or text");
+    dataset.type = read_choice(fields.at("type"), types);
+    return dataset;
+  }
+
+  static void refuse_dataset_key(const Setting& field) {
+    static const std::map<std::string, std::set<std::string>, std::less<>> harmless = {
+        {"split", {"train"}},
+        {"field", {"text"}},
+        {"field_messages", {"messages"}},
+        {"message_field_role", {"role"}},
+        {"message_field_content", {"content"}},
+        {"roles_to_train", {"assistant"}},
+        {"train_on_eos", {"turn"}},
+        {"chat_template", {"tokenizer_default"}},
+        {"trust_remote_code", {"false"}},
+        {"drop_system_message", {"false"}},
+    };
+    const auto found = harmless.find(field.key);
+    const YAML::Node& value = field.value;
+    const YAML::Node single = value.IsSequence() && value.size() == 1 ? value[0] : value;
+    if (found != harmless.end() && single.IsScalar() && found->second.contains(single.Scalar())) return;
+    refuse(field, "datasets: '" + field.key + "' " + (found == harmless.end() ? "" : "with " + shown(value) + " ") +
+                      "is not supported",
+           "a dataset has path and type (alpaca, chat_template or completion)");
+  }
+
+  fs::path default_prepared_path() const {
+    const auto set = [](const char* name) {
+      const char* value = std::getenv(name);
+      return fs::path(value == nullptr ? "" : value);
+    };
+    fs::path cache = set("XDG_CACHE_HOME");
+    if (cache.empty() && !set("HOME").empty()) cache = set("HOME") / ".cache";
+    if (cache.empty())
+      throw SetupError(config_.file.string() + ": neither HOME nor XDG_CACHE_HOME says where prepared data may lie",
+                       "add dataset_prepared_path: FOLDER");
+    return cache / "sluice" / "datasets";
+  }
+
+  void read_batches() {
+    read_if("micro_batch_size", config_.micro_batch_size, {.min = 1, .max = int64_t{1} << 30}, "2");
+    read_if("gradient_accumulation_steps", config_.gradient_accumulation_steps, {.min = 1, .max = int64_t{1} << 30}, "4");
+    if (const Setting* epochs = find("num_epochs"))
+      config_.num_epochs = read_number(*epochs, {.ends = NumberRange::Ends::above_min}, "3");
+    // Hugging Face's -1 means that the epochs decide.
+    if (const Setting* steps = find("max_steps"); steps != nullptr && !is_minus_one(*steps))
+      config_.max_steps = read_integer(*steps, {.min = 1}, "500");
+    if (!config_.num_epochs && !config_.max_steps) config_.num_epochs = 1;
+  }
+  static bool is_minus_one(const Setting& setting) {
+    return setting.value.IsScalar() && setting.value.Scalar() == "-1";
+  }
+
+  void read_schedule() {
+    using enum LearningRateSchedule;
+    static constexpr std::array<Choice<LearningRateSchedule>, 4> schedules = {
+        {{"constant", constant}, {"linear", linear}, {"cosine", cosine}, {"constant_with_warmup", constant}}};
+    config_.learning_rate =
+        read_number(require("learning_rate", "2e-5"), {.ends = NumberRange::Ends::above_min}, "2e-5");
+    read_if("lr_scheduler", config_.lr_scheduler, schedules);
+    read_warmup();
+  }
+
+  // As in transformers 5, warmup_steps below 1 is a share of the steps.
+  void read_warmup() {
+    double steps = 0;
+    read_if("warmup_steps", steps, {}, "10");
+    read_if("warmup_ratio", config_.warmup_ratio, {.max = 1}, "0.03");
+    if (steps > 0 && config_.warmup_ratio > 0) refuse_both("warmup_steps", "warmup_ratio", "keep one of them");
+    if (steps > 0 && steps < 1) {
+      config_.warmup_ratio = steps;
+      return;
+    }
+    if (steps != std::floor(steps) || steps > 1e15)
+      refuse_value(*find("warmup_steps"), "a whole number of steps, or a share of them below 1", "10");
+    config_.warmup_steps = static_cast<int64_t>(steps);
+  }
+
+  void read_optimizer() {
+    if (const Setting* optimizer = find("optimizer")) config_.optimizer = read_optimizer_name(*optimizer);
+    read_if("weight_decay", config_.weight_decay, {}, "0.01");
+    const NumberRange beta{.max = 1, .ends = NumberRange::Ends::below_max};
+    read_if("adam_beta1", config_.adam_beta1, beta, "0.9");
+    read_if("adam_beta2", config_.adam_beta2, beta, "0.999");
+    read_if("adam_epsilon", config_.adam_epsilon, {.ends = NumberRange::Ends::above_min}, "1e-8");
+    read_if("max_grad_norm", config_.max_grad_norm, {}, "1.0");
+    int64_t seed = static_cast<int64_t>(config_.seed);
+    read_if("seed", seed, {.min = 0}, "42");
+    config_.seed = static_cast<uint64_t>(seed);
+  }
+
+  // All are AdamW with fp32 states; where those live is the plan's matter.
+  static std::string read_optimizer_name(const Setting& setting) {
+    const std::string name = read_text(setting, "adamw_torch");
+    static const std::set<std::string> same = {"adamw_torch", "adamw_torch_fused", "adamw", "paged_adamw_32bit",
+                                               "paged_adamw"};
+    if (same.contains(name)) return "adamw_torch";
+    const bool eight_bits = name.find("8bit") != std::string::npos;
+    refuse(setting, setting.spelling + ": '" + name + "' is not supported" + (eight_bits ? " yet" : ""),
+           "use " + setting.spelling + ": adamw_torch");
+  }
+
+  void read_precision() {
+    bool fp16 = false;
+    read_if("fp16", fp16);
+    const Setting* bf16 = find("bf16");
+    bool half = false;
+    if (bf16 != nullptr) {
+      const std::string value = bf16->value.IsScalar() ? bf16->value.Scalar() : "";
+      if (value == "full")
+        refuse(*bf16, "bf16: full (no fp32 masters) is not supported", "use bf16: true, which keeps fp32 masters");
+      // Every device here computes in bf16. Asking for fp16 beside it leaves `auto` out, as in Axolotl.
+      half = value == "auto" ? !fp16 : read_bool(*bf16);
+    }
+    if (half && fp16) refuse_both("bf16", "fp16", "keep bf16: true");
+    if (fp16) refuse(*find("fp16"), "fp16: true is not supported yet", "use bf16: true");
+    config_.compute_dtype = half ? Dtype::bf16 : Dtype::f32;
+  }
+
+  void read_output() {
+    config_.output_dir = "model-out";
+    if (const Setting* folder = find("output_dir")) config_.output_dir = read_path(*folder, "outputs/my-model");
+    read_if("save_steps", config_.save_steps, {.min = 0}, "100");
+    if (const Setting* limit = find("save_total_limit"); limit != nullptr && !is_off(*limit))
+      config_.save_total_limit = read_integer(*limit, {.min = 1}, "2");
+    read_if("eval_steps", config_.eval_steps, {.min = 0}, "50");
+    if (config_.eval_steps > 0 && config_.val_set_size == 0)
+      refuse(*find("eval_steps"), "eval_steps is given, but not val_set_size", "add, for example: val_set_size: 0.05");
+    read_if("logging_steps", config_.logging_steps, {.min = 1}, "1");
+    read_if("auto_resume_from_checkpoints", config_.auto_resume_from_checkpoints);
+    read_resume();
+  }
+
+  // A folder, or Hugging Face's true: the newest checkpoint.
+  void read_resume() {
+    const Setting* resume = find("resume_from_checkpoint");
+    if (resume == nullptr || is_off(*resume)) return;
+    bool truth = false;
+    if (YAML::convert<bool>::decode(resume->value, truth))
+      config_.auto_resume_from_checkpoints = true;
+    else
+      config_.resume_from_checkpoint = read_folder(*resume, "outputs/my-model/checkpoint-100");
+  }
+
+  void read_offload() {
+    static constexpr std::array<Choice<DeviceKind>, 2> devices = {
+        {{"cpu", DeviceKind::cpu}, {"emulated", DeviceKind::emulated}}};
+    static constexpr std::array<Choice<Residence>, 4> residences = {{{"auto", Residence::automatic},
+                                                                     {"device", Residence::device},
+                                                                     {"host", Residence::host},
+                                                                     {"disk", Residence::disk}}};
+    static constexpr std::array<Choice<ActivationFate>, 5> fates = {{{"auto", ActivationFate::automatic},
+                                                                     {"keep", ActivationFate::keep},
+                                                                     {"host", ActivationFate::host},
+                                                                     {"disk", ActivationFate::disk},
+                                                                     {"recompute", ActivationFate::recompute}}};
+    read_if("device", config_.device, devices);
+    OffloadConfig& offload = config_.offload;
+    read_if("offload.params", offload.params, residences);
+    read_if("offload.gradients", offload.gradients, residences);
+    read_if("offload.optimizer", offload.optimizer, residences);
+    read_if("offload.activations", offload.activations, fates);
+    read_optimizer_state();
+    for (const auto& [key, size] : {std::pair("offload.max_gpu", &offload.max_gpu),
+                                    std::pair("offload.max_cpu", &offload.max_cpu),
+                                    std::pair("offload.max_disk", &offload.max_disk)})
+      if (const Setting* setting = find(key)) *size = read_size(*setting);
+    if (const Setting* prefetch = find("offload.prefetch"))
+      offload.prefetch = static_cast<int>(read_integer(*prefetch, {.min = 1, .max = 64}, "2"));
+    if (const Setting* backend = find("offload.io_backend")) {
+      static constexpr std::array<Choice<std::string_view>, 3> backends = {
+          {{"auto", "auto"}, {"uring", "uring"}, {"thread", "thread"}}};
+      offload.io_backend = read_choice(*backend, backends);
+    }
+    if (const Setting* paths = find("offload.nvme_path"))
+      offload.nvme_path = read_paths(*paths, "[/mnt/nvme0, /mnt/nvme1]");
+    else
+      offload.nvme_path = {config_.output_dir};
+  }
+
+  void read_optimizer_state() const {
+    const Setting* state = find("offload.optimizer_state");
+    if (state == nullptr) return;
+    static constexpr std::array<Choice<bool>, 3> formats = {{{"fp32", true}, {"bf16", false}, {"8bit", false}}};
+    if (!read_choice(*state, formats))
+      refuse(*state, "offload.optimizer_state: " + shown(state->value) + " is not supported yet",
+             "use offload.optimizer_state: fp32");
+  }
+
+  Settings settings_;
+  Config config_;
+};
+
+}  // namespace
+
+Config load_config(const fs::path& yaml, const std::vector<std::string>& overrides) {
+  return ConfigReader(yaml, read_settings(yaml, overrides)).read();
+}
+
+}  // namespace sluice::train

@@ -1,0 +1,105 @@
+#include "runtime/train/config_keys.h"
+
+#include <algorithm>
+
+#include "models/nearest_name.h"
+#include "runtime/train/config.h"
+
+namespace sluice::train {
+
+std::span<const Key> keys() {
+  static const std::vector<Key> all = {
+      {"base_model", {"model_name_or_path"}},
+      {"adapter", {"finetuning_type"}},
+      {"lora_r", {"lora_rank"}},
+      {"lora_alpha", {}},
+      {"lora_dropout", {}},
+      {"lora_target_modules", {"lora_target"}},
+      {"lora_target_linear", {}},
+      {"lora_model_dir", {"adapter_name_or_path"}},
+      {"load_in_4bit", {}},
+      {"datasets", {}},
+      {"dataset_prepared_path", {}},
+      {"val_set_size", {"val_size"}},
+      {"sequence_len", {"cutoff_len", "max_seq_length", "max_seq_len", "max_length", "model_max_length"}},
+      {"sample_packing", {"packing"}},
+      {"neat_packing", {}},
+      {"train_on_inputs", {"train_on_prompt"}},
+      {"shuffle_merged_datasets", {}},
+      {"curriculum_sampling", {"disable_shuffling"}},
+      {"micro_batch_size", {"per_device_train_batch_size"}},
+      {"gradient_accumulation_steps", {}},
+      {"num_epochs", {"num_train_epochs"}},
+      {"max_steps", {}},
+      {"learning_rate", {}},
+      {"lr_scheduler", {"lr_scheduler_type"}},
+      {"warmup_steps", {}},
+      {"warmup_ratio", {}},
+      {"optimizer", {"optim"}},
+      {"weight_decay", {}},
+      {"adam_beta1", {}},
+      {"adam_beta2", {}},
+      {"adam_epsilon", {}},
+      {"max_grad_norm", {}},
+      {"bf16", {}},
+      {"fp16", {}},
+      {"seed", {}},
+      {"output_dir", {}},
+      {"save_steps", {}},
+      {"save_total_limit", {}},
+      {"eval_steps", {}},
+      {"logging_steps", {}},
+      {"resume_from_checkpoint", {}},
+      {"auto_resume_from_checkpoints", {}},
+      {"device", {}},
+      {"offload.params", {}},
+      {"offload.gradients", {}},
+      {"offload.optimizer", {}},
+      {"offload.activations", {}},
+      {"offload.optimizer_state", {}},
+      {"offload.nvme_path", {}},
+      {"offload.max_gpu", {}},
+      {"offload.max_cpu", {}},
+      {"offload.max_disk", {}},
+      {"offload.prefetch", {}},
+      {"offload.io_backend", {}},
+  };
+  return all;
+}
+
+const Key* find_key(std::string_view spelling) {
+  for (const Key& key : keys())
+    if (key.name == spelling || std::find(key.aliases.begin(), key.aliases.end(), spelling) != key.aliases.end())
+      return &key;
+  return nullptr;
+}
+
+std::string advice_for_unknown_key(std::string_view spelling, std::string_view prefix) {
+  const std::string whole = std::string(prefix) + std::string(spelling);
+  if (prefix.empty() && find_key("offload." + whole) != nullptr) return "put it under `offload:`";
+  if (!prefix.empty() && find_key(spelling) != nullptr)
+    return "it belongs at the left margin, not under `" + std::string(prefix.substr(0, prefix.size() - 1)) + ":`";
+  std::vector<std::string_view> spellings;
+  for (const Key& key : keys()) {
+    if (key.name.starts_with("offload.") == prefix.empty()) continue;
+    spellings.push_back(key.name.substr(prefix.size()));
+    spellings.insert(spellings.end(), key.aliases.begin(), key.aliases.end());
+  }
+  if (prefix.empty()) spellings.push_back("offload");
+  const std::string nearest = models::nearest_name(spelling, spellings);
+  if (models::edit_distance(spelling, nearest) <= std::max<size_t>(2, spelling.size() / 3))
+    return "did you mean '" + nearest + "'?";
+  return "remove it; `sluice train --help` lists the keys";
+}
+
+std::string describe_keys() {
+  std::string text;
+  for (const Key& key : keys()) {
+    text += "  " + std::string(key.name);
+    for (size_t i = 0; i < key.aliases.size(); ++i) text += (i == 0 ? " (or " : ", ") + std::string(key.aliases[i]);
+    text += key.aliases.empty() ? "\n" : ")\n";
+  }
+  return text;
+}
+
+}  // namespace sluice::train

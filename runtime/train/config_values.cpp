@@ -1,0 +1,178 @@
+#include "runtime/train/config_values.h"
+
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <optional>
+#include <sstream>
+
+#include "runtime/core/result.h"
+
+namespace sluice::train {
+
+std::string shown(const YAML::Node& value) {
+  constexpr size_t kShownMax = 60;
+  if (value.IsNull()) return "nothing";
+  if (!value.IsScalar()) return value.IsSequence() ? "a list" : "a block of keys";
+  const std::string& text = value.Scalar();
+  return "'" + (text.size() > kShownMax ? text.substr(0, kShownMax) + "..." : text) + "'";
+}
+
+void refuse_value(const Setting& setting, const YAML::Node& part, const std::string& name, std::string_view expected,
+                  std::string_view example) {
+  throw SetupError(setting.place_of(part.Mark()) + ": " + name + " must be " + std::string(expected) + ", not " +
+                       shown(part),
+                   "for example: " + name + ": " + std::string(example));
+}
+
+void refuse_value(const Setting& setting, std::string_view expected, std::string_view example) {
+  refuse_value(setting, setting.value, setting.spelling, expected, example);
+}
+
+namespace {
+
+template <class Number>
+std::optional<Number> parse_number(std::string_view text) {
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+std::string_view scalar_of(const Setting& setting) {
+  return setting.value.IsScalar() ? std::string_view(setting.value.Scalar()) : std::string_view();
+}
+
+std::string text_of(double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", number);
+  return text;
+}
+
+std::string describe(IntegerRange range) {
+  const bool below = range.max == std::numeric_limits<int64_t>::max();
+  return "a whole number from " + std::to_string(range.min) + (below ? "" : " to " + std::to_string(range.max));
+}
+
+std::string describe(NumberRange range) {
+  using enum NumberRange::Ends;
+  const bool bounded = std::isfinite(range.max);
+  std::string text = std::string("a number ") + (range.ends == above_min ? "above " : "from ") + text_of(range.min);
+  if (bounded) text += (range.ends == below_max ? " to below " : " to ") + text_of(range.max);
+  return text;
+}
+
+bool holds(NumberRange range, double number) {
+  using enum NumberRange::Ends;
+  if (!std::isfinite(number) || number < range.min || number > range.max) return false;
+  return !(range.ends == above_min && number == range.min) && !(range.ends == below_max && number == range.max);
+}
+
+}  // namespace
+
+bool read_bool(const Setting& setting) {
+  bool truth = false;
+  if (!setting.value.IsScalar() || !YAML::convert<bool>::decode(setting.value, truth))
+    refuse_value(setting, "true or false", "true");
+  return truth;
+}
+
+int64_t read_integer(const Setting& setting, IntegerRange range, std::string_view example) {
+  const auto number = parse_number<int64_t>(scalar_of(setting));
+  if (!number || *number < range.min || *number > range.max) refuse_value(setting, describe(range), example);
+  return *number;
+}
+
+double read_number(const Setting& setting, NumberRange range, std::string_view example) {
+  const auto number = parse_number<double>(scalar_of(setting));
+  if (!number || !holds(range, *number)) refuse_value(setting, describe(range), example);
+  return *number;
+}
+
+std::string read_text(const Setting& setting, std::string_view example) {
+  if (scalar_of(setting).empty()) refuse_value(setting, "a text", example);
+  return setting.value.Scalar();
+}
+
+std::filesystem::path expand_home(const std::string& path) {
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || !(path == "~" || path.starts_with("~/"))) return path;
+  return home + path.substr(1);
+}
+
+std::filesystem::path read_path(const Setting& setting, std::string_view example) {
+  if (scalar_of(setting).empty()) refuse_value(setting, "a path", example);
+  return expand_home(setting.value.Scalar());
+}
+
+namespace {
+
+std::string trimmed(const std::string& text) {
+  const size_t first = text.find_first_not_of(' ');
+  return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(' ') - first + 1);
+}
+
+std::vector<std::string> split_at_commas(const std::string& text) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, ',');) parts.push_back(trimmed(part));
+  return parts;
+}
+
+}  // namespace
+
+std::vector<std::string> read_texts(const Setting& setting, std::string_view example) {
+  std::vector<std::string> texts;
+  if (setting.value.IsScalar()) texts = split_at_commas(setting.value.Scalar());
+  if (setting.value.IsSequence())
+    for (const YAML::Node& part : setting.value) texts.push_back(part.IsScalar() ? part.Scalar() : "");
+  const bool gap = std::find(texts.begin(), texts.end(), "") != texts.end();
+  if (texts.empty() || gap) refuse_value(setting, "a name or a list of names", example);
+  return texts;
+}
+
+std::vector<std::filesystem::path> read_paths(const Setting& setting, std::string_view example) {
+  if (!setting.value.IsSequence()) return {read_path(setting, example)};
+  std::vector<std::filesystem::path> paths;
+  for (const YAML::Node& part : setting.value) {
+    if (!part.IsScalar() || part.Scalar().empty())
+      refuse_value(setting, part, "each " + setting.spelling, "a path", example);
+    paths.push_back(expand_home(part.Scalar()));
+  }
+  if (paths.empty()) refuse_value(setting, "a path or a list of paths", example);
+  return paths;
+}
+
+Bytes read_size(const Setting& setting) {
+  struct Unit {
+    std::string_view name;
+    double bytes;
+  };
+  static constexpr std::array<Unit, 8> units = {{{"KiB", 0x1p10},
+                                                 {"MiB", 0x1p20},
+                                                 {"GiB", 0x1p30},
+                                                 {"TiB", 0x1p40},
+                                                 {"KB", 1e3},
+                                                 {"MB", 1e6},
+                                                 {"GB", 1e9},
+                                                 {"TB", 1e12}}};
+  std::string_view text = scalar_of(setting);
+  for (const Unit& unit : units) {
+    if (!text.ends_with(unit.name)) continue;
+    text.remove_suffix(unit.name.size());
+    while (text.ends_with(' ')) text.remove_suffix(1);
+    const auto number = parse_number<double>(text);
+    if (!number || !std::isfinite(*number) || *number <= 0 || *number * unit.bytes > 0x1p60) break;
+    return Bytes{static_cast<int64_t>(std::floor(*number * unit.bytes))};
+  }
+  refuse_value(setting, "a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB or TB", "22GiB");
+}
+
+std::string joined(const std::vector<std::string_view>& names, std::string_view last) {
+  std::string text;
+  for (size_t i = 0; i < names.size(); ++i)
+    text += (i == 0 ? std::string() : std::string(i + 1 == names.size() ? last : ", ")) + std::string(names[i]);
+  return text;
+}
+
+}  // namespace sluice::train

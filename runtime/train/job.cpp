@@ -1,0 +1,140 @@
+#include "runtime/train/job.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+#include "runtime/core/result.h"
+#include "runtime/train/text_process.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+void refuse_used_output(const Config& config, bool resumes) {
+  std::error_code unreadable;
+  if (resumes || !fs::exists(config.output_dir, unreadable)) return;
+  if (!fs::is_directory(config.output_dir))
+    throw SetupError(config.output_dir.string() + " is not a folder", "give output_dir a folder, existing and empty or new");
+  if (!fs::is_empty(config.output_dir))
+    throw SetupError("output_dir " + config.output_dir.string() + " is not empty",
+                     "give another output_dir, empty this one, or go on from its checkpoint with "
+                     "auto_resume_from_checkpoints: true");
+}
+
+Bytes available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  int64_t kib = 0;
+  for (std::string unit; file >> name >> kib; std::getline(file, unit))
+    if (name == "MemAvailable:") return KiB(kib);
+  return GiB(4);
+}
+
+Bytes free_disk(const std::vector<fs::path>& paths) {
+  Bytes sum;
+  for (fs::path path : paths) {
+    // A folder not made yet lies on its parent's file system.
+    std::error_code failed;
+    path = fs::absolute(path);
+    while (!fs::exists(path, failed) && path.has_parent_path() && path != path.parent_path()) path = path.parent_path();
+    sum += Bytes{static_cast<int64_t>(fs::space(path).available)};
+  }
+  return sum;
+}
+
+std::optional<Tier> forced(Residence residence) {
+  switch (residence) {
+    case Residence::automatic: return std::nullopt;
+    case Residence::device: return Tier::device;
+    case Residence::host: return Tier::host;
+    case Residence::disk: return Tier::disk;
+  }
+  return std::nullopt;
+}
+
+std::optional<plan::SlotFate> forced(ActivationFate fate) {
+  switch (fate) {
+    case ActivationFate::automatic: return std::nullopt;
+    case ActivationFate::keep: return plan::SlotFate::keep;
+    case ActivationFate::host: return plan::SlotFate::host;
+    case ActivationFate::disk: return plan::SlotFate::disk;
+    case ActivationFate::recompute: return plan::SlotFate::recompute;
+  }
+  return std::nullopt;
+}
+
+plan::PlanRequest request_of(const Config& config, const ModelSetup& setup, const exec::JobSources& sources, bool resumes) {
+  plan::PlanRequest request;
+  request.memory =
+      config.device == DeviceKind::emulated ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
+  request.weights = forced(config.offload.params);
+  request.states = forced(config.offload.optimizer);
+  request.gradients = forced(config.offload.gradients);
+  request.activations = forced(config.offload.activations);
+  request.prefetch = config.offload.prefetch;
+  // Without caps: most of what is free now, the rest left to the system.
+  const auto most = [](Bytes bytes) { return Bytes{bytes.count / 10 * 9}; };
+  request.caps = {config.offload.max_gpu.value_or(most(available_memory())),
+                  config.offload.max_cpu.value_or(most(available_memory())),
+                  config.offload.max_disk.value_or(most(free_disk(config.offload.nvme_path)))};
+  request.source_low_bits = source_low_bits(setup, sources);
+  request.resumes = resumes;
+  return request;
+}
+
+void refuse_long_rows(const TokenDataset& data, const ModelSetup& setup) {
+  if (data.longest_document() > setup.model.positions_max)
+    throw SetupError(data.file().string() + ": the longest document has " + std::to_string(data.longest_document()) +
+                         " tokens and the model's max_position_embeddings is " + std::to_string(setup.model.positions_max),
+                     "lower sequence_len");
+  if (data.vocabulary() > setup.model.vocabulary)
+    throw SetupError("the tokenizer has " + std::to_string(data.vocabulary()) + " tokens and the model's embedding " +
+                         std::to_string(setup.model.vocabulary),
+                     "use the tokenizer that belongs to base_model");
+}
+
+void refuse_long_sequences(const Config& config, const models::DecoderSpec& spec) {
+  if (config.sequence_len > spec.positions_max)
+    throw SetupError(config.file.string() + ": sequence_len is " + std::to_string(config.sequence_len) +
+                         " and the model's max_position_embeddings is " + std::to_string(spec.positions_max),
+                     "set sequence_len to " + std::to_string(spec.positions_max) + " or less");
+}
+
+BatchShape batch_shape(const Job& job) {
+  BatchShape batch;
+  batch.tokens_max = job.training->tokens_max(job.config.micro_batch_size);
+  batch.document_max = job.training->longest_document();
+  if (job.validation) {
+    batch.tokens_max = std::max(batch.tokens_max, job.validation->tokens_max(job.config.micro_batch_size));
+    batch.document_max = std::max(batch.document_max, job.validation->longest_document());
+  }
+  batch.micro_batches = static_cast<int>(job.steps.micro_batches_max());
+  return batch;
+}
+
+}  // namespace
+
+Job prepare_job(const Config& config) {
+  Job job;
+  job.config = config;
+  job.resume = find_resume(config);
+  refuse_used_output(config, job.resume.has_value());
+  job.setup = set_up_model(config, job.resume ? job.resume->folder : fs::path());
+  refuse_long_sequences(config, job.setup.spec);
+  const PreparedData data = prepare_data(config);
+  job.training = std::make_unique<TokenDataset>(data.train);
+  if (!data.validation.empty()) job.validation = std::make_unique<TokenDataset>(data.validation);
+  refuse_long_rows(*job.training, job.setup);
+  job.steps = BatchPlan(config, job.training->rows());
+  job.learning_rate = LearningRate(config, job.steps.steps_total());
+  job.sources = sources_of(job.setup, plan::Plan().chunk_elements);
+  if (job.resume) add_resumed_states(*job.resume, job.setup, job.sources);
+  job.shape = shape_of(job.setup, job.sources, batch_shape(job));
+  job.request = request_of(config, job.setup, job.sources, job.resume.has_value());
+  job.planned = plan::make_plan(job.shape, job.request);
+  return job;
+}
+
+}  // namespace sluice::train

@@ -1,0 +1,151 @@
+#include "runtime/train/metrics.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "runtime/core/result.h"
+#include "runtime/core/units.h"
+
+namespace sluice::train {
+
+std::string to_json_line(const StepRecord& record) {
+  nlohmann::ordered_json json;
+  json["step"] = record.step;
+  json["loss"] = record.loss;
+  json["grad_norm"] = record.grad_norm;
+  json["learning_rate"] = record.learning_rate;
+  json["tokens"] = record.tokens;
+  json["step_seconds"] = record.step_seconds;
+  json["tokens_per_second"] = record.tokens_per_second;
+  json["bound_seconds"] = record.bound_seconds;
+  json["percent_of_bound"] = record.percent_of_bound;
+  json["binding_lane"] = record.binding_lane;
+  json["device_peak_bytes"] = record.device_peak_bytes;
+  json["host_peak_bytes"] = record.host_peak_bytes;
+  json["disk_read_bytes"] = record.disk_read_bytes;
+  json["disk_write_bytes"] = record.disk_write_bytes;
+  return json.dump();
+}
+
+namespace {
+
+std::string system_error(const std::filesystem::path& file, const char* what) {
+  return file.string() + ": " + what + ": " + std::strerror(errno);
+}
+
+// The lines of steps up to `steps_kept`. A last line without its end was being written when the run was killed.
+std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
+  std::string kept;
+  if (steps_kept == 0) return kept;
+  std::ifstream stream(file);
+  for (std::string line; std::getline(stream, line) && !stream.eof();) {
+    const auto json = nlohmann::json::parse(line, nullptr, false);
+    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer())
+      throw SetupError(file.string() + ": not a log that Sluice wrote: " + line.substr(0, 80),
+                       "move the file away, or train into another output_dir");
+    if (json["step"].get<int64_t>() <= steps_kept) kept += line + "\n";
+  }
+  return kept;
+}
+
+bool write_all(int descriptor, const std::string& text) {
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t written = ::write(descriptor, text.data() + done, text.size() - done);
+    if (written < 0 && errno != EINTR) return false;
+    if (written > 0) done += static_cast<size_t>(written);
+  }
+  return true;
+}
+
+}  // namespace
+
+StepLog::StepLog(std::filesystem::path file, int64_t steps_kept) : file_(std::move(file)) {
+  const std::string kept = kept_lines(file_, steps_kept);
+  // A new file takes the old one's place at once: a kill in between loses no line.
+  const std::filesystem::path partial = file_.string() + ".partial";
+  descriptor_ = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
+  if (descriptor_ < 0 || !write_all(descriptor_, kept) || ::rename(partial.c_str(), file_.c_str()) != 0) {
+    const std::string message = system_error(file_, "cannot be written");
+    if (descriptor_ >= 0) ::close(descriptor_);
+    throw SetupError(message, "give an output_dir that can be written to");
+  }
+}
+
+StepLog::~StepLog() { ::close(descriptor_); }
+
+void StepLog::append(const StepRecord& record) {
+  if (!write_all(descriptor_, to_json_line(record) + "\n"))
+    throw RunError({errno == ENOSPC ? ErrorCode::no_space : ErrorCode::io, system_error(file_, "cannot be written"),
+                    "the last checkpoint is intact; make room and start again"});
+}
+
+bool wants_colour(int descriptor) {
+  const auto set = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr && *value != '\0' ? value : nullptr;
+  };
+  const char* terminal = set("TERM");
+  return ::isatty(descriptor) == 1 && set("NO_COLOR") == nullptr &&
+         (terminal == nullptr || std::strcmp(terminal, "dumb") != 0);
+}
+
+namespace {
+
+template <class... Values>
+std::string formatted(const char* format, Values... values) {
+  char text[160];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+}  // namespace
+
+std::string progress_text(const StepRecord& record, int64_t steps_total, double seconds_left, ProgressStyle style) {
+  const std::string total = std::to_string(steps_total);
+  const auto strong = [&](const std::string& text) { return style.colour ? "\033[1m" + text + "\033[0m" : text; };
+  const auto dim = [&](const std::string& text) { return style.colour ? "\033[2m" + text + "\033[0m" : text; };
+  std::string text = "step " +
+                     formatted("%*lld/", static_cast<int>(total.size()), static_cast<long long>(record.step)) + total;
+  text += "  loss " + strong(formatted("%.4f", record.loss));
+  text += formatted("  grad %.3g  lr %.2e  %.0f tok/s  ", record.grad_norm, record.learning_rate,
+                    record.tokens_per_second);
+  text += formatted("%.0f%% of bound", record.percent_of_bound) + dim(" (" + std::string(record.binding_lane) + ")");
+  text += "  ETA " + to_string(Microseconds{seconds_left * 1e6});
+  return text;
+}
+
+ProgressLine::ProgressLine(int64_t steps_total, bool quiet, int64_t every)
+    : steps_total_(steps_total), quiet_(quiet), every_(every), style_{wants_colour(STDOUT_FILENO)} {}
+
+// By the clock since the first step, so that checkpoints and evaluations count; the first step, slower than the
+// others, only until there is another.
+double ProgressLine::seconds_left(const StepRecord& record) {
+  const auto now = std::chrono::steady_clock::now();
+  double seconds_per_step = record.step_seconds;
+  if (first_step_ == 0) {
+    first_step_ = record.step;
+    first_end_ = now;
+  } else {
+    seconds_per_step = std::chrono::duration<double>(now - first_end_).count() /
+                       static_cast<double>(record.step - first_step_);
+  }
+  return seconds_per_step * static_cast<double>(steps_total_ - record.step);
+}
+
+void ProgressLine::show(const StepRecord& record) {
+  const bool first = first_step_ == 0;
+  const double left = seconds_left(record);
+  const bool due = first || record.step == steps_total_ || record.step % every_ == 0;
+  if (quiet_ || !due) return;
+  std::printf("%s\n", progress_text(record, steps_total_, left, style_).c_str());
+  std::fflush(stdout);
+}
+
+}  // namespace sluice::train

@@ -1,0 +1,337 @@
+// One suite for every way of moving bytes: io_uring, threads, and either of them behind a backend that misbehaves.
+#include "swap/swap_engine.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <random>
+
+#include "swap/faulty_backend.h"
+#include "swap/host_slab.h"
+
+namespace sluice::swap {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Folder {
+ public:
+  explicit Folder(const fs::path& parent = fs::temp_directory_path()) {
+    std::string name = (parent / "sluice-conformance-XXXXXX").string();
+    SLUICE_CHECK(mkdtemp(name.data()) != nullptr, "a folder for the test");
+    path_ = name;
+  }
+  ~Folder() { fs::remove_all(path_); }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+struct Setting {
+  const char* name;
+  BackendKind backend;
+  Faults faults;
+};
+
+SwapEngine::WrapBackend wrapped(const Faults& faults) {
+  return [faults](std::unique_ptr<IoBackend> inner) { return make_faulty_backend(std::move(inner), faults); };
+}
+
+void fill(std::span<std::byte> memory, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  for (size_t i = 0; i + 8 <= memory.size(); i += 8) {
+    const uint64_t value = random();
+    std::memcpy(memory.data() + i, &value, 8);
+  }
+}
+
+// Waits for `count` completions, by token.
+std::map<uint64_t, Result<void>> settle(SwapEngine& engine, size_t count) {
+  std::map<uint64_t, Result<void>> results;
+  for (int rounds = 0; results.size() < count && rounds < 3000; ++rounds)
+    for (Completion& completion : engine.wait(std::chrono::milliseconds(10)))
+      EXPECT_TRUE(results.emplace(completion.token, std::move(completion.result)).second) << "a token completed twice";
+  EXPECT_EQ(results.size(), count);
+  return results;
+}
+
+void expect_ok(const std::map<uint64_t, Result<void>>& results) {
+  for (const auto& [token, result] : results) EXPECT_TRUE(result.ok()) << (result.ok() ? "" : result.error().text());
+}
+
+class Swap : public testing::TestWithParam<Setting> {
+ protected:
+  SwapOptions options(std::vector<fs::path> paths) const {
+    SwapOptions options;
+    options.backend = GetParam().backend;
+    options.nvme_paths = std::move(paths);
+    options.request_bytes = KiB(64);
+    options.stripe_bytes = KiB(64);
+    options.queue_depth = 8;
+    return options;
+  }
+};
+
+TEST_P(Swap, ReadsBackExactlyWhatWasWrittenForAnyLength) {
+  const Folder folder;
+  SwapEngine engine(options({folder.path()}), wrapped(GetParam().faults));
+  const std::vector<int64_t> lengths = {1, 7, 4095, 4096, 4097, 65536, 65537, 300'001, 5'000'000};
+  HostSlab out(MiB(16)), in(MiB(16));
+  fill(out.memory(), 1);
+  std::vector<ExtentId> extents;
+  int64_t at = 0;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    extents.push_back(engine.create_extent(Bytes{lengths[i]}, "test"));
+    engine.write(extents[i], out.memory().subspan(static_cast<size_t>(at)), i);
+    at += round_up(lengths[i], 4096);
+  }
+  expect_ok(settle(engine, lengths.size()));
+  at = 0;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    engine.read(extents[i], in.memory().subspan(static_cast<size_t>(at)), i);
+    at += round_up(lengths[i], 4096);
+  }
+  expect_ok(settle(engine, lengths.size()));
+  at = 0;
+  for (const int64_t length : lengths) {
+    EXPECT_EQ(std::memcmp(in.memory().data() + at, out.memory().data() + at, static_cast<size_t>(length)), 0) << length;
+    at += round_up(length, 4096);
+  }
+}
+
+TEST_P(Swap, KeepsManyTransfersBothWaysApartBeyondTheQueueDepth) {
+  const Folder folder;
+  SwapEngine engine(options({folder.path()}), wrapped(GetParam().faults));
+  constexpr size_t kExtents = 40;
+  constexpr int64_t kBytes = 200'000;
+  const auto room = static_cast<size_t>(round_up(kBytes, 4096));
+  HostSlab out(Bytes{static_cast<int64_t>(kExtents * room)}), in(Bytes{static_cast<int64_t>(kExtents * room)});
+  fill(out.memory(), 2);
+  std::vector<ExtentId> extents;
+  for (size_t i = 0; i < kExtents; ++i) {
+    extents.push_back(engine.create_extent(Bytes{kBytes}, "test"));
+    engine.write(extents[i], out.memory().subspan(i * room, room), i);
+  }
+  expect_ok(settle(engine, kExtents));
+  // The even ones are read while the odd ones are written anew.
+  for (size_t i = 0; i < kExtents; ++i) {
+    if (i % 2 == 0) {
+      engine.read(extents[i], in.memory().subspan(i * room, room), i);
+    } else {
+      engine.write(extents[i], out.memory().subspan(i * room, room), i);
+    }
+  }
+  expect_ok(settle(engine, kExtents));
+  for (size_t i = 0; i < kExtents; i += 2)
+    EXPECT_EQ(std::memcmp(in.memory().data() + i * room, out.memory().data() + i * room, kBytes), 0) << i;
+}
+
+TEST_P(Swap, StripesOverSeveralPaths) {
+  const Folder one, two, three;
+  SwapEngine engine(options({one.path(), two.path(), three.path()}), wrapped(GetParam().faults));
+  constexpr int64_t kBytes = 1'000'003;
+  HostSlab out(Bytes{kBytes}), in(Bytes{kBytes});
+  fill(out.memory(), 3);
+  const ExtentId extent = engine.create_extent(Bytes{kBytes}, "test");
+  engine.write(extent, out.memory(), 1);
+  expect_ok(settle(engine, 1));
+  engine.read(extent, in.memory(), 2);
+  expect_ok(settle(engine, 1));
+  EXPECT_EQ(std::memcmp(in.memory().data(), out.memory().data(), kBytes), 0);
+  for (const Folder* folder : {&one, &two, &three})
+    EXPECT_GT(fs::file_size(folder->path() / "sluice-swap" / "extents"), 300'000u);
+}
+
+TEST_P(Swap, ReadsAnyRangeOfASourceUpToItsUnalignedEnd) {
+  const Folder folder;
+  const fs::path file = folder.path() / "source";
+  std::vector<std::byte> content(300'017);
+  fill(content, 4);
+  std::ofstream(file, std::ios::binary).write(reinterpret_cast<const char*>(content.data()), 300'017);
+  SwapEngine engine(options({folder.path()}), wrapped(GetParam().faults));
+  const SourceId source = engine.open_source(file);
+  HostSlab in(MiB(1));
+  for (const auto& [offset, bytes] : std::vector<std::pair<int64_t, int64_t>>{
+           {0, 1}, {5, 4095}, {4096, 4096}, {4000, 200}, {8191, 100'000}, {299'999, 18}, {0, 300'017}}) {
+    engine.read_source(source, offset, bytes, in.memory(), 9);
+    expect_ok(settle(engine, 1));
+    EXPECT_EQ(std::memcmp(in.memory().data() + offset % 4096, content.data() + offset, static_cast<size_t>(bytes)), 0)
+        << offset << " " << bytes;
+  }
+}
+
+TEST_P(Swap, NamesTheFileAndOffsetOfAFailureAndKeepsGoing) {
+  const Folder folder;
+  Faults faults = GetParam().faults;
+  faults.fail_at = 3;
+  faults.fail_errno = EIO;
+  SwapEngine engine(options({folder.path()}), wrapped(faults));
+  HostSlab out(MiB(1));
+  const ExtentId extent = engine.create_extent(MiB(1), "test");
+  engine.write(extent, out.memory(), 1);
+  const auto results = settle(engine, 1);
+  ASSERT_FALSE(results.at(1).ok());
+  EXPECT_NE(results.at(1).error().message.find("sluice-swap/extents"), std::string::npos);
+  EXPECT_NE(results.at(1).error().message.find("offset"), std::string::npos);
+  EXPECT_NE(results.at(1).error().hint.find("dmesg"), std::string::npos);
+}
+
+TEST_P(Swap, SaysNoSpaceWhenTheDriveFillsUp) {
+  const Folder folder;
+  Faults faults = GetParam().faults;
+  faults.fail_at = 0;
+  faults.fail_errno = ENOSPC;
+  SwapEngine engine(options({folder.path()}), wrapped(faults));
+  HostSlab out(MiB(1));
+  engine.write(engine.create_extent(MiB(1), "test"), out.memory(), 1);
+  const auto results = settle(engine, 1);
+  ASSERT_FALSE(results.at(1).ok());
+  EXPECT_EQ(results.at(1).error().code, ErrorCode::no_space);
+}
+
+TEST_P(Swap, FindsOneFlippedBitOnTheNextRead) {
+  const Folder folder;
+  Faults faults = GetParam().faults;
+  faults.flip_bit_at = 2;
+  SwapEngine engine(options({folder.path()}), wrapped(faults));
+  HostSlab memory(MiB(1));
+  fill(memory.memory(), 5);
+  const ExtentId extent = engine.create_extent(MiB(1), "test");
+  engine.write(extent, memory.memory(), 1);
+  expect_ok(settle(engine, 1));
+  engine.read(extent, memory.memory(), 2);
+  const auto results = settle(engine, 1);
+  ASSERT_FALSE(results.at(2).ok());
+  EXPECT_EQ(results.at(2).error().code, ErrorCode::corrupt);
+}
+
+TEST_P(Swap, FindsBytesChangedOnTheDrive) {
+  const Folder folder;
+  SwapEngine engine(options({folder.path()}), wrapped(GetParam().faults));
+  HostSlab memory(MiB(1));
+  fill(memory.memory(), 6);
+  const ExtentId extent = engine.create_extent(MiB(1), "test");
+  engine.write(extent, memory.memory(), 1);
+  expect_ok(settle(engine, 1));
+  {
+    const int fd = open((folder.path() / "sluice-swap" / "extents").c_str(), O_RDWR);
+    char byte = 0;
+    ASSERT_EQ(pread(fd, &byte, 1, 500'000), 1);
+    byte = static_cast<char>(byte ^ 1);
+    ASSERT_EQ(pwrite(fd, &byte, 1, 500'000), 1);
+    fsync(fd);
+    close(fd);
+  }
+  engine.read(extent, memory.memory(), 2);
+  const auto results = settle(engine, 1);
+  ASSERT_FALSE(results.at(2).ok());
+  EXPECT_EQ(results.at(2).error().code, ErrorCode::corrupt);
+}
+
+TEST_P(Swap, RefusesAFolderThatAnotherOwnerUses) {
+  const Folder folder;
+  SwapEngine first(options({folder.path()}), wrapped(GetParam().faults));
+  try {
+    SwapEngine second(options({folder.path()}), wrapped(GetParam().faults));
+    FAIL() << "two owners of one folder";
+  } catch (const SetupError& error) {
+    EXPECT_NE(std::string(error.what()).find(std::to_string(getpid())), std::string::npos) << error.what();
+  }
+}
+
+TEST_P(Swap, TakesOverWhatADeadOwnerLeftAndCleansUpAfterItself) {
+  const Folder folder;
+  fs::create_directory(folder.path() / "sluice-swap");
+  std::ofstream(folder.path() / "sluice-swap" / "owner") << "999999";
+  std::ofstream(folder.path() / "sluice-swap" / "extents") << "old";
+  {
+    SwapEngine engine(options({folder.path()}), wrapped(GetParam().faults));
+    struct stat about {};
+    ASSERT_EQ(stat((folder.path() / "sluice-swap" / "extents").c_str(), &about), 0);
+    EXPECT_EQ(about.st_mode & 0777, 0600u);
+    EXPECT_EQ(about.st_size, 0);
+  }
+  EXPECT_FALSE(fs::exists(folder.path() / "sluice-swap"));
+}
+
+TEST_P(Swap, WorksWhereDirectIoIsRefused) {
+  if (!fs::exists("/dev/shm")) GTEST_SKIP() << "no tmpfs at /dev/shm";
+  const Folder folder("/dev/shm");
+  SwapEngine engine(options({folder.path()}), wrapped(GetParam().faults));
+  HostSlab out(KiB(256)), in(KiB(256));
+  fill(out.memory(), 7);
+  const ExtentId extent = engine.create_extent(KiB(200), "test");
+  engine.write(extent, out.memory(), 1);
+  expect_ok(settle(engine, 1));
+  engine.read(extent, in.memory(), 2);
+  expect_ok(settle(engine, 1));
+  EXPECT_EQ(std::memcmp(in.memory().data(), out.memory().data(), 200 << 10), 0);
+}
+
+TEST_P(Swap, RefusesAnExtentLargerThanTheDriveWithNeedAndFree) {
+  const Folder folder;
+  SwapOptions large = options({folder.path()});
+  large.request_bytes = large.stripe_bytes = GiB(1);
+  SwapEngine engine(large, wrapped(GetParam().faults));
+  try {
+    engine.create_extent(GiB(1 << 10), "states");
+    FAIL() << "a tebibyte was reserved";
+  } catch (const SetupError& error) {
+    EXPECT_NE(std::string(error.what()).find("states"), std::string::npos) << error.what();
+  }
+}
+
+TEST_P(Swap, CutsRequestsAboveTheKernelsLimit) {
+  const Folder folder;
+  SwapOptions large = options({folder.path()});
+  large.request_bytes = GiB(8);
+  SwapEngine engine(large, wrapped(GetParam().faults));
+  // A sparse source larger than one request may be; its end carries a mark.
+  const fs::path file = folder.path() / "sparse";
+  { std::ofstream out(file, std::ios::binary); }
+  const int64_t bytes = kRequestBytesMax + (1 << 20);
+  fs::resize_file(file, static_cast<uintmax_t>(bytes));
+  {
+    const int fd = open(file.c_str(), O_WRONLY);
+    ASSERT_EQ(pwrite(fd, "end", 3, bytes - 3), 3);
+    close(fd);
+  }
+  HostSlab in(Bytes{bytes + 4096});
+  const SourceId source = engine.open_source(file);
+  engine.read_source(source, 0, bytes, in.memory(), 1);
+  expect_ok(settle(engine, 1));
+  EXPECT_EQ(std::memcmp(in.memory().data() + bytes - 3, "end", 3), 0);
+  EXPECT_GE(engine.counters().requests, 2);
+}
+
+TEST(SwapFaults, ShortAndInterruptedTransfersAreTakenUpAgain) {
+  const Folder folder;
+  SwapOptions options;
+  options.nvme_paths = {folder.path()};
+  Faults faults;
+  faults.short_transfers = 0.5;
+  faults.interrupted = 0.2;
+  SwapEngine engine(options, wrapped(faults));
+  HostSlab memory(MiB(32));
+  fill(memory.memory(), 8);
+  engine.write(engine.create_extent(MiB(32), "test"), memory.memory(), 1);
+  expect_ok(settle(engine, 1));
+  EXPECT_GT(engine.counters().resubmitted, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Backends, Swap,
+    testing::Values(Setting{"uring", BackendKind::automatic, {}}, Setting{"thread", BackendKind::thread, {}},
+                    Setting{"faulty_uring", BackendKind::automatic, {.seed = 11, .short_transfers = 0.3, .interrupted = 0.1, .try_again = 0.1, .room = 3}},
+                    Setting{"faulty_thread", BackendKind::thread, {.seed = 12, .short_transfers = 0.3, .interrupted = 0.1, .try_again = 0.1, .room = 3}}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace sluice::swap

@@ -1,0 +1,24 @@
+"""The jobs of this suite: small, with everything on that could depend on the plan."""
+
+from golden import tiny_models
+from golden.reference import Recipe
+
+# SmolLM2's shape in few layers: MKL takes other paths at these widths than at those of the tiny models.
+SMOLLM2_LIKE = tiny_models.TinyModel(
+    "smollm2_like",
+    "llama",
+    {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+     "num_hidden_layers": 3, "vocab_size": 1024},
+    stored="bfloat16",
+)
+TINY = tiny_models.BY_NAME["qwen3_untied"]
+RECIPE = Recipe(rows_per_micro_batch=2, micro_batches=3, steps=10, warmup_steps=2, grad_norm_max=2.0)
+METHODS = {
+    "full": {},
+    "lora": {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "lora_target_linear": True},
+}
+PRECISIONS = {"fp32": {"bf16": False}, "bf16": {"bf16": True}}
+
+
+def job_of(workshop, model, method, precision, **keys):
+    return workshop.job(workshop.model(model), RECIPE, seed=11, **METHODS[method], **PRECISIONS[precision], **keys)
