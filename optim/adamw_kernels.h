@@ -1,4 +1,4 @@
-// What each instruction set's copy of adamw_kernels.cpp offers, and the constants of one step rounded once to fp32.
+// What each instruction set offers, and the constants of one step rounded once to fp32.
 #pragma once
 
 #include <cstdint>

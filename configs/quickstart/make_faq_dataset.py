@@ -165,7 +165,7 @@ def write_dataset(pairs, notice, target):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=cache_folder() / "datasets" / "debian-faq.jsonl")
+    parser.add_argument("file", type=Path, nargs="?", default=cache_folder() / "quickstart" / "debian-faq.jsonl")
     target = parser.parse_args().file
     if target.exists():
         print(f"dataset: {target} (already there)")

@@ -12,7 +12,7 @@ here=configs/quickstart
 work=build/quickstart
 cache=${SLUICE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sluice}
 model=$cache/models/SmolLM2-135M-Instruct
-dataset=$cache/datasets/debian-faq.jsonl
+dataset=$cache/quickstart/debian-faq.jsonl
 question="How does one pronounce Debian and what does this word mean?"
 export SLUICE_PYTHON=$python
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/core/check.h"
+
 namespace sluice::exec {
 
 Lease::~Lease() {

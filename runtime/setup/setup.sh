@@ -35,7 +35,7 @@ install_debian_packages() {
   fi
   say "installing Debian packages: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  local apt=(apt-get -q -y -o DPkg::Lock::Timeout=300)
+  local apt=(apt-get -qq -y -o DPkg::Lock::Timeout=300)
   "${apt[@]}" update >&2 && "${apt[@]}" install --no-install-recommends "${missing[@]}" >&2 ||
     fail "apt-get failed. fix what it says above, then run this again"
 }

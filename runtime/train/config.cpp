@@ -69,14 +69,16 @@ class ConfigReader {
   fs::path read_folder(const Setting& setting, std::string_view example) const {
     fs::path folder = read_path(setting, example);
     if (!fs::is_directory(folder))
-      throw SetupError(setting.place_of(setting.value.Mark()) + ": " + setting.spelling + ": no folder '" +
-                           folder.string() + "'",
-                       "name a local folder; one from a hub is fetched before, "
-                       "for example: hf download NAME --local-dir FOLDER");
+      throw SetupError(
+          setting.place_of(setting.value.position) + ": " + setting.spelling + ": no folder '" + folder.string() + "'",
+          "name a local folder; one from a hub is fetched before, "
+          "for example: hf download NAME --local-dir FOLDER");
     return folder;
   }
 
-  void read_model() { config_.base_model = read_folder(require("base_model", "models/SmolLM2-135M"), "models/SmolLM2-135M"); }
+  void read_model() {
+    config_.base_model = read_folder(require("base_model", "models/SmolLM2-135M"), "models/SmolLM2-135M");
+  }
 
   void read_adapter() {
     enum class Asked { none, lora, qlora };
@@ -84,8 +86,7 @@ class ConfigReader {
         {{"lora", Asked::lora}, {"full", Asked::none}, {"none", Asked::none}, {"qlora", Asked::qlora}}};
     Asked asked = Asked::none;
     const Setting* adapter = find("adapter");
-    if (adapter != nullptr && !(adapter->value.IsScalar() && adapter->value.Scalar().empty()))
-      asked = read_choice(*adapter, choices);
+    if (adapter != nullptr && !is_unset(adapter->value)) asked = read_choice(*adapter, choices);
     bool four_bits = false;
     read_if("load_in_4bit", four_bits);
     if (four_bits && asked != Asked::qlora)
@@ -95,22 +96,16 @@ class ConfigReader {
     config_.adapter = asked == Asked::lora ? Adapter::lora : Adapter::none;
     if (config_.adapter == Adapter::lora) return read_lora(*adapter);
     for (const char* key : {"lora_r", "lora_alpha", "lora_target_modules", "lora_target_linear", "lora_model_dir"})
-      if (const Setting* setting = find(key); setting != nullptr && !is_off(*setting))
+      if (const Setting* setting = find(key); setting != nullptr && !is_unset(setting->value))
         refuse(*setting, setting->spelling + " is given, but not adapter: lora",
                "add adapter: lora, or remove " + setting->spelling + " for full fine-tuning");
   }
-  static bool is_off(const Setting& setting) {
-    bool truth = true;
-    if (!setting.value.IsScalar()) return setting.value.size() == 0;
-    return setting.value.Scalar().empty() ||
-           (YAML::convert<bool>::decode(setting.value, truth) && !truth);
-  }
 
   void read_lora(const Setting& adapter) {
-    if (const Setting* folder = find("lora_model_dir"); folder != nullptr && !is_off(*folder))
+    if (const Setting* folder = find("lora_model_dir"); folder != nullptr && !is_unset(folder->value))
       config_.lora_model_dir = read_folder(*folder, "outputs/adapter");
     read_if("lora_target_linear", config_.lora_target_linear);
-    if (const Setting* targets = find("lora_target_modules"); targets != nullptr && !is_off(*targets))
+    if (const Setting* targets = find("lora_target_modules"); targets != nullptr && !is_unset(targets->value))
       config_.lora_target_modules = read_texts(*targets, kSomeTargets);
     // LLaMA-Factory's and peft's words for every linear layer.
     for (const char* word : {"all", "all-linear"})
@@ -130,11 +125,11 @@ class ConfigReader {
 
   void read_data() {
     const Setting& datasets = require("datasets", "[{path: data.jsonl, type: alpaca}]");
-    if (!datasets.value.IsSequence() || datasets.value.size() == 0)
+    if (datasets.value.items.empty())
       refuse_value(datasets, "a list of at least one dataset", "[{path: data.jsonl, type: alpaca}]");
-    for (const YAML::Node& entry : datasets.value) config_.datasets.push_back(read_dataset(datasets, entry));
+    for (const DocumentValue& entry : datasets.value.items) config_.datasets.push_back(read_dataset(datasets, entry));
 
-    if (const Setting* folder = find("dataset_prepared_path"); folder != nullptr && !is_off(*folder))
+    if (const Setting* folder = find("dataset_prepared_path"); folder != nullptr && !is_unset(folder->value))
       config_.dataset_prepared_path = read_path(*folder, "prepared");
     else
       config_.dataset_prepared_path = default_prepared_path();
@@ -152,30 +147,29 @@ class ConfigReader {
   }
 
   // The keys of a dataset: what it is and where. Others only at the value that means what we do anyway.
-  DatasetConfig read_dataset(const Setting& datasets, const YAML::Node& entry) {
+  DatasetConfig read_dataset(const Setting& datasets, const DocumentValue& entry) {
     static constexpr std::array<Choice<DatasetType>, 3> types = {{{"alpaca", DatasetType::alpaca},
                                                                   {"chat_template", DatasetType::chat_template},
                                                                   {"completion", DatasetType::completion}}};
-    if (!entry.IsMap())
+    if (entry.kind != DocumentValue::Kind::block)
       refuse_value(datasets, entry, "a dataset", "a block with path and type", "{path: data.jsonl, type: alpaca}");
     std::map<std::string, Setting> fields;
-    for (const auto& part : entry) {
-      const std::string name = part.first.as<std::string>("");
-      if (part.second.IsNull()) continue;
-      const Setting field{name,        "datasets." + name, datasets.origin, datasets.has_lines,
-                          part.second, part.first.Mark()};
+    for (const DocumentField& part : entry.fields) {
+      if (part.value.is_null()) continue;
+      const std::string& name = part.key;
+      const Setting field{name, "datasets." + name, datasets.origin, part.position, part.value};
       if (!fields.emplace(name, field).second) refuse(field, "'" + field.spelling + "' is given twice", "keep one");
       if (name != "path" && name != "type") refuse_dataset_key(field);
     }
     for (const char* needed : {"path", "type"})
       if (!fields.contains(needed))
-        throw SetupError(datasets.place_of(entry.Mark()) + ": a dataset lacks " + needed,
+        throw SetupError(datasets.place_of(entry.position) + ": a dataset lacks " + needed,
                          "for example: {path: data.jsonl, type: alpaca}");
     DatasetConfig dataset;
     const Setting& path = fields.at("path");
     dataset.path = read_path(path, "data.jsonl").string();
     if (!fs::exists(dataset.path))
-      throw SetupError(path.place_of(path.value.Mark()) + ": no dataset '" + dataset.path + "'",
+      throw SetupError(path.place_of(path.value.position) + ": no dataset '" + dataset.path + "'",
                        "name a local file or a folder of files: JSONL, JSON, Parquet or text");
     dataset.type = read_choice(fields.at("type"), types);
     return dataset;
@@ -195,11 +189,12 @@ class ConfigReader {
         {"drop_system_message", {"false"}},
     };
     const auto found = harmless.find(field.key);
-    const YAML::Node& value = field.value;
-    const YAML::Node single = value.IsSequence() && value.size() == 1 ? value[0] : value;
-    if (found != harmless.end() && single.IsScalar() && found->second.contains(single.Scalar())) return;
-    refuse(field, "datasets: '" + field.key + "' " + (found == harmless.end() ? "" : "with " + shown(value) + " ") +
-                      "is not supported",
+    const DocumentValue& value = field.value;
+    const DocumentValue& single = value.items.size() == 1 ? value.items.front() : value;
+    if (found != harmless.end() && single.is_text() && found->second.contains(single.text)) return;
+    refuse(field,
+           "datasets: '" + field.key + "' " + (found == harmless.end() ? "" : "with " + shown(value) + " ") +
+               "is not supported",
            "a dataset has path and type (alpaca, chat_template or completion)");
   }
 
@@ -218,7 +213,8 @@ class ConfigReader {
 
   void read_batches() {
     read_if("micro_batch_size", config_.micro_batch_size, {.min = 1, .max = int64_t{1} << 30}, "2");
-    read_if("gradient_accumulation_steps", config_.gradient_accumulation_steps, {.min = 1, .max = int64_t{1} << 30}, "4");
+    read_if("gradient_accumulation_steps", config_.gradient_accumulation_steps, {.min = 1, .max = int64_t{1} << 30},
+            "4");
     if (const Setting* epochs = find("num_epochs"))
       config_.num_epochs = read_number(*epochs, {.ends = NumberRange::Ends::above_min}, "3");
     // Hugging Face's -1 means that the epochs decide.
@@ -226,9 +222,7 @@ class ConfigReader {
       config_.max_steps = read_integer(*steps, {.min = 1}, "500");
     if (!config_.num_epochs && !config_.max_steps) config_.num_epochs = 1;
   }
-  static bool is_minus_one(const Setting& setting) {
-    return setting.value.IsScalar() && setting.value.Scalar() == "-1";
-  }
+  static bool is_minus_one(const Setting& setting) { return setting.value.is_text() && setting.value.text == "-1"; }
 
   void read_schedule() {
     using enum LearningRateSchedule;
@@ -285,7 +279,7 @@ class ConfigReader {
     const Setting* bf16 = find("bf16");
     bool half = false;
     if (bf16 != nullptr) {
-      const std::string value = bf16->value.IsScalar() ? bf16->value.Scalar() : "";
+      const std::string value = bf16->value.is_text() ? bf16->value.text : "";
       if (value == "full")
         refuse(*bf16, "bf16: full (no fp32 masters) is not supported", "use bf16: true, which keeps fp32 masters");
       // Every device here computes in bf16. Asking for fp16 beside it leaves `auto` out, as in Axolotl.
@@ -300,7 +294,7 @@ class ConfigReader {
     config_.output_dir = "model-out";
     if (const Setting* folder = find("output_dir")) config_.output_dir = read_path(*folder, "outputs/my-model");
     read_if("save_steps", config_.save_steps, {.min = 0}, "100");
-    if (const Setting* limit = find("save_total_limit"); limit != nullptr && !is_off(*limit))
+    if (const Setting* limit = find("save_total_limit"); limit != nullptr && !is_unset(limit->value))
       config_.save_total_limit = read_integer(*limit, {.min = 1}, "2");
     read_if("eval_steps", config_.eval_steps, {.min = 0}, "50");
     if (config_.eval_steps > 0 && config_.val_set_size == 0)
@@ -313,9 +307,8 @@ class ConfigReader {
   // A folder, or Hugging Face's true: the newest checkpoint.
   void read_resume() {
     const Setting* resume = find("resume_from_checkpoint");
-    if (resume == nullptr || is_off(*resume)) return;
-    bool truth = false;
-    if (YAML::convert<bool>::decode(resume->value, truth))
+    if (resume == nullptr || is_unset(resume->value)) return;
+    if (as_bool(resume->value.text))
       config_.auto_resume_from_checkpoints = true;
     else
       config_.resume_from_checkpoint = read_folder(*resume, "outputs/my-model/checkpoint-100");
@@ -340,9 +333,9 @@ class ConfigReader {
     read_if("offload.optimizer", offload.optimizer, residences);
     read_if("offload.activations", offload.activations, fates);
     read_optimizer_state();
-    for (const auto& [key, size] : {std::pair("offload.max_gpu", &offload.max_gpu),
-                                    std::pair("offload.max_cpu", &offload.max_cpu),
-                                    std::pair("offload.max_disk", &offload.max_disk)})
+    for (const auto& [key, size] :
+         {std::pair("offload.max_gpu", &offload.max_gpu), std::pair("offload.max_cpu", &offload.max_cpu),
+          std::pair("offload.max_disk", &offload.max_disk)})
       if (const Setting* setting = find(key)) *size = read_size(*setting);
     if (const Setting* prefetch = find("offload.prefetch"))
       offload.prefetch = static_cast<int>(read_integer(*prefetch, {.min = 1, .max = 64}, "2"));

@@ -2,12 +2,13 @@
 // values mean is config.cpp's subject.
 #pragma once
 
-#include <yaml-cpp/yaml.h>
-
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "runtime/train/config_document.h"
 
 namespace sluice::train {
 
@@ -15,13 +16,12 @@ struct Setting {
   std::string key;       // the canonical name, "offload.max_gpu"
   std::string spelling;  // as the user wrote it, with "offload." before it
   std::string origin;    // the file, or "command line"
-  bool has_lines = false;
-  YAML::Node value;
-  YAML::Mark key_mark;
+  Position position;     // of the key; none on the command line
+  DocumentValue value;
 
-  // "job.yaml:12:3": of the key, or of a node below it.
-  std::string place() const { return place_of(key_mark); }
-  std::string place_of(const YAML::Mark& mark) const;
+  // "job.yaml:12:3": of the key, of its value or of a part of it.
+  std::string place() const { return place_of(position); }
+  std::string place_of(Position part) const;
 };
 
 struct Settings {

@@ -10,19 +10,11 @@
 
 namespace sluice::train {
 
-std::string shown(const YAML::Node& value) {
-  constexpr size_t kShownMax = 60;
-  if (value.IsNull()) return "nothing";
-  if (!value.IsScalar()) return value.IsSequence() ? "a list" : "a block of keys";
-  const std::string& text = value.Scalar();
-  return "'" + (text.size() > kShownMax ? text.substr(0, kShownMax) + "..." : text) + "'";
-}
-
-void refuse_value(const Setting& setting, const YAML::Node& part, const std::string& name, std::string_view expected,
+void refuse_value(const Setting& setting, const DocumentValue& part, const std::string& name, std::string_view expected,
                   std::string_view example) {
-  throw SetupError(setting.place_of(part.Mark()) + ": " + name + " must be " + std::string(expected) + ", not " +
-                       shown(part),
-                   "for example: " + name + ": " + std::string(example));
+  throw SetupError(
+      setting.place_of(part.position) + ": " + name + " must be " + std::string(expected) + ", not " + shown(part),
+      "for example: " + name + ": " + std::string(example));
 }
 
 void refuse_value(const Setting& setting, std::string_view expected, std::string_view example) {
@@ -40,7 +32,7 @@ std::optional<Number> parse_number(std::string_view text) {
 }
 
 std::string_view scalar_of(const Setting& setting) {
-  return setting.value.IsScalar() ? std::string_view(setting.value.Scalar()) : std::string_view();
+  return setting.value.is_text() ? std::string_view(setting.value.text) : std::string_view();
 }
 
 std::string text_of(double number) {
@@ -71,10 +63,9 @@ bool holds(NumberRange range, double number) {
 }  // namespace
 
 bool read_bool(const Setting& setting) {
-  bool truth = false;
-  if (!setting.value.IsScalar() || !YAML::convert<bool>::decode(setting.value, truth))
-    refuse_value(setting, "true or false", "true");
-  return truth;
+  const std::optional<bool> truth = as_bool(scalar_of(setting));
+  if (!truth) refuse_value(setting, "true or false", "true");
+  return *truth;
 }
 
 int64_t read_integer(const Setting& setting, IntegerRange range, std::string_view example) {
@@ -91,7 +82,7 @@ double read_number(const Setting& setting, NumberRange range, std::string_view e
 
 std::string read_text(const Setting& setting, std::string_view example) {
   if (scalar_of(setting).empty()) refuse_value(setting, "a text", example);
-  return setting.value.Scalar();
+  return setting.value.text;
 }
 
 std::filesystem::path expand_home(const std::string& path) {
@@ -102,7 +93,7 @@ std::filesystem::path expand_home(const std::string& path) {
 
 std::filesystem::path read_path(const Setting& setting, std::string_view example) {
   if (scalar_of(setting).empty()) refuse_value(setting, "a path", example);
-  return expand_home(setting.value.Scalar());
+  return expand_home(setting.value.text);
 }
 
 namespace {
@@ -123,21 +114,21 @@ std::vector<std::string> split_at_commas(const std::string& text) {
 
 std::vector<std::string> read_texts(const Setting& setting, std::string_view example) {
   std::vector<std::string> texts;
-  if (setting.value.IsScalar()) texts = split_at_commas(setting.value.Scalar());
-  if (setting.value.IsSequence())
-    for (const YAML::Node& part : setting.value) texts.push_back(part.IsScalar() ? part.Scalar() : "");
+  if (setting.value.is_text()) texts = split_at_commas(setting.value.text);
+  if (setting.value.kind == DocumentValue::Kind::list)
+    for (const DocumentValue& part : setting.value.items) texts.push_back(part.is_text() ? part.text : "");
   const bool gap = std::find(texts.begin(), texts.end(), "") != texts.end();
   if (texts.empty() || gap) refuse_value(setting, "a name or a list of names", example);
   return texts;
 }
 
 std::vector<std::filesystem::path> read_paths(const Setting& setting, std::string_view example) {
-  if (!setting.value.IsSequence()) return {read_path(setting, example)};
+  if (setting.value.kind != DocumentValue::Kind::list) return {read_path(setting, example)};
   std::vector<std::filesystem::path> paths;
-  for (const YAML::Node& part : setting.value) {
-    if (!part.IsScalar() || part.Scalar().empty())
+  for (const DocumentValue& part : setting.value.items) {
+    if (!part.is_text() || part.text.empty())
       refuse_value(setting, part, "each " + setting.spelling, "a path", example);
-    paths.push_back(expand_home(part.Scalar()));
+    paths.push_back(expand_home(part.text));
   }
   if (paths.empty()) refuse_value(setting, "a path or a list of paths", example);
   return paths;

@@ -15,12 +15,9 @@
 
 namespace sluice::train {
 
-// At most some 60 characters of a value, quoted, for messages.
-std::string shown(const YAML::Node& value);
-
 // "job.yaml:3:19: micro_batch_size must be <expected>, not 'two'", with `example` as the fix.
 [[noreturn]] void refuse_value(const Setting& setting, std::string_view expected, std::string_view example);
-[[noreturn]] void refuse_value(const Setting& setting, const YAML::Node& part, const std::string& name,
+[[noreturn]] void refuse_value(const Setting& setting, const DocumentValue& part, const std::string& name,
                                std::string_view expected, std::string_view example);
 
 struct IntegerRange {
@@ -59,7 +56,7 @@ template <class Value, size_t count>
 Value read_choice(const Setting& setting, const std::array<Choice<Value>, count>& choices) {
   std::vector<std::string_view> names;
   for (const Choice<Value>& choice : choices) {
-    if (setting.value.IsScalar() && setting.value.Scalar() == choice.name) return choice.value;
+    if (setting.value.is_text() && setting.value.text == choice.name) return choice.value;
     if (std::find(names.begin(), names.end(), choice.name) == names.end()) names.push_back(choice.name);
   }
   refuse_value(setting, joined(names, " or "), names.front());

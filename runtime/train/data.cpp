@@ -26,7 +26,8 @@ constexpr char kEndMagic[] = "KTECIULS";
 constexpr int64_t kMagicBytes = 8;
 constexpr int64_t kHeaderBytes = 128;
 constexpr uint32_t kVersion = 1;
-constexpr const char* kPrepareAgain = "remove its folder; the next `sluice preprocess` or `sluice train` writes it again";
+constexpr const char* kPrepareAgain =
+    "remove its folder; the next `sluice preprocess` or `sluice train` writes it again";
 
 // The header as it lies in the file.
 struct Header {
@@ -88,9 +89,7 @@ TokenDataset::TokenDataset(const std::filesystem::path& file) : file_(file) {
   }
 }
 
-TokenDataset::~TokenDataset() {
-  ::munmap(const_cast<std::byte*>(mapping_.data), static_cast<size_t>(mapping_.bytes));
-}
+TokenDataset::~TokenDataset() { ::munmap(const_cast<std::byte*>(mapping_.data), static_cast<size_t>(mapping_.bytes)); }
 
 void TokenDataset::refuse(int64_t offset, const std::string& what) const {
   throw SetupError(at_offset(file_, offset) + what, kPrepareAgain);
@@ -107,11 +106,10 @@ void TokenDataset::read_header() {
   const uint64_t counts[] = {header.rows, header.tokens, header.documents};
   for (size_t i = 0; i < std::size(counts); ++i)
     if (counts[i] == 0 || counts[i] > kCountMax)
-      refuse(static_cast<int64_t>(16 + 8 * i),
-             std::string(i == 0   ? "row"
-                         : i == 1 ? "token"
-                                  : "document") +
-                 " count " + std::to_string(counts[i]));
+      refuse(static_cast<int64_t>(16 + 8 * i), std::string(i == 0   ? "row"
+                                                           : i == 1 ? "token"
+                                                                    : "document") +
+                                                   " count " + std::to_string(counts[i]));
   if (header.vocabulary == 0 || header.vocabulary > static_cast<uint64_t>(std::numeric_limits<int32_t>::max()))
     refuse(40, "vocabulary size " + std::to_string(header.vocabulary));
   const int64_t expected = end_magic_offset(header) + kMagicBytes;
@@ -200,8 +198,8 @@ void TokenDataset::append_document(int64_t begin, int64_t end, MicroBatchData& b
   const auto wrong = [this](const int32_t* where, const char* what) {
     const int64_t offset = reinterpret_cast<const std::byte*>(where) - mapping_.data;
     throw RunError({ErrorCode::corrupt,
-                    at_offset(file_, offset) + what + " " + std::to_string(*where) +
-                        " is outside the vocabulary of " + std::to_string(vocabulary_),
+                    at_offset(file_, offset) + what + " " + std::to_string(*where) + " is outside the vocabulary of " +
+                        std::to_string(vocabulary_),
                     kPrepareAgain});
   };
   for (int64_t i = begin; i < end; ++i) {
@@ -236,7 +234,8 @@ int64_t EpochOrder::at(int64_t epoch, int64_t position) const {
   SLUICE_CHECK(position >= 0 && position < rows_, "a position outside the epoch");
   if (order_ == RowOrder::sequential || rows_ == 1) return position;
   constexpr int kRounds = 8;
-  const auto bits = static_cast<unsigned>(std::max(2, static_cast<int>(std::bit_width(static_cast<uint64_t>(rows_ - 1)))));
+  const auto bits =
+      static_cast<unsigned>(std::max(2, static_cast<int>(std::bit_width(static_cast<uint64_t>(rows_ - 1)))));
   const uint64_t key = mix(mix(seed_) + 0x9e3779b97f4a7c15u * (static_cast<uint64_t>(epoch) + 1));
   auto value = static_cast<uint64_t>(position);
   do {

@@ -111,11 +111,11 @@ std::string progress_text(const StepRecord& record, int64_t steps_total, double 
   const std::string total = std::to_string(steps_total);
   const auto strong = [&](const std::string& text) { return style.colour ? "\033[1m" + text + "\033[0m" : text; };
   const auto dim = [&](const std::string& text) { return style.colour ? "\033[2m" + text + "\033[0m" : text; };
-  std::string text = "step " +
-                     formatted("%*lld/", static_cast<int>(total.size()), static_cast<long long>(record.step)) + total;
+  std::string text =
+      "step " + formatted("%*lld/", static_cast<int>(total.size()), static_cast<long long>(record.step)) + total;
   text += "  loss " + strong(formatted("%.4f", record.loss));
-  text += formatted("  grad %.3g  lr %.2e  %.0f tok/s  ", record.grad_norm, record.learning_rate,
-                    record.tokens_per_second);
+  text +=
+      formatted("  grad %.3g  lr %.2e  %.0f tok/s  ", record.grad_norm, record.learning_rate, record.tokens_per_second);
   text += formatted("%.0f%% of bound", record.percent_of_bound) + dim(" (" + std::string(record.binding_lane) + ")");
   text += "  ETA " + to_string(Microseconds{seconds_left * 1e6});
   return text;
@@ -133,8 +133,8 @@ double ProgressLine::seconds_left(const StepRecord& record) {
     first_step_ = record.step;
     first_end_ = now;
   } else {
-    seconds_per_step = std::chrono::duration<double>(now - first_end_).count() /
-                       static_cast<double>(record.step - first_step_);
+    seconds_per_step =
+        std::chrono::duration<double>(now - first_end_).count() / static_cast<double>(record.step - first_step_);
   }
   return seconds_per_step * static_cast<double>(steps_total_ - record.step);
 }

@@ -66,10 +66,12 @@ std::vector<std::string> text_environment() {
     text.erase(0, std::string(kErrorMark).size());
     const size_t fix = text.rfind(kFixMark);
     const bool has_fix = fix != std::string::npos;
-    throw SetupError(has_fix ? text.substr(0, fix) : text, has_fix ? text.substr(fix + std::string(kFixMark).size()) : "");
+    throw SetupError(has_fix ? text.substr(0, fix) : text,
+                     has_fix ? text.substr(fix + std::string(kFixMark).size()) : "");
   }
-  const std::string how = code < 0 ? "was ended by signal " + std::to_string(-code) + (code == -9 ? " (out of memory?)" : "")
-                                   : "ended with code " + std::to_string(code);
+  const std::string how = code < 0
+                              ? "was ended by signal " + std::to_string(-code) + (code == -9 ? " (out of memory?)" : "")
+                              : "ended with code " + std::to_string(code);
   const std::string said = text.empty() ? child.output : text;
   throw SetupError("the text side (" + python() + ") " + how + (said.empty() ? "" : ":\n" + said),
                    "`make setup` prepares the Python side; SLUICE_PYTHON names another interpreter");
@@ -77,33 +79,19 @@ std::vector<std::string> text_environment() {
 
 // Where the final message begins: at a line that starts with "error: ", or at a Python traceback.
 size_t find_message(const std::string& errors) {
-  for (const std::string mark : {std::string(kErrorMark), std::string("Traceback (most recent call last)")}) {
-    if (errors.starts_with(mark)) return 0;
-    if (const size_t at = errors.find("\n" + mark); at != std::string::npos) return at + 1;
-  }
+  for (const std::string_view mark : {std::string_view(kErrorMark), std::string_view("Traceback (most recent")})
+    for (size_t at = errors.find(mark); at != std::string::npos; at = errors.find(mark, at + 1))
+      if (at == 0 || errors[at - 1] == '\n') return at;
   return std::string::npos;
 }
 
-// Notes and debug rows, shown as they come; the final message is kept back for the exception.
-class Notes {
- public:
-  void show(std::string& errors, bool ended) {
-    const size_t message = find_message(errors);
-    size_t end = message;
-    if (message == std::string::npos) {
-      const size_t line_end = errors.rfind('\n');
-      end = line_end == std::string::npos ? 0 : line_end + 1;
-      if (ended) end = errors.size();
-    }
-    std::fwrite(errors.data(), 1, end, stderr);
-    if (end > 0) tail_ = errors.substr(0, end);
-    errors.erase(0, end);
-  }
-  const std::string& tail() const { return tail_; }
-
- private:
-  std::string tail_;
-};
+// Notes and debug rows go to the user as they come, line by line; a final message is kept back for the exception.
+void show_notes(std::string& errors) {
+  size_t end = find_message(errors);
+  if (end == std::string::npos) end = errors.rfind('\n') + 1;  // 0 when there is no whole line
+  std::fwrite(errors.data(), 1, end, stderr);
+  errors.erase(0, end);
+}
 
 const char* name_of(DatasetType type) {
   switch (type) {
@@ -161,11 +149,10 @@ PreparedData prepare_data(const Config& config, const PrepareOptions& options) {
   ChildProcess child(command_for("preprocess.py", {"--request", "-"}), text_environment());
   child.write(request_of(config, options).dump());
   child.close_input();
-  Notes notes;
-  while (child.read_more()) notes.show(child.errors, false);
+  while (child.read_more()) show_notes(child.errors);
   const int code = child.wait();
   if (code != 0) fail(child, code, child.errors);
-  notes.show(child.errors, true);
+  std::fputs(child.errors.c_str(), stderr);
   try {
     return data_of(json::parse(child.output));
   } catch (const json::exception& error) {

@@ -1,4 +1,5 @@
-// The Python side of text (runtime/text/README.md), run as a subprocess: datasets to token files, words to ids and back.
+// The Python side of text (runtime/text/README.md), run as a subprocess: datasets to token files, words to ids and
+// back.
 //
 // Interpreter: $SLUICE_PYTHON, else the one named at build, else python3. Programs: $SLUICE_TEXT_DIR, else the source
 // folder named at build, else `text` beside the binary.
@@ -37,7 +38,8 @@ struct PrepareOptions {
   int64_t debug_rows = 0;  // rows shown on stderr with their masks
 };
 
-// Finds or writes the job's token files. Notes go to stderr as they come. Throws SetupError with the text side's message.
+// Finds or writes the job's token files. Notes go to stderr as they come. Throws SetupError with the text side's
+// message.
 PreparedData prepare_data(const Config& config, const PrepareOptions& options = {});
 
 struct ChatMessage {

@@ -76,7 +76,7 @@ def train(job, directory):
 
 def generate_greedily(model_dir, prompt, tokens, adapter_dir=None):
     adapter = [] if adapter_dir is None else ["--adapter", adapter_dir]
-    done = sluice("generate", model_dir, *adapter, "--prompt", prompt, "--raw", "--max-new-tokens", tokens,
+    done = sluice("generate", "--model", model_dir, *adapter, "--raw-prompt", prompt, "--max-new-tokens", tokens,
                   "--temperature", 0)
     assert done.returncode == 0, f"sluice generate ended with {done.returncode}\n{done.stderr[-4000:]}"
     return done.stdout

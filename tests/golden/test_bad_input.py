@@ -82,7 +82,7 @@ class Case:
         assert done.returncode == exit_code, f"exit code {done.returncode}\n{done.stdout}\n{message}"
         for pattern in patterns:
             assert re.search(pattern, message), f"no /{pattern}/ in:\n{message}"
-        assert len(re.findall(r"(?m)^error:", message)) == 1, f"not one message:\n{message}"
+        assert len(re.findall(r"(?m)^sluice: ", message)) == 1, f"not one message:\n{message}"
         assert re.search(r"(?m)^\s*fix: \S", message), f"no fix in:\n{message}"
         assert "Traceback" not in message and "terminate called" not in message
         after = self.tree()

@@ -2,9 +2,8 @@
 
     <cache>/<hash>/          train.tokens, validation.tokens, summary.json: whole or not there
     <cache>/index/<key>.json which hash a request had, and the size and times of every file that went into it
-    <cache>/.writing-*       a preparation under way; what a killed one left is removed by the next
-
-A preparation holds a lock on the folder, so that two jobs started together do the work once.
+    <cache>/.writing-<hash>- a preparation under way; what a killed one left is removed by the next
+    <cache>/.lock-<hash>     held by it, so that two jobs started together do the work once
 """
 
 import contextlib
@@ -115,35 +114,67 @@ class Cache:
         return {**summary, **located}
 
     @contextlib.contextmanager
-    def locked(self):
-        """One preparation at a time. Removes what killed ones left, and the folder itself when it was made in vain."""
+    def locked(self, content_hash):
+        """One preparation of a hash at a time. Removes what killed ones left, and folders that were made in vain."""
         created = _make_folders(self.directory)
-        folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        lock = self._take_lock(content_hash, fcntl.LOCK_EX)
         try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX)
-            except OSError as error:
-                # Some network file systems know no locks: work is then done twice at worst, the rename still decides.
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-                    raise
-            else:
-                for left in self.directory.glob(".writing-*"):
-                    shutil.rmtree(left, ignore_errors=True)
+            self._remove_left_behind(content_hash)
             yield
         finally:
-            os.close(folder)
+            self._give_lock_back(content_hash, lock)
             for made in created:
                 with contextlib.suppress(OSError):
                     made.rmdir()
 
+    def _lock_file(self, content_hash):
+        return self.directory / f".lock-{content_hash}"
+
+    def _take_lock(self, content_hash, how):
+        """A descriptor, or None when `how` does not wait and another holds the lock."""
+        path = self._lock_file(content_hash)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, how)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except OSError as error:
+                # Some network file systems know no locks: work is then done twice at worst, the rename still decides.
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                    raise
+            # Who held it before may have removed the file: then this is the lock of nothing.
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                    return descriptor
+            os.close(descriptor)
+
+    def _give_lock_back(self, content_hash, descriptor):
+        self._lock_file(content_hash).unlink(missing_ok=True)
+        os.close(descriptor)
+
+    def _remove_left_behind(self, own_hash):
+        """Preparations whose lock nobody holds were killed."""
+        for left in self.directory.glob(".writing-*"):
+            content_hash = left.name.split("-")[1]
+            lock = None if content_hash == own_hash else self._take_lock(content_hash, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if content_hash == own_hash or lock is not None:
+                shutil.rmtree(left, ignore_errors=True)
+            if lock is not None:
+                self._give_lock_back(content_hash, lock)
+
     @contextlib.contextmanager
-    def writing(self):
+    def writing(self, content_hash):
         """A folder to write in; gone afterwards unless published."""
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.directory))
+        folder = self._new_folder(content_hash)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _new_folder(self, content_hash):
+        return Path(tempfile.mkdtemp(prefix=f".writing-{content_hash}-", dir=self.directory))
 
     def publish(self, folder, content_hash, summary):
         """Gives `folder` its name. Files in it are synced already; after this returns a power cut loses nothing."""
@@ -152,7 +183,9 @@ class Cache:
         _sync_folder(folder)
         target = self.directory / content_hash
         if target.exists():  # damaged, else find() would have taken it
-            target.rename(Path(tempfile.mkdtemp(prefix=".writing-", dir=self.directory)) / "damaged")
+            damaged = self._new_folder(content_hash)
+            target.rename(damaged / "damaged")
+            shutil.rmtree(damaged, ignore_errors=True)
         try:
             folder.rename(target)
         except OSError:

@@ -24,7 +24,7 @@ class CompletionMaker:
             yield self._pieces(next(ids) if len(text) <= PART_CHARACTERS else self._encode_long(text))
 
     def _encode_long(self, text):
-        parts = split_for_tokenizer(self._tokenizer, text)
+        parts = split_for_tokenizer(self._tokenizer, text, PART_CHARACTERS)
         whole = array.array("i")  # a list would take nine times as much
         for start in range(0, len(parts), PARTS_AT_ONCE):
             for ids in self._tokenizer.encode_batch(parts[start:start + PARTS_AT_ONCE]):
@@ -42,7 +42,7 @@ class CompletionMaker:
                 yield make_document(piece, [True] * len(piece))
 
 
-def split_for_tokenizer(tokenizer, text, part_characters=PART_CHARACTERS):
+def split_for_tokenizer(tokenizer, text, part_characters):
     """Parts whose ids, joined, are the text's. Cut at line ends, and only where a trial shows that it changes nothing."""
     parts, begin = [], 0
     while len(text) - begin > part_characters:

@@ -26,16 +26,30 @@ def prepare(request):
     if known := cache.remembered_hash(sources):
         if found := cache.find(known):
             return {**found, "cached": True}
-    with cache.locked():
-        stats = sources.stats()
-        content_hash = sources.content_hash()
-        found = cache.find(content_hash)
-        if found is None:
-            with cache.writing() as folder:
-                summary = _write_token_files(request, files, folder, content_hash)
-                cache.publish(folder, content_hash, summary)
-        cache.remember(sources, stats, content_hash)
-        return {**cache.find(content_hash), "cached": found is not None}
+    stats = sources.stats()
+    content_hash = sources.content_hash()
+    found = cache.find(content_hash)
+    if found is None:
+        with cache.locked(content_hash):
+            found = cache.find(content_hash)  # another job may have made it meanwhile
+            if found is None:
+                with _disk_errors_named(cache.directory), cache.writing(content_hash) as folder:
+                    summary = _write_token_files(request, files, folder, content_hash)
+                    if sources.stats() != stats:
+                        raise TextError("a dataset or tokenizer file changed while it was read", "start again")
+                    cache.publish(folder, content_hash, summary)
+    cache.remember(sources, stats, content_hash)
+    return {**cache.find(content_hash), "cached": found is not None}
+
+
+@contextlib.contextmanager
+def _disk_errors_named(folder):
+    try:
+        yield
+    except OSError as error:
+        raise TextError(f"{error.filename or folder}: {error.strerror}",
+                        f"token files take 16 bytes a token in {folder} while they are written, 8 when they are done; "
+                        "free space there, or set dataset_prepared_path to another folder")
 
 
 def _write_token_files(request, files, folder, content_hash):
@@ -120,7 +134,7 @@ class _Progress:
         self._rows += rows
         if time.monotonic() - self._said > PROGRESS_SECONDS:
             self._said = time.monotonic()
-            note(f"{self._rows} rows tokenized")
+            note(f"rows tokenized: {self._rows}")
 
 
 def _check_spool(request, spool, tokenizer, dropped):

@@ -5,6 +5,7 @@ import random
 import pytest
 from conftest import random_text
 
+from sluice_text import completion
 from sluice_text.completion import CompletionMaker, split_for_tokenizer
 from sluice_text.dataset_files import Row
 from sluice_text.documents import MASKED
@@ -15,7 +16,8 @@ from sluice_text.tokenizer import Tokenizer
 def documents_of(tokenizer, texts, sequence_len):
     request = parse_request({"base_model": "x", "datasets": [{"path": "x", "type": "completion"}],
                              "sequence_len": sequence_len, "cache_dir": "x"})
-    return [list(pieces) for pieces in CompletionMaker(tokenizer, request).documents([Row("t", {"text": text}) for text in texts])]
+    rows = [Row("t", {"text": text}) for text in texts]
+    return [list(pieces) for pieces in CompletionMaker(tokenizer, request).documents(rows)]
 
 
 @pytest.mark.parametrize("model", ["smollm2", "llama_like"])
@@ -45,6 +47,15 @@ def test_tokenizing_in_parts_changes_no_id(model, request):
             assert len(parts) > 5
         else:
             assert len(parts) == 1  # a prefix space is put before every part: no cut is harmless
+
+
+def test_long_and_short_texts_together_keep_their_order(tokenizer, monkeypatch):
+    source = random.Random(23)
+    texts = ["\n".join(random_text(source) for _ in range(count)) for count in (1, 80, 2, 60, 1)]
+    expected = documents_of(tokenizer, texts, 32)
+    monkeypatch.setattr(completion, "PART_CHARACTERS", 500)
+    assert sum(len(text) > 500 for text in texts) == 2
+    assert documents_of(tokenizer, texts, 32) == expected
 
 
 def test_a_text_without_line_ends_is_left_whole(tokenizer):

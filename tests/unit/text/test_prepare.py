@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import struct
 import subprocess
@@ -228,6 +229,17 @@ def test_killed_at_any_moment_it_leaves_nothing_that_looks_finished(chat_request
     assert {path.name for path in cache.iterdir()} <= {summary["hash"], "index"}
 
 
+def test_what_a_killed_job_left_is_removed_by_any_other_but_not_what_is_under_way(preprocess, chat_request, tmp_path):
+    import fcntl
+    dead, alive = (tmp_path / "cache" / f".writing-{letter * 64}-x" for letter in "ab")
+    for folder in (dead, alive):
+        folder.mkdir(parents=True)
+    with open(tmp_path / "cache" / f".lock-{'b' * 64}", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert preprocess(chat_request).code == 0
+    assert not dead.exists() and alive.exists()
+
+
 def test_two_jobs_at_once_do_the_work_once(chat_request, tmp_path):
     full = json.dumps({**chat_request, "cache_dir": str(tmp_path / "cache"), "sequence_len": 256})
     command = [sys.executable, TEXT / "preprocess.py", "--request", "-"]
@@ -263,6 +275,17 @@ def test_bad_input_gets_one_message_and_leaves_nothing(preprocess, smollm2, writ
     assert outcome.code == 2
     assert re.search(said, outcome.errors) and "Traceback" not in outcome.errors
     assert sum(line.startswith("error:") for line in outcome.errors.splitlines()) == 1
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_gets_one_message_and_leaves_nothing(chat_request, tmp_path):
+    def no_file_over_16_kilobytes():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 10, 16 << 10))
+
+    full = json.dumps({**chat_request, "cache_dir": str(tmp_path / "cache"), "sequence_len": 256})
+    done = subprocess.run([sys.executable, TEXT / "preprocess.py", "--request", "-"], input=full, capture_output=True,
+                          text=True, preexec_fn=no_file_over_16_kilobytes)
+    assert done.returncode == 2 and "dataset_prepared_path" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "cache").exists()
 
 

@@ -50,7 +50,7 @@ def test_answers_are_whole_sentences_up_to_the_limit():
 
 
 def test_the_real_faq_gives_a_dataset(tmp_path):
-    file = make_faq_dataset.cache_folder() / "datasets" / "debian-faq.jsonl"
+    file = make_faq_dataset.cache_folder() / "quickstart" / "debian-faq.jsonl"
     subprocess.run([sys.executable, QUICKSTART / "make_faq_dataset.py", file], check=True)
     rows = [json.loads(line)["messages"] for line in open(file, encoding="utf-8")]
     assert len(rows) > 100
@@ -99,7 +99,7 @@ def tour(tmp_path):
     shutil.copytree(QUICKSTART, tmp_path / "configs" / "quickstart")
     (tmp_path / "sluice").write_text(FAKE_SLUICE)
     (tmp_path / "sluice").chmod(0o755)
-    for name in ("cache/models/SmolLM2-135M-Instruct/model.safetensors", "cache/datasets/debian-faq.jsonl"):
+    for name in ("cache/models/SmolLM2-135M-Instruct/model.safetensors", "cache/quickstart/debian-faq.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("there")
 

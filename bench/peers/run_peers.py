@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""Sluice beside transformers, peft and DeepSpeed ZeRO-Infinity: the same model, rows and settings, taking turns.
+
+    python bench/peers/run_peers.py setup                             # once: DeepSpeed in a venv of its own
+    python bench/peers/run_peers.py run --sluice build/release/sluice --rounds 2
+
+SmolLM2-135M's shape with random weights, bf16, rows of 512 tokens, 2 rows per micro-batch, 1 and 4 accumulation
+steps. Each round runs every side once; a figure is the median over steps 3 and on of all rounds. Exit code 1 when a
+bar of the table is missed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
+PEERS = CACHE / "peers"
+STEPS_WARM = 2  # not counted
+LEARNING_RATE = 1e-4
+LORA_R = 16
+EVERYTHING_ON_DISK = {"params": "disk", "gradients": "disk", "optimizer": "disk"}
+EVERYTHING_IN_MEMORY = {"params": "host", "gradients": "host", "optimizer": "host", "activations": "keep"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """At `accumulation` steps, `ours` must have `ratio` times the speed of `theirs`."""
+
+    ours: str
+    theirs: str
+    accumulation: int
+    ratio: float
+
+
+BARS = (
+    Bar("sluice disk", "deepspeed nvme", 1, 2.0),
+    Bar("sluice disk", "deepspeed nvme", 4, 1.7),
+    Bar("sluice memory", "transformers", 1, 1.25),
+    Bar("sluice memory", "transformers", 4, 1.25),
+    Bar("sluice lora", "peft lora", 1, 1.25),
+    Bar("sluice lora", "peft lora", 4, 1.25),
+    Bar("sluice disk", "sluice memory", 4, 0.95),
+)
+
+
+# --- set-up
+
+
+def set_up():
+    """A venv that sees the main one's packages, so that torch is not fetched again, and adds DeepSpeed."""
+    python = PEERS / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", PEERS], check=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    shared = next(path for path in sys.path if path.endswith("site-packages"))
+    (PEERS / "lib" / version / "site-packages" / "main_environment.pth").write_text(shared + "\n")
+    subprocess.run([python, "-m", "pip", "install", "-q", "-r", HERE / "requirements.txt"], check=True)
+    if not Path("/usr/include/libaio.h").exists():
+        sys.exit("DeepSpeed's disk I/O needs libaio's header\n  fix: apt-get install libaio-dev")
+    # Compiles DeepSpeed's operators, minutes long, outside of any measurement.
+    script = "from deepspeed.ops.op_builder import AsyncIOBuilder, CPUAdamBuilder as A; AsyncIOBuilder().load(); A().load()"
+    subprocess.run([python, "-c", script], check=True, env=peer_environment(), stdout=subprocess.DEVNULL)
+    print(f"{PEERS}: ready")
+
+
+def peer_environment():
+    path = os.pathsep.join([str(PEERS / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+
+
+# --- the sides
+
+
+@dataclass
+class Bench:
+    options: argparse.Namespace
+    model: Path
+    work: Path
+
+    def rows_per_step(self, accumulation):
+        return self.options.rows * accumulation
+
+    def data(self, accumulation):
+        return self.work / f"rows-{accumulation}.jsonl"
+
+    def peer(self, script, accumulation, *extra):
+        command = [PEERS / "bin" / "python", HERE / script, "--model", self.model, "--data", self.data(accumulation),
+                   "--rows", self.options.rows, "--accumulation", accumulation, "--steps", self.options.steps,
+                   "--learning-rate", LEARNING_RATE, "--threads", self.options.threads, *extra]
+        output = run(command, self.work / f"{script}.log", peer_environment())
+        return [json.loads(line) for line in output.splitlines() if line.startswith('{"step"')]
+
+    def sluice(self, accumulation, offload, **keys):
+        output_dir = self.work / "sluice_out"
+        shutil.rmtree(output_dir, ignore_errors=True)
+        job = {
+            "base_model": str(self.model),
+            "datasets": [{"path": str(self.data(accumulation)), "type": "completion"}],
+            "dataset_prepared_path": str(self.work / "token_cache"),
+            "sequence_len": self.options.sequence,
+            "curriculum_sampling": True,
+            "micro_batch_size": self.options.rows,
+            "gradient_accumulation_steps": accumulation,
+            "max_steps": self.options.steps,
+            "learning_rate": LEARNING_RATE,
+            "lr_scheduler": "constant",
+            "weight_decay": 0.01,
+            "bf16": True,
+            "output_dir": str(output_dir),
+            "device": "cpu",
+            "offload": offload,
+            **keys,
+        }
+        job_file = self.work / "job.yaml"
+        job_file.write_text(json.dumps(job, indent=1))  # JSON is YAML
+        run([self.options.sluice, "train", job_file], self.work / "sluice.log",
+            {**os.environ, "OMP_NUM_THREADS": str(self.options.threads)})
+        lines = (output_dir / "trainer_log.jsonl").read_text().splitlines()
+        shutil.rmtree(output_dir)
+        return [json.loads(line) for line in lines]
+
+
+def run(command, log, environment):
+    with open(log, "w") as errors:
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=errors, text=True,
+                              env=environment)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}\n{log.read_text()[-3000:]}")
+    return done.stdout
+
+
+SIDES = {
+    "sluice disk": lambda bench, n: bench.sluice(n, EVERYTHING_ON_DISK),
+    "deepspeed nvme": lambda bench, n: bench.peer("peer_deepspeed.py", n, "--nvme", bench.work / "nvme"),
+    "sluice memory": lambda bench, n: bench.sluice(n, EVERYTHING_IN_MEMORY),
+    "transformers": lambda bench, n: bench.peer("peer_torch.py", n, "--method", "full"),
+    "sluice lora": lambda bench, n: bench.sluice(n, EVERYTHING_IN_MEMORY, adapter="lora", lora_r=LORA_R,
+                                                 lora_alpha=2 * LORA_R, lora_target_linear=True),
+    "peft lora": lambda bench, n: bench.peer("peer_torch.py", n, "--method", "lora", "--lora-r", LORA_R),
+}
+
+
+# --- the figures
+
+
+def measure(bench, sides, accumulations):
+    """{(side, accumulation): step lines of all rounds}, the first STEPS_WARM of each run left out."""
+    lines = {}
+    for round_number in range(bench.options.rounds):
+        for accumulation in accumulations:
+            for side in sides:
+                begin = time.monotonic()
+                steps = SIDES[side](bench, accumulation)
+                counted = steps[STEPS_WARM:]
+                lines.setdefault((side, accumulation), []).extend(counted)
+                speeds = " ".join(f"{speed_of(line):.0f}" for line in steps)
+                print(f"round {round_number + 1}, {accumulation} accumulation steps, {side}: {speeds} tokens/s "
+                      f"({time.monotonic() - begin:.0f} s, loss {steps[0]['loss']:.3f} -> {steps[-1]['loss']:.3f})",
+                      file=sys.stderr, flush=True)
+    return lines
+
+
+def speed_of(line):
+    return line["tokens"] / line["step_seconds"]
+
+
+def tables(lines, sides, accumulations):
+    medians = {key: statistics.median(map(speed_of, steps)) for key, steps in lines.items()}
+    rows = [["side", *(f"{n} accumulation: tokens/s" for n in accumulations)]]
+    rows += [[side, *(f"{medians[side, n]:.0f}" for n in accumulations)] for side in sides]
+    bars, missed = [["ours / theirs", "accumulation", "ratio", "bar", ""]], 0
+    for bar in BARS:
+        ours, theirs = medians.get((bar.ours, bar.accumulation)), medians.get((bar.theirs, bar.accumulation))
+        if ours is None or theirs is None:
+            continue
+        met = ours / theirs >= bar.ratio
+        missed += not met
+        bars.append([f"{bar.ours} / {bar.theirs}", str(bar.accumulation), f"{ours / theirs:.2f}", f"{bar.ratio:.2f}",
+                     "met" if met else "MISSED"])
+    return markdown(rows) + "\n\n" + markdown(bars), missed
+
+
+def markdown(rows):
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def make_model(shape):
+    model = CACHE / "models" / f"{shape}-random"
+    if not model.exists():
+        subprocess.run([sys.executable, REPOSITORY / "configs/model/make_random_model.py",
+                        REPOSITORY / "configs/model" / shape, model], check=True)
+    return model
+
+
+def run_all(options):
+    sys.path.insert(0, str(HERE))
+    from rows import write_dataset
+
+    options.work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options, make_model(options.shape), options.work.resolve())
+    end_of_text = json.loads((bench.model / "config.json").read_text())["eos_token_id"]
+    for accumulation in options.accumulation:
+        write_dataset(bench.data(accumulation), bench.model, bench.rows_per_step(accumulation) * options.steps,
+                      options.sequence, end_of_text)
+    lines = measure(bench, options.sides, options.accumulation)
+    text, missed = tables(lines, options.sides, options.accumulation)
+    print(text)
+    return 1 if missed else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("setup", help="make the peers' venv and compile DeepSpeed's operators")
+    command = commands.add_parser("run", help="measure and print the table")
+    command.add_argument("--sluice", default=REPOSITORY / "build/release/sluice", type=Path)
+    command.add_argument("--shape", default="smollm2-135m", help="a folder of configs/model")
+    command.add_argument("--sequence", type=int, default=512)
+    command.add_argument("--rows", type=int, default=2, help="per micro-batch")
+    command.add_argument("--accumulation", type=int, nargs="+", default=[1, 4])
+    command.add_argument("--steps", type=int, default=7)
+    command.add_argument("--rounds", type=int, default=1)
+    command.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    command.add_argument("--sides", nargs="+", choices=sorted(SIDES), default=list(SIDES))
+    command.add_argument("--work", type=Path, default=Path("/var/tmp/sluice_peers"), help="on the disk to measure")
+    options = parser.parse_args()
+    if options.command == "setup":
+        return set_up()
+    if not (PEERS / "bin" / "python").exists():
+        sys.exit(f"{PEERS}: not there\n  fix: {sys.argv[0]} setup")
+    if options.steps <= STEPS_WARM:
+        sys.exit(f"--steps {options.steps}: the first {STEPS_WARM} are not counted\n  fix: give more")
+    return run_all(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

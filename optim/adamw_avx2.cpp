@@ -1,0 +1,68 @@
+// Eight elements at a time; compiled for x86-64-v3 (AVX2 and FMA).
+#include <immintrin.h>
+
+#include "optim/adamw_lanes.h"
+
+namespace sluice::optim {
+namespace {
+
+__m128i load_8x16(const void* at) { return _mm_loadu_si128(static_cast<const __m128i*>(at)); }
+
+// The low 16 bits of each element.
+void store_low_halves(void* at, __m256i x) {
+  const __m256i low = _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0b1000);
+  _mm_storeu_si128(static_cast<__m128i*>(at), _mm256_castsi256_si128(packed));
+}
+
+struct Eight {
+  using F = __m256;
+  static constexpr int64_t kLanes = 8;
+  static F broadcast(float x) { return _mm256_set1_ps(x); }
+  static F load(const float* at) { return _mm256_loadu_ps(at); }
+  static F load(const uint16_t* at) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_8x16(at)), 16));
+  }
+  static void store(float* at, F x) { _mm256_storeu_ps(at, x); }
+  static F load_split(const uint16_t* hi, const int16_t* lo) {
+    const __m256i high = _mm256_slli_epi32(_mm256_cvtepu16_epi32(load_8x16(hi)), 16);
+    return _mm256_castsi256_ps(_mm256_add_epi32(high, _mm256_cvtepi16_epi32(load_8x16(lo))));
+  }
+  static void store_split(uint16_t* hi, int16_t* lo, F x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    store_low_halves(hi, _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x8000)), 16));
+    store_low_halves(lo, bits);
+  }
+  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F sqrt(F x) { return _mm256_sqrt_ps(x); }
+
+  class Sums {
+   public:
+    template <class G>
+    void add_squares(const G* g) {
+      for (int half = 0; half < 2; ++half) {
+        const F value = load(g + half * kLanes);
+        add(sums_[2 * half], _mm256_castps256_ps128(value));
+        add(sums_[2 * half + 1], _mm256_extractf128_ps(value, 1));
+      }
+    }
+    void store(double* to) const {
+      for (int i = 0; i < 4; ++i) _mm256_storeu_pd(to + 4 * i, sums_[i]);
+    }
+
+   private:
+    static void add(__m256d& sum, __m128 floats) {
+      const __m256d value = _mm256_cvtps_pd(floats);
+      sum += value * value;
+    }
+
+    __m256d sums_[4] = {};
+  };
+};
+
+}  // namespace
+
+extern const AdamWKernels adamw_avx2;
+const AdamWKernels adamw_avx2 = kernels_over<Eight>();
+
+}  // namespace sluice::optim

@@ -1,0 +1,63 @@
+// Sixteen elements at a time; compiled for x86-64-v4 (AVX-512 F, BW, CD, DQ, VL).
+#include <immintrin.h>
+
+#include "optim/adamw_lanes.h"
+
+namespace sluice::optim {
+namespace {
+
+__m256i load_16x16(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
+
+// The low 16 bits of each element.
+void store_low_halves(void* at, __m512i x) { _mm256_storeu_si256(static_cast<__m256i*>(at), _mm512_cvtepi32_epi16(x)); }
+
+struct Sixteen {
+  using F = __m512;
+  static constexpr int64_t kLanes = 16;
+  static F broadcast(float x) { return _mm512_set1_ps(x); }
+  static F load(const float* at) { return _mm512_loadu_ps(at); }
+  static F load(const uint16_t* at) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_16x16(at)), 16));
+  }
+  static void store(float* at, F x) { _mm512_storeu_ps(at, x); }
+  static F load_split(const uint16_t* hi, const int16_t* lo) {
+    const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_16x16(hi)), 16);
+    return _mm512_castsi512_ps(_mm512_add_epi32(high, _mm512_cvtepi16_epi32(load_16x16(lo))));
+  }
+  static void store_split(uint16_t* hi, int16_t* lo, F x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    store_low_halves(hi, _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x8000)), 16));
+    store_low_halves(lo, bits);
+  }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F sqrt(F x) { return _mm512_sqrt_ps(x); }
+
+  class Sums {
+   public:
+    template <class G>
+    void add_squares(const G* g) {
+      const F value = load(g);
+      add(sums_[0], _mm512_castps512_ps256(value));
+      add(sums_[1], _mm512_extractf32x8_ps(value, 1));
+    }
+    void store(double* to) const {
+      _mm512_storeu_pd(to, sums_[0]);
+      _mm512_storeu_pd(to + 8, sums_[1]);
+    }
+
+   private:
+    static void add(__m512d& sum, __m256 floats) {
+      const __m512d value = _mm512_cvtps_pd(floats);
+      sum += value * value;
+    }
+
+    __m512d sums_[2] = {};
+  };
+};
+
+}  // namespace
+
+extern const AdamWKernels adamw_avx512;
+const AdamWKernels adamw_avx512 = kernels_over<Sixteen>();
+
+}  // namespace sluice::optim

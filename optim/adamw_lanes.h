@@ -1,0 +1,171 @@
+// The kernels, written once over "lanes": a type that holds kLanes elements in a register of one instruction set, and
+// how it loads, stores and rounds. Each instruction set's file defines its lanes and instantiates this.
+//
+// Every instruction set gives the same bits because the source fixes each rounding: nothing is contracted
+// (-ffp-contract=off) or reassociated, divisions and square roots are IEEE's, and the two fused multiply-adds are
+// written out. They are where ATen's kernels have them on any processor with FMA (lerp, addcmul; addcdiv has none), and
+// give torch's bits: without the first, m is off by hundreds of ulp where it and the gradient cancel.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "optim/adamw_kernels.h"
+#include "runtime/core/dtype.h"
+
+namespace sluice::optim {
+
+inline constexpr int64_t kSums = 16;  // partial sums of sum_of_squares
+
+// Internal linkage: the files that include this are compiled for different processors, and the linker must not take one
+// file's copy of a function for all.
+namespace {
+
+// One element at a time: the reference, and the tails of the others.
+struct One {
+  using F = float;
+  static constexpr int64_t kLanes = 1;
+  static F broadcast(float x) { return x; }
+  static F load(const float* at) { return *at; }
+  static F load(const uint16_t* at) { return bf16_to_float(*at); }
+  static void store(float* at, F x) { *at = x; }
+  static F load_split(const uint16_t* hi, const int16_t* lo) { return join_master(*hi, *lo); }
+  static void store_split(uint16_t* hi, int16_t* lo, F x) {
+    const SplitMaster split = split_master(x);
+    *hi = split.hi;
+    *lo = split.lo;
+  }
+  static F fma(F a, F b, F c) { return std::fma(a, b, c); }
+  static F sqrt(F x) { return std::sqrt(x); }
+
+  class Sums {
+   public:
+    template <class G>
+    void add_squares(const G* g) {
+      for (int64_t i = 0; i < kSums; ++i) {
+        const auto value = static_cast<double>(load(g + i));
+        sums_[i] += value * value;
+      }
+    }
+    void store(double* to) const {
+      for (int64_t i = 0; i < kSums; ++i) to[i] = sums_[i];
+    }
+
+   private:
+    double sums_[kSums] = {};
+  };
+};
+
+// torch/optim/adam.py, _single_tensor_adam: mul_, lerp_, mul_ and addcmul_, sqrt, div, add_, addcdiv_, in that order
+// and with ATen's order inside each.
+template <class Lanes>
+class AdamWStep {
+ public:
+  using F = typename Lanes::F;
+
+  explicit AdamWStep(const AdamWConstants& c)
+      : gradient_scale_(Lanes::broadcast(c.gradient_scale)),
+        decay_(Lanes::broadcast(c.decay)),
+        lerp_weight_(Lanes::broadcast(c.lerp_weight)),
+        beta2_(Lanes::broadcast(c.beta2)),
+        one_minus_beta2_(Lanes::broadcast(c.one_minus_beta2)),
+        sqrt_correction2_(Lanes::broadcast(c.sqrt_correction2)),
+        epsilon_(Lanes::broadcast(c.epsilon)),
+        negative_step_size_(Lanes::broadcast(c.negative_step_size)),
+        lerp_onto_gradient_(c.lerp_onto_gradient) {}
+
+  // The new parameter; m and v are updated.
+  F operator()(F p, F gradient, float* m_at, float* v_at) const {
+    const F g = gradient * gradient_scale_;
+    const F old_m = Lanes::load(m_at);
+    const F m = Lanes::fma(lerp_weight_, g - old_m, lerp_onto_gradient_ ? g : old_m);
+    const F v = Lanes::fma(one_minus_beta2_ * g, g, Lanes::load(v_at) * beta2_);
+    Lanes::store(m_at, m);
+    Lanes::store(v_at, v);
+    const F denominator = Lanes::sqrt(v) / sqrt_correction2_ + epsilon_;
+    return p * decay_ + negative_step_size_ * m / denominator;
+  }
+
+ private:
+  F gradient_scale_, decay_, lerp_weight_, beta2_, one_minus_beta2_, sqrt_correction2_, epsilon_, negative_step_size_;
+  bool lerp_onto_gradient_;
+};
+
+// Blocks of whole cache lines of every stream. Each asks for the lines that a later block will read: the hardware's
+// prefetcher stops at every 4 KiB page, and four or five streams cross one every thousand or two elements each.
+constexpr int64_t kBlockElements = 64;
+constexpr int64_t kAheadElements = 512;
+
+template <class T>
+inline void prefetch_block(const T* block) {
+  for (int64_t i = 0; i < kBlockElements; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(block + i);
+}
+
+// Calls wide(i) for every kLanes elements, then narrow(i) for each that is left.
+template <class Lanes, class Wide, class Narrow, class... Streams>
+inline void for_each_element(int64_t count, const Wide& wide, const Narrow& narrow, const Streams*... streams) {
+  static_assert(kBlockElements % Lanes::kLanes == 0);
+  int64_t i = 0;
+  for (; i + kBlockElements <= count; i += kBlockElements) {
+    (prefetch_block(streams + i + kAheadElements), ...);
+    for (int64_t j = i; j < i + kBlockElements; j += Lanes::kLanes) wide(j);
+  }
+  for (; i + Lanes::kLanes <= count; i += Lanes::kLanes) wide(i);
+  for (; i < count; ++i) narrow(i);
+}
+
+template <class Lanes, class G>
+void update_f32(const AdamWConstants& constants, float* p, const G* g, float* m, float* v, int64_t count) {
+  const auto with = [&]<class L>(L, const AdamWStep<L>& step, int64_t i) {
+    L::store(p + i, step(L::load(p + i), L::load(g + i), m + i, v + i));
+  };
+  const AdamWStep<Lanes> wide(constants);
+  const AdamWStep<One> narrow(constants);
+  for_each_element<Lanes>(
+      count, [&](int64_t i) { with(Lanes{}, wide, i); }, [&](int64_t i) { with(One{}, narrow, i); }, p, g, m, v);
+}
+
+template <class Lanes, class G>
+void update_split(const AdamWConstants& constants, uint16_t* hi, int16_t* lo, const G* g, float* m, float* v,
+                  int64_t count) {
+  const auto with = [&]<class L>(L, const AdamWStep<L>& step, int64_t i) {
+    L::store_split(hi + i, lo + i, step(L::load_split(hi + i, lo + i), L::load(g + i), m + i, v + i));
+  };
+  const AdamWStep<Lanes> wide(constants);
+  const AdamWStep<One> narrow(constants);
+  for_each_element<Lanes>(
+      count, [&](int64_t i) { with(Lanes{}, wide, i); }, [&](int64_t i) { with(One{}, narrow, i); }, hi, lo, g, m, v);
+}
+
+// Sixteen sums side by side, element i into sum i % 16, then added in order: the same tree for every instruction set.
+// The square of an fp32 value is exact in double.
+template <class Lanes, class G>
+double sum_of_squares(const G* g, int64_t count) {
+  typename Lanes::Sums wide;
+  const int64_t whole = count / kSums * kSums;
+  for (int64_t i = 0; i < whole; i += kSums) wide.add_squares(g + i);
+  double sums[kSums];
+  wide.store(sums);
+  for (int64_t i = whole; i < count; ++i) {
+    const auto value = static_cast<double>(One::load(g + i));
+    sums[i - whole] += value * value;
+  }
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+template <class Lanes>
+constexpr AdamWKernels kernels_over() {
+  return {
+      .f32_f32 = update_f32<Lanes, float>,
+      .f32_bf16 = update_f32<Lanes, uint16_t>,
+      .split_f32 = update_split<Lanes, float>,
+      .split_bf16 = update_split<Lanes, uint16_t>,
+      .squares_f32 = sum_of_squares<Lanes, float>,
+      .squares_bf16 = sum_of_squares<Lanes, uint16_t>,
+  };
+}
+
+}  // namespace
+}  // namespace sluice::optim

@@ -1,0 +1,60 @@
+// sluice: fine-tunes language models that do not fit the machine they are trained on.
+//
+// Exit codes: 0 done; 2 the command line, the job or the set-up is wrong, and nothing was written; 3 a run failed.
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "runtime/cli/commands.h"
+#include "runtime/core/result.h"
+
+namespace sluice::cli {
+namespace {
+
+constexpr int kSetupFailed = 2;
+constexpr int kRunFailed = 3;
+
+int failed(const char* message, int exit_code) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "sluice: %s\n", message);
+  return exit_code;
+}
+
+int run_command(const Action& action) {
+  try {
+    return action();
+  } catch (const SetupError& error) {
+    return failed(error.what(), kSetupFailed);
+  } catch (const RunError& error) {
+    return failed(error.what(), kRunFailed);
+  } catch (const std::exception& error) {
+    return failed(error.what(), kRunFailed);
+  }
+}
+
+int main_of(int argc, char** argv) {
+  CLI::App app("Fine-tunes language models that do not fit the machine they are trained on.", "sluice");
+  app.set_version_flag("--version", "sluice " SLUICE_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(32);
+  Action action;
+  add_train(app, action);
+  add_plan(app, action);
+  add_preprocess(app, action);
+  add_generate(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // --help and --version come this way too, with code 0.
+    if (error.get_exit_code() == 0) return app.exit(error);
+    const std::string command = app.get_subcommands().empty() ? "" : " " + app.get_subcommands().front()->get_name();
+    return failed((std::string(error.what()) + "\n  fix: see `sluice" + command + " --help`").c_str(), kSetupFailed);
+  }
+  return run_command(action);
+}
+
+}  // namespace
+}  // namespace sluice::cli
+
+int main(int argc, char** argv) { return sluice::cli::main_of(argc, argv); }

@@ -1,0 +1,25 @@
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "runtime/cli/commands.h"
+#include "runtime/cli/job_arguments.h"
+#include "runtime/cli/runtime_library.h"
+
+namespace sluice::cli {
+
+void add_plan(CLI::App& app, Action& action) {
+  struct Arguments {
+    JobArguments job;
+    train::PlanOptions options;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      app.add_subcommand("plan", "show how a job would run: where things live, peak bytes, the schedule");
+  add_job_arguments(*command, arguments->job);
+  command->add_flag("--json", arguments->options.json, "print JSON");
+  command->callback([arguments, &action] {
+    action = [arguments] { return runtime_library().plan(load_job(arguments->job), arguments->options); };
+  });
+}
+
+}  // namespace sluice::cli

@@ -1,0 +1,296 @@
+// Jobs that are wrong, each with the whole message that its user gets.
+#include <gtest/gtest.h>
+
+#include "tests/unit/train/job_folder.h"
+
+namespace sluice::train {
+namespace {
+
+using ConfigRefusals = JobFolder;
+
+struct Refusal {
+  std::string more;  // from line 5 of the minimal job
+  std::string message;
+};
+
+class MinimalJobWith : public JobFolder, public testing::WithParamInterface<Refusal> {};
+
+TEST_P(MinimalJobWith, is_refused_with_this_message) { EXPECT_EQ(refusal(minimal(GetParam().more)), GetParam().message); }
+
+INSTANTIATE_TEST_SUITE_P(
+    unknown_keys, MinimalJobWith,
+    testing::Values(
+        Refusal{"seed: 1\n  \nmicro_batch_siz: 2\n",
+                "job.yaml:7:1: unknown key 'micro_batch_siz'\n  fix: did you mean 'micro_batch_size'?"},
+        Refusal{"num_train_epoch: 2\n",
+                "job.yaml:5:1: unknown key 'num_train_epoch'\n  fix: did you mean 'num_train_epochs'?"},
+        Refusal{"offload:\n  optimiser: disk\n",
+                "job.yaml:6:3: unknown key 'offload.optimiser'\n  fix: did you mean 'optimizer'?"},
+        Refusal{"ofload: {}\n", "job.yaml:5:1: unknown key 'ofload'\n  fix: did you mean 'offload'?"},
+        Refusal{"max_cpu: 4GiB\n", "job.yaml:5:1: unknown key 'max_cpu'\n  fix: put it under `offload:`"},
+        Refusal{"offload:\n  seed: 3\n",
+                "job.yaml:6:3: unknown key 'offload.seed'\n  fix: it belongs at the left margin, not under `offload:`"},
+        Refusal{"colour: blue\n",
+                "job.yaml:5:1: unknown key 'colour'\n  fix: remove it; `sluice train --help` lists the keys"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    keys_given_twice, MinimalJobWith,
+    testing::Values(
+        Refusal{"seed: 1\nseed: 2\n", "job.yaml:6:1: 'seed' is given twice, first in line 5\n  fix: keep one"},
+        Refusal{"micro_batch_size: 1\nper_device_train_batch_size: 1\n",
+                "job.yaml:6:1: 'per_device_train_batch_size' and 'micro_batch_size' in line 5 are one key under two "
+                "names\n  fix: keep one"},
+        Refusal{"cutoff_len: 64\nmax_seq_length: 64\n",
+                "job.yaml:6:1: 'max_seq_length' and 'cutoff_len' in line 5 are one key under two names\n  fix: keep "
+                "one"},
+        Refusal{"offload:\n  params: disk\n  params: host\n",
+                "job.yaml:7:3: 'offload.params' is given twice, first in line 6\n  fix: keep one"},
+        Refusal{"wandb_project:\nwandb_project:\n",
+                "job.yaml:6:1: 'wandb_project' is given twice, first in line 5\n  fix: keep one"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    wrong_types, MinimalJobWith,
+    testing::Values(
+        Refusal{"micro_batch_size: two\n",
+                "job.yaml:5:19: micro_batch_size must be a whole number from 1 to 1073741824, not 'two'\n  fix: for "
+                "example: micro_batch_size: 2"},
+        Refusal{"max_steps: 1.5\n",
+                "job.yaml:5:12: max_steps must be a whole number from 1, not '1.5'\n  fix: for example: max_steps: "
+                "500"},
+        Refusal{"weight_decay: [0.1]\n",
+                "job.yaml:5:15: weight_decay must be a number from 0, not a list\n  fix: for example: weight_decay: "
+                "0.01"},
+        Refusal{"weight_decay: .nan\n",
+                "job.yaml:5:15: weight_decay must be a number from 0, not '.nan'\n  fix: for example: weight_decay: "
+                "0.01"},
+        Refusal{"sample_packing: maybe\n",
+                "job.yaml:5:17: sample_packing must be true or false, not 'maybe'\n  fix: for example: "
+                "sample_packing: true"},
+        Refusal{"lr_scheduler_type: cosin\n",
+                "job.yaml:5:20: lr_scheduler_type must be constant, linear, cosine or constant_with_warmup, not "
+                "'cosin'\n  fix: for example: lr_scheduler_type: constant"},
+        Refusal{"output_dir: {a: b}\n",
+                "job.yaml:5:13: output_dir must be a path, not a block of keys\n  fix: for example: output_dir: "
+                "outputs/my-model"},
+        Refusal{"offload: disk\n",
+                "job.yaml:5:1: offload must be a block of keys, not 'disk'\n  fix: for example: offload: {params: "
+                "disk, max_cpu: 4GiB}"},
+        Refusal{"offload:\n  params: nvme\n",
+                "job.yaml:6:11: offload.params must be auto, device, host or disk, not 'nvme'\n  fix: for example: "
+                "offload.params: auto"},
+        Refusal{"offload:\n  max_gpu: 22\n",
+                "job.yaml:6:12: offload.max_gpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
+                "or TB, not '22'\n  fix: for example: offload.max_gpu: 22GiB"},
+        Refusal{"offload: {nvme_path: [/a, [b]]}\n",
+                "job.yaml:5:27: each offload.nvme_path must be a path, not a list\n  fix: for example: each "
+                "offload.nvme_path: [/mnt/nvme0, /mnt/nvme1]"},
+        Refusal{"adapter: lora\nlora_r: 4\nlora_target_modules: [q_proj, '']\n",
+                "job.yaml:7:22: lora_target_modules must be a name or a list of names, not a list\n  fix: for "
+                "example: lora_target_modules: [q_proj, v_proj]"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    values_out_of_range, MinimalJobWith,
+    testing::Values(
+        Refusal{"val_set_size: -0.1\n",
+                "job.yaml:5:15: val_set_size must be a number from 0, not '-0.1'\n  fix: for example: val_set_size: "
+                "0.05"},
+        Refusal{"val_set_size: 1.5\n",
+                "job.yaml:5:15: val_set_size must be a share below 1 or a whole number of rows, not '1.5'\n  fix: "
+                "for example: val_set_size: 0.05"},
+        Refusal{"micro_batch_size: 0\n",
+                "job.yaml:5:19: micro_batch_size must be a whole number from 1 to 1073741824, not '0'\n  fix: for "
+                "example: micro_batch_size: 2"},
+        Refusal{"gradient_accumulation_steps: 0\n",
+                "job.yaml:5:30: gradient_accumulation_steps must be a whole number from 1 to 1073741824, not '0'\n  "
+                "fix: for example: gradient_accumulation_steps: 4"},
+        Refusal{"sequence_len: 1\n",
+                "job.yaml:5:15: sequence_len must be a whole number from 2 to 1073741824, not '1'\n  fix: for "
+                "example: sequence_len: 2048"},
+        Refusal{"max_steps: 0\n",
+                "job.yaml:5:12: max_steps must be a whole number from 1, not '0'\n  fix: for example: max_steps: "
+                "500"},
+        Refusal{"num_epochs: 0\n",
+                "job.yaml:5:13: num_epochs must be a number above 0, not '0'\n  fix: for example: num_epochs: 3"},
+        Refusal{"warmup_ratio: 1.1\n",
+                "job.yaml:5:15: warmup_ratio must be a number from 0 to 1, not '1.1'\n  fix: for example: "
+                "warmup_ratio: 0.03"},
+        Refusal{"warmup_steps: 10.5\n",
+                "job.yaml:5:15: warmup_steps must be a whole number of steps, or a share of them below 1, not "
+                "'10.5'\n  fix: for example: warmup_steps: 10"},
+        Refusal{"adam_beta2: 1\n",
+                "job.yaml:5:13: adam_beta2 must be a number from 0 to below 1, not '1'\n  fix: for example: "
+                "adam_beta2: 0.999"},
+        Refusal{"adam_epsilon: 0\n",
+                "job.yaml:5:15: adam_epsilon must be a number above 0, not '0'\n  fix: for example: adam_epsilon: "
+                "1e-8"},
+        Refusal{"seed: -1\n",
+                "job.yaml:5:7: seed must be a whole number from 0, not '-1'\n  fix: for example: seed: 42"},
+        Refusal{"offload: {prefetch: 0}\n",
+                "job.yaml:5:21: offload.prefetch must be a whole number from 1 to 64, not '0'\n  fix: for example: "
+                "offload.prefetch: 2"},
+        Refusal{"offload: {max_cpu: 0GiB}\n",
+                "job.yaml:5:20: offload.max_cpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
+                "or TB, not '0GiB'\n  fix: for example: offload.max_cpu: 22GiB"},
+        Refusal{"adapter: lora\nlora_r: 4\nlora_target_linear: true\nlora_dropout: 1\n",
+                "job.yaml:8:15: lora_dropout must be a number from 0 to below 1, not '1'\n  fix: for example: "
+                "lora_dropout: 0.05"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    impossible_combinations, MinimalJobWith,
+    testing::Values(
+        Refusal{"adapter: lora\nlora_r: 8\n",
+                "job.yaml:5:1: adapter: lora has no target\n  fix: add lora_target_linear: true, or "
+                "lora_target_modules: [q_proj, v_proj]"},
+        Refusal{"adapter: lora\nlora_target_linear: true\n",
+                "job.yaml:5:1: adapter: lora needs lora_r\n  fix: add, for example: lora_r: 16"},
+        Refusal{"lora_r: 8\n",
+                "job.yaml:5:1: lora_r is given, but not adapter: lora\n  fix: add adapter: lora, or remove lora_r for "
+                "full fine-tuning"},
+        Refusal{"bf16: true\nfp16: true\n",
+                "job.yaml:6:1: bf16 and fp16 exclude one another\n  fix: keep bf16: true"},
+        Refusal{"warmup_ratio: 0.1\nwarmup_steps: 10\n",
+                "job.yaml:5:1: warmup_steps and warmup_ratio exclude one another\n  fix: keep one of them"},
+        Refusal{"load_in_4bit: true\n",
+                "job.yaml:5:1: load_in_4bit goes with adapter: qlora only\n  fix: remove load_in_4bit: full "
+                "fine-tuning and adapter: lora read the weights as they are"},
+        Refusal{"eval_steps: 10\n",
+                "job.yaml:5:1: eval_steps is given, but not val_set_size\n  fix: add, for example: val_set_size: "
+                "0.05"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    known_and_not_supported, MinimalJobWith,
+    testing::Values(
+        Refusal{"adapter: qlora\nload_in_4bit: true\nlora_r: 8\n",
+                "job.yaml:5:1: adapter: qlora is not supported yet\n  fix: use adapter: lora"},
+        Refusal{"fp16: true\n", "job.yaml:5:1: fp16: true is not supported yet\n  fix: use bf16: true"},
+        Refusal{"bf16: full\n",
+                "job.yaml:5:1: bf16: full (no fp32 masters) is not supported\n  fix: use bf16: true, which keeps fp32 "
+                "masters"},
+        Refusal{"optimizer: adamw_bnb_8bit\n",
+                "job.yaml:5:1: optimizer: 'adamw_bnb_8bit' is not supported yet\n  fix: use optimizer: adamw_torch"},
+        Refusal{"optim: lion_32bit\n",
+                "job.yaml:5:1: optim: 'lion_32bit' is not supported\n  fix: use optim: adamw_torch"},
+        Refusal{"offload: {optimizer_state: 8bit}\n",
+                "job.yaml:5:11: offload.optimizer_state: '8bit' is not supported yet\n  fix: use "
+                "offload.optimizer_state: fp32"},
+        Refusal{"load_in_8bit: true\n",
+                "job.yaml:5:1: load_in_8bit: 'true' is not supported\n  fix: remove it: weights are read as fp32, "
+                "bf16 or fp16"},
+        Refusal{"deepspeed: zero3.json\n",
+                "job.yaml:5:1: deepspeed: 'zero3.json' is not supported\n  fix: remove it, and say where things live "
+                "under `offload:`"},
+        Refusal{"fsdp: [full_shard, auto_wrap]\n",
+                "job.yaml:5:1: fsdp: a list is not supported\n  fix: remove it, and say where things live under "
+                "`offload:`"},
+        Refusal{"wandb_project: mine\n",
+                "job.yaml:5:1: wandb_project: 'mine' is not supported\n  fix: nothing is sent anywhere: remove it, "
+                "and read trainer_log.jsonl in output_dir"},
+        Refusal{"stage: dpo\n",
+                "job.yaml:5:1: stage: 'dpo' is not supported\n  fix: remove it: supervised fine-tuning is what there "
+                "is"},
+        Refusal{"special_tokens: {pad_token: <pad>}\n",
+                "job.yaml:5:1: special_tokens: a block of keys is not supported\n  fix: remove it, and change the "
+                "tokenizer's files in base_model instead"},
+        Refusal{"save_strategy: epoch\n",
+                "job.yaml:5:1: save_strategy: 'epoch' is not supported\n  fix: use save_steps; the last step is "
+                "always saved"}));
+
+TEST_F(ConfigRefusals, what_a_job_must_have_is_named_when_it_is_missing) {
+  EXPECT_EQ(refusal("learning_rate: 1e-5\n"),
+            "job.yaml: base_model is missing\n  fix: add, for example: base_model: models/SmolLM2-135M");
+  EXPECT_EQ(refusal("base_model: model\n"),
+            "job.yaml: datasets is missing\n  fix: add, for example: datasets: [{path: data.jsonl, type: alpaca}]");
+  EXPECT_EQ(refusal("base_model: model\ndatasets: [{path: data.jsonl, type: alpaca}]\n"),
+            "job.yaml: learning_rate is missing\n  fix: add, for example: learning_rate: 2e-5");
+}
+
+TEST_F(ConfigRefusals, a_model_that_is_not_there_says_how_to_get_one) {
+  EXPECT_EQ(refusal("base_model: HuggingFaceTB/SmolLM2-135M\n"),
+            "job.yaml:1:13: base_model: no folder 'HuggingFaceTB/SmolLM2-135M'\n  fix: name a local folder; one from a "
+            "hub is fetched before, for example: hf download NAME --local-dir FOLDER");
+}
+
+TEST_F(ConfigRefusals, datasets) {
+  const auto with = [](const std::string& datasets) {
+    return refusal("base_model: model\nlearning_rate: 1e-5\n" + datasets);
+  };
+  EXPECT_EQ(with("datasets: []\n"),
+            "job.yaml:3:11: datasets must be a list of at least one dataset, not a list\n  fix: for example: datasets: "
+            "[{path: data.jsonl, type: alpaca}]");
+  EXPECT_EQ(with("datasets: data.jsonl\n"),
+            "job.yaml:3:11: datasets must be a list of at least one dataset, not 'data.jsonl'\n  fix: for example: "
+            "datasets: [{path: data.jsonl, type: alpaca}]");
+  EXPECT_EQ(with("datasets:\n  - data.jsonl\n"),
+            "job.yaml:4:5: a dataset must be a block with path and type, not 'data.jsonl'\n  fix: for example: a "
+            "dataset: {path: data.jsonl, type: alpaca}");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n"),
+            "job.yaml:4:5: a dataset lacks type\n  fix: for example: {path: data.jsonl, type: alpaca}");
+  EXPECT_EQ(with("datasets:\n  - path: gone.jsonl\n    type: alpaca\n"),
+            "job.yaml:4:11: no dataset 'gone.jsonl'\n  fix: name a local file or a folder of files: JSONL, JSON, "
+            "Parquet or text");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: sharegpt\n"),
+            "job.yaml:5:11: datasets.type must be alpaca, chat_template or completion, not 'sharegpt'\n  fix: for "
+            "example: datasets.type: alpaca");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: completion\n    field: body\n"),
+            "job.yaml:6:5: datasets: 'field' with 'body' is not supported\n  fix: a dataset has path and type (alpaca, "
+            "chat_template or completion)");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: alpaca\n    shards: 4\n"),
+            "job.yaml:6:5: datasets: 'shards' is not supported\n  fix: a dataset has path and type (alpaca, "
+            "chat_template or completion)");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: alpaca\n    type: alpaca\n"),
+            "job.yaml:6:5: 'datasets.type' is given twice\n  fix: keep one");
+}
+
+TEST_F(ConfigRefusals, text_that_is_not_yaml_is_named_with_its_place) {
+  EXPECT_EQ(refusal("base_model: x\n  - y: [\n"),
+            "job.yaml:2:6: not YAML: illegal map value\n  fix: check indentation, colons and quotes at this place");
+  EXPECT_EQ(refusal("a: 'x\n"),
+            "job.yaml:2:1: not YAML: illegal EOF in scalar\n  fix: check indentation, colons and quotes at this place");
+  EXPECT_EQ(refusal("? [a]\n: b\n"),
+            "job.yaml:1:3: a key must be a word\n  fix: write lines of the form `key: value`");
+  EXPECT_EQ(refusal(""), "job.yaml: holds no keys\n  fix: write lines of the form `key: value`");
+  EXPECT_EQ(refusal("just words\n"), "job.yaml: holds no keys\n  fix: write lines of the form `key: value`");
+  EXPECT_EQ(refusal("a: 1\n---\nb: 2\n"), "job.yaml: holds more than one YAML document\n  fix: keep one");
+}
+
+TEST_F(ConfigRefusals, anchors_that_multiply_are_stopped) {
+  std::string text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
+  for (int i = 1; i < 8; ++i) {
+    const std::string before = "*a" + std::to_string(i - 1);
+    text += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [" + before;
+    for (int j = 0; j < 9; ++j) text += ", " + before;
+    text += "]\n";
+  }
+  EXPECT_EQ(refusal(text), "job.yaml: holds too many values for a job\n  fix: write fewer");
+}
+
+TEST_F(ConfigRefusals, a_file_that_is_not_there_or_is_a_folder) {
+  for (const char* file : {"gone.yaml", "model"}) {
+    try {
+      load_config(file);
+      FAIL() << file << " was accepted";
+    } catch (const SetupError& error) {
+      EXPECT_EQ(std::string(error.what()),
+                std::string(file) + ": cannot be read\n  fix: give the path of a job's YAML file");
+    }
+  }
+}
+
+TEST_F(ConfigRefusals, the_command_line) {
+  EXPECT_EQ(refusal(minimal(), {"max_steps"}),
+            "command line: 'max_steps' is not of the form key=value\n  fix: for example: learning_rate=2e-5");
+  EXPECT_EQ(refusal(minimal(), {"max_step=5"}),
+            "command line: unknown key 'max_step'\n  fix: did you mean 'max_steps'?");
+  EXPECT_EQ(refusal(minimal(), {"max_steps=five"}),
+            "command line: max_steps must be a whole number from 1, not 'five'\n  fix: for example: max_steps: 500");
+  EXPECT_EQ(refusal(minimal(), {"offload.max_cpus=1GiB"}),
+            "command line: unknown key 'offload.max_cpus'\n  fix: did you mean 'max_cpu'?");
+  EXPECT_EQ(refusal(minimal(), {"max_steps=1", "max_steps=2"}),
+            "command line: 'max_steps' is given twice, first\n  fix: keep one");
+  EXPECT_EQ(refusal(minimal(), {"datasets=[{path: ["}),
+            "command line: datasets:1:10: not YAML: end of sequence flow not found\n  fix: check indentation, colons "
+            "and quotes at this place");
+}
+
+}  // namespace
+}  // namespace sluice::train
