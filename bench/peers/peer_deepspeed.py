@@ -27,7 +27,7 @@ def arguments():
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--aio-block-bytes", type=int, default=1 << 20)
     parser.add_argument("--aio-depth", type=int, default=32)
-    parser.add_argument("--aio-threads", type=int, default=1)
+    parser.add_argument("--aio-threads", type=int, default=2)
     parser.add_argument("--pipeline", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--sub-group", type=int, default=100_000_000)
     parser.add_argument("--live", type=int, default=30_000_000)
