@@ -8,24 +8,37 @@
 namespace sluice::cli {
 namespace {
 
+constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+
+// Without what CLI11 would print between an option's name and its help.
+template <class Number>
+CLI::Validator within(Number min, Number max) {
+  return CLI::Range(min, max).description("");
+}
+
+CLI::Validator folder() { return CLI::Validator(CLI::ExistingDirectory).description(""); }
+
 void add_sampling(CLI::App& command, train::GenerateOptions& options) {
   command.add_option("--max-new-tokens", options.max_new_tokens, "how many tokens at most")
-      ->check(CLI::Range(int64_t{1}, std::numeric_limits<int64_t>::max(), "from 1"))
+      ->check(within(int64_t{1}, kMax))
       ->type_name("N")
       ->capture_default_str();
   command.add_option("--temperature", options.temperature, "above 0: sampled; 0: the likeliest token each time")
-      ->check(CLI::Range(0.0, 1e6, "from 0"))
+      ->check(within(0.0, 1e6))
       ->type_name("T")
       ->capture_default_str();
   command.add_option("--top-p", options.top_p, "sample among the likeliest tokens that hold this share")
-      ->check(CLI::Range(std::numeric_limits<double>::min(), 1.0, "above 0, at most 1"))
+      ->check(within(std::numeric_limits<double>::min(), 1.0))
       ->type_name("P")
       ->capture_default_str();
   command.add_option("--top-k", options.top_k, "sample among so many likeliest tokens; 0: all")
-      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max(), "from 0"))
+      ->check(within(int64_t{0}, kMax))
       ->type_name("K")
       ->capture_default_str();
-  command.add_option("--seed", options.seed, "of the samples")->type_name("N")->capture_default_str();
+  command.add_option("--seed", options.seed, "of the samples")
+      ->check(within(int64_t{0}, kMax))
+      ->type_name("N")
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -37,11 +50,9 @@ void add_generate(CLI::App& app, Action& action) {
       app.add_subcommand("generate", "let a model answer, from a folder or a base model and an adapter");
   command->add_option("--model", options->model, "a Hugging Face folder, such as a job's output_dir")
       ->required()
-      ->check(CLI::ExistingDirectory)
+      ->check(folder())
       ->type_name("DIR");
-  command->add_option("--adapter", options->adapter, "a PEFT adapter for it")
-      ->check(CLI::ExistingDirectory)
-      ->type_name("DIR");
+  command->add_option("--adapter", options->adapter, "a PEFT adapter for it")->check(folder())->type_name("DIR");
   CLI::Option_group* prompts = command->add_option_group("prompt", "one of these");
   CLI::Option* chat =
       prompts->add_option("--prompt", options->prompt, "what the user says; the model's chat template applies")

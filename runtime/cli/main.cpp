@@ -5,7 +5,10 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <string>
+#include <vector>
 
+#include "models/nearest_name.h"
 #include "runtime/cli/commands.h"
 #include "runtime/core/result.h"
 
@@ -19,6 +22,19 @@ int failed(const char* message, int exit_code) {
   std::fflush(stdout);
   std::fprintf(stderr, "sluice: %s\n", message);
   return exit_code;
+}
+
+// One message for a command line that makes no sense.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<std::string> unknown = app.remaining();
+  if (app.get_subcommands().empty() && !unknown.empty() && !unknown.front().starts_with('-')) {
+    std::vector<std::string> names;
+    for (const CLI::App* command : app.get_subcommands(nullptr)) names.push_back(command->get_name());
+    return "no command '" + unknown.front() + "'\n  fix: did you mean '" +
+           models::nearest_name(unknown.front(), names) + "'? see `sluice --help`";
+  }
+  const std::string command = app.get_subcommands().empty() ? "" : " " + app.get_subcommands().front()->get_name();
+  return std::string(error.what()) + "\n  fix: see `sluice" + command + " --help`";
 }
 
 int run_command(const Action& action) {
@@ -48,8 +64,7 @@ int main_of(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // --help and --version come this way too, with code 0.
     if (error.get_exit_code() == 0) return app.exit(error);
-    const std::string command = app.get_subcommands().empty() ? "" : " " + app.get_subcommands().front()->get_name();
-    return failed((std::string(error.what()) + "\n  fix: see `sluice" + command + " --help`").c_str(), kSetupFailed);
+    return failed(usage_error(app, error).c_str(), kSetupFailed);
   }
   return run_command(action);
 }

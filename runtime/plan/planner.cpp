@@ -117,6 +117,17 @@ const char* cap_name(Tier tier) {
   return tier == Tier::device ? "max_gpu" : tier == Tier::host ? "max_cpu" : "max_disk";
 }
 
+[[noreturn]] void refuse(const Shortfall& least, const PlanRequest& request) {
+  const auto tier = static_cast<size_t>(least.tier);
+  const std::string& origin = request.cap_origins[tier];
+  const std::string key = std::string("offload.") + cap_name(least.tier);
+  const std::string mib = std::to_string((least.needed.count >> 20) + 1) + "MiB";
+  throw SetupError("the job does not fit: tier " + std::string(name_of(least.tier)) + " needs at least " +
+                       to_string(least.needed) + " and " + origin + " is " + to_string(request.caps[tier]),
+                   (origin == key ? "set " + key + " to " + mib + " or more" : "free at least " + mib) +
+                       ", or lower micro_batch_size or sequence_len");
+}
+
 }  // namespace
 
 const Schedule& Planned::schedule(const Phase& phase, const JobShape& shape, const PlanRequest& request) {
@@ -141,12 +152,7 @@ Planned make_plan(const JobShape& shape, const PlanRequest& request) {
     ++rejected;
     if (!least || missing->needed < least->needed) least = missing;
   }
-  const std::string cap = cap_name(least->tier);
-  throw SetupError("the job does not fit: tier " + std::string(name_of(least->tier)) + " needs at least " +
-                       to_string(least->needed) + " and offload." + cap + " is " +
-                       to_string(request.caps[static_cast<size_t>(least->tier)]),
-                   "set offload." + cap + " to " + std::to_string((least->needed.count >> 20) + 1) +
-                       "MiB or more, or lower micro_batch_size or sequence_len");
+  refuse(*least, request);
 }
 
 std::string memory_table(const MemoryUse& memory, const JobShape& shape, const std::array<Bytes, kTierCount>& caps) {
@@ -188,8 +194,8 @@ std::string to_json(const Planned& planned, const JobShape& shape, const std::ar
           << "\": " << planned.memory.by_tag[tier][tag].count;
     out << ", \"total\": " << planned.memory.peak[tier].count << ", \"cap\": " << caps[tier].count << "}";
   }
-  out << "}, \"process_bytes\": " << shape.process_bytes.count << ", \"transient_bytes\": " << shape.transient_bytes.count
-      << "}";
+  out << "}, \"process_bytes\": " << shape.process_bytes.count
+      << ", \"transient_bytes\": " << shape.transient_bytes.count << "}";
   return out.str();
 }
 

@@ -20,7 +20,9 @@ struct PlanRequest {
   std::optional<Tier> weights, states, gradients;
   std::optional<SlotFate> activations;
   std::optional<int> prefetch;
-  std::array<Bytes, kTierCount> caps;    // device, host (the whole process), disk
+  std::array<Bytes, kTierCount> caps;  // device, host (the whole process), disk
+  // What set each cap, for messages: "offload.max_cpu", or "the free space of /mnt/nvme0".
+  std::array<std::string, kTierCount> cap_origins = {"offload.max_gpu", "offload.max_cpu", "offload.max_disk"};
   std::vector<uint8_t> source_low_bits;  // see build_schedule
   bool resumes = false;
 };

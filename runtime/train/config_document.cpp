@@ -55,8 +55,10 @@ class Converter {
 }  // namespace
 
 DocumentValue parse_document(const std::string& text, const std::string& origin) {
+  // yaml-cpp takes a line end at the end of the text for the end of a quote that was never closed.
+  const std::string kept = text.substr(0, text.find_last_not_of(" \r\n") + 1);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(kept);
     if (documents.size() > 1) throw SetupError(origin + ": holds more than one YAML document", "keep one");
     return documents.empty() ? DocumentValue() : Converter(origin).convert(documents.front());
   } catch (const YAML::Exception& error) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
-#include <sstream>
+#include <iterator>
 
 #include "runtime/core/result.h"
 #include "runtime/train/config_keys.h"
@@ -27,10 +27,9 @@ constexpr std::string_view kOffload = "offload.";
 
 std::string read_text_file(const std::filesystem::path& file) {
   std::ifstream stream(file);
-  std::ostringstream text;
-  if (std::filesystem::is_directory(file) || !stream || !(text << stream.rdbuf()))
-    throw SetupError(file.string() + ": cannot be read", "give the path of a job's YAML file with at least one key");
-  return std::move(text).str();
+  if (!stream || std::filesystem::is_directory(file))
+    throw SetupError(file.string() + ": cannot be read", "give the path of a job's YAML file");
+  return {std::istreambuf_iterator<char>(stream), {}};
 }
 
 class Collector {
@@ -96,9 +95,12 @@ class Collector {
     const auto [entry, first] = seen_.try_emplace(name, setting);
     if (first) return;
     const Setting& other = entry->second;
-    const std::string where = other.position.line == 0 ? "" : " in line " + std::to_string(other.position.line);
+    const bool numbered = other.position.line > 0;
+    const std::string where = numbered ? " in line " + std::to_string(other.position.line) : "";
     if (other.spelling == setting.spelling)
-      throw SetupError(setting.place() + ": '" + setting.spelling + "' is given twice, first" + where, "keep one");
+      throw SetupError(
+          setting.place() + ": '" + setting.spelling + "' is given twice" + (numbered ? ", first" + where : ""),
+          "keep one");
     throw SetupError(setting.place() + ": '" + setting.spelling + "' and '" + other.spelling + "'" + where +
                          " are one key under two names",
                      "keep one");

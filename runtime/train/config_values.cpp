@@ -127,7 +127,7 @@ std::vector<std::filesystem::path> read_paths(const Setting& setting, std::strin
   std::vector<std::filesystem::path> paths;
   for (const DocumentValue& part : setting.value.items) {
     if (!part.is_text() || part.text.empty())
-      refuse_value(setting, part, "each " + setting.spelling, "a path", example);
+      refuse_value(setting, part, setting.spelling, "a path or a list of paths", example);
     paths.push_back(expand_home(part.text));
   }
   if (paths.empty()) refuse_value(setting, "a path or a list of paths", example);

@@ -58,8 +58,8 @@ class LoadedModel {
         file.seekg(run.offset);
         file.read(reinterpret_cast<char*>(staging.data() + run.staging + run.offset % 4096), run.bytes);
         if (!file)
-          throw SetupError(files[static_cast<size_t>(run.file)].string() + ": cannot read " + std::to_string(run.bytes) +
-                               " bytes at offset " + std::to_string(run.offset),
+          throw SetupError(files[static_cast<size_t>(run.file)].string() + ": cannot read " +
+                               std::to_string(run.bytes) + " bytes at offset " + std::to_string(run.offset),
                            "check the file and the drive");
       }
       const int64_t begin = static_cast<int64_t>(c) * plan::Plan().chunk_elements;
@@ -105,8 +105,12 @@ class Decoder {
       const models::BlockProgram& block = *model().blocks[b];
       const std::vector<const void*> parameters = loaded_.parameters(block);
       const std::vector<void*> slots(block.slots().size(), nullptr);
-      const models::ForwardArgs args{&batch,     boundaries_[b % 2]->memory().data(), boundaries_[(b + 1) % 2]->memory().data(),
-                                     parameters, slots,                               workspace_->memory()};
+      const models::ForwardArgs args{&batch,
+                                     boundaries_[b % 2]->memory().data(),
+                                     boundaries_[(b + 1) % 2]->memory().data(),
+                                     parameters,
+                                     slots,
+                                     workspace_->memory()};
       if (b == 0) {
         block.forward(args);
       } else {
@@ -117,8 +121,8 @@ class Decoder {
     std::vector<float> logits(static_cast<size_t>(model().vocabulary));
     const std::vector<int32_t> last = {static_cast<int32_t>(count - 1)};
     const models::HeadProgram& head = model().head();
-    head.logits(boundaries_[(model().blocks.size() - 1) % 2]->memory().data(), last, loaded_.parameters(head), logits.data(),
-                workspace_->memory());
+    head.logits(boundaries_[(model().blocks.size() - 1) % 2]->memory().data(), last, loaded_.parameters(head),
+                logits.data(), workspace_->memory());
     return logits;
   }
 

@@ -16,7 +16,8 @@ void refuse_used_output(const Config& config, bool resumes) {
   std::error_code unreadable;
   if (resumes || !fs::exists(config.output_dir, unreadable)) return;
   if (!fs::is_directory(config.output_dir))
-    throw SetupError(config.output_dir.string() + " is not a folder", "give output_dir a folder, existing and empty or new");
+    throw SetupError(config.output_dir.string() + " is not a folder",
+                     "give output_dir a folder, existing and empty or new");
   if (!fs::is_empty(config.output_dir))
     throw SetupError("output_dir " + config.output_dir.string() + " is not empty",
                      "give another output_dir, empty this one, or go on from its checkpoint with "
@@ -44,31 +45,46 @@ Bytes free_disk(const std::vector<fs::path>& paths) {
   return sum;
 }
 
+std::string joined(const std::vector<fs::path>& paths) {
+  std::string text;
+  for (const fs::path& path : paths) text += (text.empty() ? "" : ", ") + path.string();
+  return text;
+}
+
 std::optional<Tier> forced(Residence residence) {
   switch (residence) {
-    case Residence::automatic: return std::nullopt;
-    case Residence::device: return Tier::device;
-    case Residence::host: return Tier::host;
-    case Residence::disk: return Tier::disk;
+    case Residence::automatic:
+      return std::nullopt;
+    case Residence::device:
+      return Tier::device;
+    case Residence::host:
+      return Tier::host;
+    case Residence::disk:
+      return Tier::disk;
   }
   return std::nullopt;
 }
 
 std::optional<plan::SlotFate> forced(ActivationFate fate) {
   switch (fate) {
-    case ActivationFate::automatic: return std::nullopt;
-    case ActivationFate::keep: return plan::SlotFate::keep;
-    case ActivationFate::host: return plan::SlotFate::host;
-    case ActivationFate::disk: return plan::SlotFate::disk;
-    case ActivationFate::recompute: return plan::SlotFate::recompute;
+    case ActivationFate::automatic:
+      return std::nullopt;
+    case ActivationFate::keep:
+      return plan::SlotFate::keep;
+    case ActivationFate::host:
+      return plan::SlotFate::host;
+    case ActivationFate::disk:
+      return plan::SlotFate::disk;
+    case ActivationFate::recompute:
+      return plan::SlotFate::recompute;
   }
   return std::nullopt;
 }
 
-plan::PlanRequest request_of(const Config& config, const ModelSetup& setup, const exec::JobSources& sources, bool resumes) {
+plan::PlanRequest request_of(const Config& config, const ModelSetup& setup, const exec::JobSources& sources,
+                             bool resumes) {
   plan::PlanRequest request;
-  request.memory =
-      config.device == DeviceKind::emulated ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
+  request.memory = config.device == DeviceKind::emulated ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
   request.weights = forced(config.offload.params);
   request.states = forced(config.offload.optimizer);
   request.gradients = forced(config.offload.gradients);
@@ -79,6 +95,9 @@ plan::PlanRequest request_of(const Config& config, const ModelSetup& setup, cons
   request.caps = {config.offload.max_gpu.value_or(most(available_memory())),
                   config.offload.max_cpu.value_or(most(available_memory())),
                   config.offload.max_disk.value_or(most(free_disk(config.offload.nvme_path)))};
+  if (!config.offload.max_gpu) request.cap_origins[0] = "the free memory";
+  if (!config.offload.max_cpu) request.cap_origins[1] = "the free memory";
+  if (!config.offload.max_disk) request.cap_origins[2] = "the free space of " + joined(config.offload.nvme_path);
   request.source_low_bits = source_low_bits(setup, sources);
   request.resumes = resumes;
   return request;
@@ -87,7 +106,8 @@ plan::PlanRequest request_of(const Config& config, const ModelSetup& setup, cons
 void refuse_long_rows(const TokenDataset& data, const ModelSetup& setup) {
   if (data.longest_document() > setup.model.positions_max)
     throw SetupError(data.file().string() + ": the longest document has " + std::to_string(data.longest_document()) +
-                         " tokens and the model's max_position_embeddings is " + std::to_string(setup.model.positions_max),
+                         " tokens and the model's max_position_embeddings is " +
+                         std::to_string(setup.model.positions_max),
                      "lower sequence_len");
   if (data.vocabulary() > setup.model.vocabulary)
     throw SetupError("the tokenizer has " + std::to_string(data.vocabulary()) + " tokens and the model's embedding " +

@@ -124,6 +124,15 @@ json request_of(const Config& config, const PrepareOptions& options) {
   return request;
 }
 
+// What people type need not be text.
+std::string text_of(const json& request) {
+  try {
+    return request.dump() + "\n";
+  } catch (const json::type_error& error) {
+    throw SetupError(std::string("a path or a prompt is not UTF-8: ") + error.what(), "write it in UTF-8");
+  }
+}
+
 SplitCounts counts_of(const json& summary, const std::string& prefix) {
   const auto count = [&](const char* name) { return summary.at(prefix + name).get<int64_t>(); };
   return {count("rows"), count("documents"), count("tokens"), count("supervised_tokens"), count("longest_row")};
@@ -145,9 +154,10 @@ PreparedData data_of(const json& summary) {
 }  // namespace
 
 PreparedData prepare_data(const Config& config, const PrepareOptions& options) {
+  const std::string request = text_of(request_of(config, options));
   std::fflush(nullptr);
   ChildProcess child(command_for("preprocess.py", {"--request", "-"}), text_environment());
-  child.write(request_of(config, options).dump());
+  child.write(request);
   child.close_input();
   while (child.read_more()) show_notes(child.errors);
   const int code = child.wait();
@@ -177,7 +187,7 @@ struct TextServer::Impl {
   }
 
   json ask(const json& request) {
-    if (!child.write(request.dump() + "\n")) {
+    if (!child.write(text_of(request))) {
       while (child.read_more()) {
       }
       gone();

@@ -70,7 +70,8 @@ class Trainer {
     progress_.states_stored = job_.resume.has_value();
     run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
-    write_file(config_.output_dir / "plan.yaml", plan::to_yaml(job_.planned.plan, job_.shape));
+    write_file(config_.output_dir / "plan.yaml",
+               plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n");
     StepLog log(config_.output_dir / "trainer_log.jsonl", first);
     if (job_.validation) say_validation(evaluate(), "before training");
     start_seconds_ = seconds_since_launch();
@@ -89,6 +90,8 @@ class Trainer {
 
  private:
   static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+
+  std::string backend_name() const { return swap_.backend() == swap::BackendKind::uring ? "uring" : "thread"; }
 
   // A new adapter starts from a file, like everything else.
   void start_adapter() {
@@ -124,7 +127,8 @@ class Trainer {
     exec::PhaseResult result = executor_->run(schedule, {micro_batches, progress_.update});
     if (!options_.trace.empty()) {
       trace_.add("executed", schedule, result.ops, begin_us);
-      trace_.add("simulated", schedule, plan::simulate(schedule, job_.planned.layout.buffers(), profile_).ops, begin_us);
+      trace_.add("simulated", schedule, plan::simulate(schedule, job_.planned.layout.buffers(), profile_).ops,
+                 begin_us);
     }
     return result;
   }
@@ -165,8 +169,8 @@ class Trainer {
                       "the last checkpoint is intact; lower learning_rate or check the data of this step"});
 
     progress_.pending = true;
-    progress_.update = {record.learning_rate, config_.adam_beta1,   config_.adam_beta2, config_.adam_epsilon,
-                        config_.weight_decay, step + 1, clip_factor(record.grad_norm)};
+    progress_.update = {record.learning_rate, config_.adam_beta1, config_.adam_beta2,           config_.adam_epsilon,
+                        config_.weight_decay, step + 1,           clip_factor(record.grad_norm)};
     return record;
   }
 
@@ -219,7 +223,8 @@ class Trainer {
     flush();
     double sum = 0;
     int64_t supervised = 0;
-    for (int64_t batch = 0; batch < job_.steps.validation_batches(*job_.validation, job_.shape.micro_batches); ++batch) {
+    for (int64_t batch = 0; batch < job_.steps.validation_batches(*job_.validation, job_.shape.micro_batches);
+         ++batch) {
       const StepData data = job_.steps.validation(*job_.validation, batch, job_.shape.micro_batches);
       const std::vector<models::MicroBatch> views = views_of(data, 0);
       const exec::PhaseResult result =
@@ -294,7 +299,9 @@ int run_training(const Config& config, const TrainOptions& options) {
   if (options.dry_run) {
     show_plan(job);
     const plan::Phase steady{plan::PhaseKind::train, job.shape.micro_batches, true, true, true};
-    std::printf("%s", plan::to_table(job.planned.schedule(steady, job.shape, job.request), job.planned.layout.buffers()).c_str());
+    std::printf(
+        "%s",
+        plan::to_table(job.planned.schedule(steady, job.shape, job.request), job.planned.layout.buffers()).c_str());
     return 0;
   }
   fs::create_directories(config.output_dir);

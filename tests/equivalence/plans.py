@@ -21,8 +21,10 @@ class Setting:
     def assert_obeyed(self, plan):
         """`plan`: what the run says it did. A key that is read and then ignored would make every test here pass."""
         assert plan["memory"] == {"cpu": "unified", "emulated": "separate"}[self.device]
-        for group in plan["groups"].values():
-            assert group["weights"] == self.offload["params"], group
+        for name, group in plan["groups"].items():
+            # Adapters are small: their weights stay in RAM.
+            if not name.endswith(".adapter"):
+                assert group["weights"] == self.offload["params"], name
         trained = list(plan["groups"].values())[-2:]
         assert any(group["states"] == self.offload["optimizer"] for group in trained), trained
         layers = [fates for name, fates in plan["blocks"].items() if name.startswith("layer.")]

@@ -156,11 +156,10 @@ def test_missing_safetensors_are_named(case):
     case.refused(re.escape(str(case.model)), "safetensors")
 
 
-def test_truncated_safetensors_are_named_with_their_size(case):
-    size = case.weights.stat().st_size
+def test_truncated_safetensors_are_named_with_the_first_tensor_cut(case):
     with open(case.weights, "r+b") as file:
-        file.truncate(size - 1000)
-    case.refused(re.escape(str(case.weights)), str(size - 1000) + "|" + str(size))
+        file.truncate(case.weights.stat().st_size - 1000)
+    case.refused(re.escape(str(case.weights)), r"tensor '.*' end past the data|tensor '.*truncated")
 
 
 def test_a_truncated_header_is_named(case):

@@ -74,10 +74,9 @@ TEST(WorkerPool, RunsJobsOneAfterAnother) {
 
 // Two ranges that each wait for the other's start end only when two threads run them.
 TEST(WorkerPool, RunsRangesOfOneJobAtTheSameTime) {
-  std::latch both(2);
+  std::latch both(2), done(1);
   WorkerPool pool(2);
   EXPECT_EQ(pool.threads(), 2);
-  std::latch done(1);
   pool.submit(
       2, 1, [&](int64_t, int64_t) { both.arrive_and_wait(); }, [&] { done.count_down(); });
   done.wait();
