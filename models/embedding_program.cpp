@@ -11,8 +11,11 @@ namespace {
 class Embedding final : public BlockProgram {
  public:
   Embedding(const DecoderSpec& spec, int group, const ParameterGroup& layout, Dtype dtype)
-      : groups_{group}, elements_(layout.elements), hidden_(spec.hidden),
-        padding_(spec.padding_token ? static_cast<int32_t>(*spec.padding_token) : -1), dtype_(dtype) {}
+      : groups_{group},
+        elements_(layout.elements),
+        hidden_(spec.hidden),
+        padding_(spec.padding_token ? static_cast<int32_t>(*spec.padding_token) : -1),
+        dtype_(dtype) {}
 
   const std::string& name() const override { return name_; }
   std::span<const int> groups() const override { return groups_; }
@@ -27,7 +30,8 @@ class Embedding final : public BlockProgram {
   }
 
   void forward(const ForwardArgs& args) const override {
-    kernels(dtype_).gather_rows(args.parameters[0], args.batch->token_ids.data(), args.output, args.batch->tokens, hidden_);
+    kernels(dtype_).gather_rows(args.parameters[0], args.batch->token_ids.data(), args.output, args.batch->tokens,
+                                hidden_);
   }
 
   void backward(const BackwardArgs& args) const override {

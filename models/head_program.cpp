@@ -73,8 +73,8 @@ class Head final : public HeadProgram {
     return sum;
   }
 
-  void logits(const void* input, std::span<const int32_t> rows, std::span<const void* const> parameters, float* logits_RV,
-              std::span<std::byte> workspace) const override {
+  void logits(const void* input, std::span<const int32_t> rows, std::span<const void* const> parameters,
+              float* logits_RV, std::span<std::byte> workspace) const override {
     const auto count = static_cast<int64_t>(rows.size());
     SLUICE_CHECK(count <= chunk_rows(), "more rows of logits than a chunk holds");
     Scratch scratch(workspace);
@@ -118,7 +118,8 @@ class Head final : public HeadProgram {
     k_.gather_rows(input, rows, p.gathered, count, c);
     k_.rms_norm(p.gathered, nullptr, weight(parameters, norm_group(), norm_), p.normed, count, c,
                 static_cast<float>(spec_.norm_epsilon));
-    multiply_by_transposed(dtype_, {p.normed, count, c}, {weight(parameters, 0, projection_), spec_.vocabulary, c}, p.logits);
+    multiply_by_transposed(dtype_, {p.normed, count, c}, {weight(parameters, 0, projection_), spec_.vocabulary, c},
+                           p.logits);
   }
 
   double chunk_loss(const BackwardArgs& args, const Pieces& p, int64_t begin, int64_t count, bool first) const {
@@ -131,7 +132,8 @@ class Head final : public HeadProgram {
     }
     const int64_t v = spec_.vocabulary, c = spec_.hidden;
     project(args.input, p.rows + begin, count, args.parameters, p);
-    k_.cross_entropy(p.logits, p.labels + begin, p.losses, static_cast<float>(args.batch->loss_scale), wants_gradient, count, v);
+    k_.cross_entropy(p.logits, p.labels + begin, p.losses, static_cast<float>(args.batch->loss_scale), wants_gradient,
+                     count, v);
     double sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += p.losses[i];
     if (!wants_gradient) return sum;

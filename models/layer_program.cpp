@@ -30,10 +30,12 @@ Offsets offsets_of(const ParameterGroup& group, int64_t layer) {
     const ParameterTensor* tensor = find_tensor(group, layer_tensor_name(layer, rest));
     return tensor == nullptr ? int64_t{-1} : tensor->offset;
   };
-  return {at("self_attn.q_proj.weight"), at("self_attn.o_proj.weight"), at("mlp.gate_proj.weight"),
-          at("mlp.down_proj.weight"),    at("self_attn.q_proj.bias"),   at("self_attn.o_proj.bias"),
-          at("mlp.gate_proj.bias"),      at("mlp.down_proj.bias"),      at("input_layernorm.weight"),
-          at("post_attention_layernorm.weight"), at("self_attn.q_norm.weight"), at("self_attn.k_norm.weight")};
+  return {at("self_attn.q_proj.weight"), at("self_attn.o_proj.weight"),
+          at("mlp.gate_proj.weight"),    at("mlp.down_proj.weight"),
+          at("self_attn.q_proj.bias"),   at("self_attn.o_proj.bias"),
+          at("mlp.gate_proj.bias"),      at("mlp.down_proj.bias"),
+          at("input_layernorm.weight"),  at("post_attention_layernorm.weight"),
+          at("self_attn.q_norm.weight"), at("self_attn.k_norm.weight")};
 }
 
 // The pieces of the workspace. What a slot holds is taken from the slot when it is there.
@@ -50,9 +52,14 @@ struct Pieces {
 class Layer final : public LayerProgram {
  public:
   explicit Layer(const LayerSetup& setup)
-      : name_("layer." + std::to_string(setup.layer)), spec_(setup.spec), dtype_(setup.compute_dtype),
-        k_(kernels(setup.compute_dtype)), groups_(setup.groups), layer_group_(*setup.layouts[0]),
-        w_(offsets_of(*setup.layouts[0], setup.layer)), rope_(setup.rope) {
+      : name_("layer." + std::to_string(setup.layer)),
+        spec_(setup.spec),
+        dtype_(setup.compute_dtype),
+        k_(kernels(setup.compute_dtype)),
+        groups_(setup.groups),
+        layer_group_(*setup.layouts[0]),
+        w_(offsets_of(*setup.layouts[0], setup.layer)),
+        rope_(setup.rope) {
     attention_ = {spec_.heads, spec_.kv_heads, spec_.head_dim, spec_.sliding_window[static_cast<size_t>(setup.layer)],
                   1.0f / std::sqrt(static_cast<float>(spec_.head_dim))};
     if (setup.adapter) adapters_ = AdapterSet(spec_, *setup.adapter, *setup.layouts[1], setup.layer, dtype_);
@@ -185,7 +192,8 @@ class Layer final : public LayerProgram {
     take(kQkv, p.raw_qkv);
     if (!spec_.qk_norm) p.qkv = p.raw_qkv;
     take(kAttentionOutput, p.attention_output);
-    if (slots[kLogSumExp] != nullptr) p.log_sum_exp = static_cast<float*>(const_cast<void*>(static_cast<const void*>(slots[kLogSumExp])));
+    if (slots[kLogSumExp] != nullptr)
+      p.log_sum_exp = static_cast<float*>(const_cast<void*>(static_cast<const void*>(slots[kLogSumExp])));
     take(kResidual, p.residual);
     take(kGateUp, p.gate_up);
   }
@@ -206,12 +214,14 @@ class Layer final : public LayerProgram {
     }
 
     void norm_input(const void* x, const Pieces& p) const {
-      l().k_.rms_norm(const_cast<void*>(x), nullptr, at(l().w_.input_norm), p.normed_input, n(), l().spec_.hidden, l().epsilon());
+      l().k_.rms_norm(const_cast<void*>(x), nullptr, at(l().w_.input_norm), p.normed_input, n(), l().spec_.hidden,
+                      l().epsilon());
     }
     void project_qkv(const void* x, const Pieces& p) const {
       norm_input(x, p);
       const int64_t row = l().attention_.row();
-      multiply_by_transposed(l().dtype_, {p.normed_input, n(), l().spec_.hidden}, matrix(l().w_.qkv, row, l().spec_.hidden), p.raw_qkv);
+      multiply_by_transposed(l().dtype_, {p.normed_input, n(), l().spec_.hidden},
+                             matrix(l().w_.qkv, row, l().spec_.hidden), p.raw_qkv);
       if (l().w_.qkv_bias >= 0) l().k_.add_bias(p.raw_qkv, at(l().w_.qkv_bias), n(), row);
       adapt(Projection::q, p.normed_input, p.raw_qkv, row, 0, p);
       adapt(Projection::k, p.normed_input, p.raw_qkv, row, l().attention_width(), p);
@@ -242,7 +252,8 @@ class Layer final : public LayerProgram {
       l().k_.rms_norm(p.residual, x, at(l().w_.post_norm), p.normed_residual, n(), c, l().epsilon());
     }
     void norm_residual(const Pieces& p) const {
-      l().k_.rms_norm(p.residual, nullptr, at(l().w_.post_norm), p.normed_residual, n(), l().spec_.hidden, l().epsilon());
+      l().k_.rms_norm(p.residual, nullptr, at(l().w_.post_norm), p.normed_residual, n(), l().spec_.hidden,
+                      l().epsilon());
     }
     void expand(const Pieces& p) const {
       const int64_t c = l().spec_.hidden, f = l().spec_.ffn;
@@ -279,14 +290,19 @@ class Layer final : public LayerProgram {
   }
 
   GradientWriter base_writer(const BackwardArgs& args, const Pieces& p) const {
-    return {layer_group_, frozen_base() ? nullptr : args.gradients[0], args.gradient_dtype, dtype_,
-            args.accumulate[0] != 0 ? Store::accumulate : Store::overwrite, p.product};
+    return {layer_group_,
+            frozen_base() ? nullptr : args.gradients[0],
+            args.gradient_dtype,
+            dtype_,
+            args.accumulate[0] != 0 ? Store::accumulate : Store::overwrite,
+            p.product};
   }
   AdapterGradients adapter_gradients(const BackwardArgs& args, const Pieces& p) const {
     if (args.gradients.size() < 2) return {};
     return adapters_.gradients(args.gradients[1], args.gradient_dtype, args.accumulate[1] != 0, p.adapter);
   }
-  void bias_gradient(GradientWriter& base, const Pieces& p, const void* dy, int64_t rows, int64_t width, int64_t offset) const {
+  void bias_gradient(GradientWriter& base, const Pieces& p, const void* dy, int64_t rows, int64_t width,
+                     int64_t offset) const {
     if (offset < 0 || !base.wanted()) return;
     k_.column_runs(dy, p.runs, rows, width);
     base.runs(p.runs, runs_of(rows), width, offset);
@@ -298,18 +314,22 @@ class Layer final : public LayerProgram {
     const void* dy = args.output_gradient;
     multiply(dtype_, {dy, n, c}, run.matrix(w_.down, c, f), p.activated_gradient);
     if (adapters_.targets(Projection::down)) k_.swiglu(p.gate_up, p.activated, n, f);
-    adapters_.backward(Projection::down, *args.batch, run.adapter_weights, p.activated, dy, c, 0, p.activated_gradient, adapters, p.adapter);
+    adapters_.backward(Projection::down, *args.batch, run.adapter_weights, p.activated, dy, c, 0, p.activated_gradient,
+                       adapters, p.adapter);
     k_.swiglu_backward(p.gate_up, p.activated_gradient, p.gate_up_gradient, p.activated, n, f);
     base.product({dy, n, c}, {p.activated, n, f}, w_.down);
     bias_gradient(base, p, dy, n, c, w_.down_bias);
 
     multiply(dtype_, {p.gate_up_gradient, n, 2 * f}, run.matrix(w_.gate_up, 2 * f, c), p.normed_gradient);
-    adapters_.backward(Projection::gate, *args.batch, run.adapter_weights, p.normed_residual, p.gate_up_gradient, 2 * f, 0, p.normed_gradient, adapters, p.adapter);
-    adapters_.backward(Projection::up, *args.batch, run.adapter_weights, p.normed_residual, p.gate_up_gradient, 2 * f, f, p.normed_gradient, adapters, p.adapter);
+    adapters_.backward(Projection::gate, *args.batch, run.adapter_weights, p.normed_residual, p.gate_up_gradient, 2 * f,
+                       0, p.normed_gradient, adapters, p.adapter);
+    adapters_.backward(Projection::up, *args.batch, run.adapter_weights, p.normed_residual, p.gate_up_gradient, 2 * f,
+                       f, p.normed_gradient, adapters, p.adapter);
     base.product({p.gate_up_gradient, n, 2 * f}, {p.normed_residual, n, c}, w_.gate_up);
     bias_gradient(base, p, p.gate_up_gradient, n, 2 * f, w_.gate_up_bias);
 
-    k_.rms_norm_backward(p.residual, run.at(w_.post_norm), p.normed_gradient, dy, p.residual_gradient, p.runs, n, c, epsilon());
+    k_.rms_norm_backward(p.residual, run.at(w_.post_norm), p.normed_gradient, dy, p.residual_gradient, p.runs, n, c,
+                         epsilon());
     base.runs(p.runs, runs_of(n), c, w_.post_norm);
   }
 
@@ -318,7 +338,8 @@ class Layer final : public LayerProgram {
     const int64_t n = run.n(), c = spec_.hidden, width = attention_width(), row = attention_.row();
     const void* dy = p.residual_gradient;
     multiply(dtype_, {dy, n, c}, run.matrix(w_.o, c, width), p.attention_gradient);
-    adapters_.backward(Projection::o, *args.batch, run.adapter_weights, p.attention_output, dy, c, 0, p.attention_gradient, adapters, p.adapter);
+    adapters_.backward(Projection::o, *args.batch, run.adapter_weights, p.attention_output, dy, c, 0,
+                       p.attention_gradient, adapters, p.adapter);
     base.product({dy, n, c}, {p.attention_output, n, width}, w_.o);
     bias_gradient(base, p, dy, n, c, w_.o_bias);
 
@@ -335,10 +356,12 @@ class Layer final : public LayerProgram {
     void* into = wants_input || base.wanted() ? p.normed_gradient : nullptr;
     for (const auto& [projection, column] : {std::pair{Projection::q, int64_t{0}}, std::pair{Projection::k, width},
                                              std::pair{Projection::v, width + kv_width()}})
-      adapters_.backward(projection, *args.batch, run.adapter_weights, p.normed_input, p.qkv_gradient, row, column, into, adapters, p.adapter);
+      adapters_.backward(projection, *args.batch, run.adapter_weights, p.normed_input, p.qkv_gradient, row, column,
+                         into, adapters, p.adapter);
     if (into == nullptr) return;
     void* dx = wants_input ? args.input_gradient : p.normed_gradient;
-    k_.rms_norm_backward(args.input, run.at(w_.input_norm), p.normed_gradient, p.residual_gradient, dx, p.runs, n, c, epsilon());
+    k_.rms_norm_backward(args.input, run.at(w_.input_norm), p.normed_gradient, p.residual_gradient, dx, p.runs, n, c,
+                         epsilon());
     base.runs(p.runs, runs_of(n), c, w_.input_norm);
   }
   void backward_qk_norm(const Steps& run, const Pieces& p, GradientWriter& base) const {

@@ -15,9 +15,9 @@ struct LayerSetup {
   std::optional<AdapterSpec> adapter;
   Dtype compute_dtype = Dtype::f32;
   int64_t layer = 0;
-  std::vector<int> groups;                       // of the model: the layer's, then its adapter's
-  std::vector<const ParameterGroup*> layouts;    // the same, for offsets
-  std::shared_ptr<RopeTable> rope;               // shared by all layers: they have the same angles
+  std::vector<int> groups;                     // of the model: the layer's, then its adapter's
+  std::vector<const ParameterGroup*> layouts;  // the same, for offsets
+  std::shared_ptr<RopeTable> rope;             // shared by all layers: they have the same angles
 };
 
 // Layouts are read, not kept.

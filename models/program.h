@@ -31,12 +31,12 @@ struct SlotSpec {
 
 // The tokens that one block sees at once: documents laid end to end, attention only inside a document.
 struct MicroBatch {
-  int64_t tokens = 0;                          // N
-  std::span<const int32_t> token_ids;          // [N]
-  std::span<const int32_t> labels;             // [N], already shifted: the token that position i must predict, or -100
-  std::span<const int32_t> positions;          // [N], restart at every document
-  std::span<const int32_t> document_starts;    // [documents + 1], ascending, first 0, last N
-  double loss_scale = 1;                       // 1 / supervised tokens of the whole step
+  int64_t tokens = 0;                        // N
+  std::span<const int32_t> token_ids;        // [N]
+  std::span<const int32_t> labels;           // [N], already shifted: the token that position i must predict, or -100
+  std::span<const int32_t> positions;        // [N], restart at every document
+  std::span<const int32_t> document_starts;  // [documents + 1], ascending, first 0, last N
+  double loss_scale = 1;                     // 1 / supervised tokens of the whole step
   // Key of the counter-based dropout generator. step counts from 1; 0: not training, nothing is dropped.
   uint64_t seed = 0;
   uint64_t step = 0;
@@ -47,31 +47,31 @@ enum class Pass { forward, backward };
 
 struct ForwardArgs {
   const MicroBatch* batch = nullptr;
-  const void* input = nullptr;               // [N, C]; null for the embedding
-  void* output = nullptr;                    // [N, C]; null for the head
-  std::span<const void* const> parameters;   // one per BlockProgram::groups(), compute_dtype, flat, 64-byte aligned
-  std::span<void* const> slots;              // one per slots(); null: not kept
-  std::span<std::byte> workspace;            // 64-byte aligned, at least workspace_bytes(forward)
+  const void* input = nullptr;              // [N, C]; null for the embedding
+  void* output = nullptr;                   // [N, C]; null for the head
+  std::span<const void* const> parameters;  // one per BlockProgram::groups(), compute_dtype, flat, 64-byte aligned
+  std::span<void* const> slots;             // one per slots(); null: not kept
+  std::span<std::byte> workspace;           // 64-byte aligned, at least workspace_bytes(forward)
 };
 
 struct BackwardArgs {
   const MicroBatch* batch = nullptr;
-  const void* input = nullptr;               // as given to forward
-  const void* output_gradient = nullptr;     // [N, C]; null for the head
-  void* input_gradient = nullptr;            // [N, C]; null: not wanted. May alias output_gradient.
+  const void* input = nullptr;            // as given to forward
+  const void* output_gradient = nullptr;  // [N, C]; null for the head
+  void* input_gradient = nullptr;         // [N, C]; null: not wanted. May alias output_gradient.
   std::span<const void* const> parameters;
   // One per groups(): null when frozen. gradient_dtype f32, or bf16 when compute is bf16 and the step has one
   // micro-batch. Written whole (gaps and all) when `accumulate[g]` is false, added to when true.
   std::span<void* const> gradients;
   std::span<const uint8_t> accumulate;
   Dtype gradient_dtype = Dtype::f32;
-  std::span<const void* const> slots;        // one per slots(); null: recompute it
+  std::span<const void* const> slots;  // one per slots(); null: recompute it
   std::span<std::byte> workspace;
 };
 
 struct BlockCost {
   double forward_flops_per_token = 0;
-  double backward_flops_per_token = 0;       // without recomputation
+  double backward_flops_per_token = 0;                // without recomputation
   double attention_flops_per_token_per_position = 0;  // forward; times mean attended length; backward 2.5 times that
 };
 
@@ -80,9 +80,9 @@ class BlockProgram {
  public:
   virtual ~BlockProgram() = default;
 
-  virtual const std::string& name() const = 0;            // "embedding", "layer.0", "head"
-  virtual std::span<const int> groups() const = 0;        // indices into Model::groups
-  virtual std::span<const SlotSpec> slots() const = 0;    // in the order in which forward writes them
+  virtual const std::string& name() const = 0;          // "embedding", "layer.0", "head"
+  virtual std::span<const int> groups() const = 0;      // indices into Model::groups
+  virtual std::span<const SlotSpec> slots() const = 0;  // in the order in which forward writes them
   virtual BlockCost cost() const = 0;
   // Bytes of workspace for at most `tokens_max` tokens when the slots with kept[i] != 0 are there.
   virtual Bytes workspace_bytes(Pass pass, int64_t tokens_max, std::span<const uint8_t> kept) const = 0;

@@ -19,8 +19,8 @@ std::string_view name_of(Isa isa);
 struct AdamWSettings {
   double learning_rate = 0;
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
-  int64_t step = 1;           // counts from 1
-  float gradient_scale = 1;   // multiplied into each gradient first
+  int64_t step = 1;          // counts from 1
+  float gradient_scale = 1;  // multiplied into each gradient first
 };
 
 // Gradients of either dtype: exactly one span is non-empty (f32, or bf16 bits).

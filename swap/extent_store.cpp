@@ -31,7 +31,8 @@ int take_lock(const std::filesystem::path& folder) {
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const std::string owner = owner_of(fd);
     close(fd);
-    throw SetupError(folder.string() + " is in use by " + owner, "wait for it, or give this job another offload.nvme_path");
+    throw SetupError(folder.string() + " is in use by " + owner,
+                     "wait for it, or give this job another offload.nvme_path");
   }
   const std::string pid = std::to_string(getpid());
   if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
@@ -84,7 +85,8 @@ int64_t SwapFile::reserve(int64_t bytes, std::string_view tag) {
         {refused == ENOSPC ? ErrorCode::no_space : ErrorCode::io,
          "cannot reserve " + to_string(Bytes{bytes}) + " for " + std::string(tag) + " at " + to_string(Bytes{offset}) +
              " of " + file_.string() + ": " + std::strerror(refused) +
-             (known ? " (" + to_string(Bytes{static_cast<int64_t>(space.f_bavail * space.f_frsize)}) + " are free)" : ""),
+             (known ? " (" + to_string(Bytes{static_cast<int64_t>(space.f_bavail * space.f_frsize)}) + " are free)"
+                    : ""),
          "free space there, or give offload.nvme_path a larger drive"});
   }
   end_ += bytes;

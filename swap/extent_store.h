@@ -12,9 +12,9 @@ namespace sluice::swap {
 
 struct Piece {
   int path = 0;
-  int64_t offset = 0;    // in that path's file
-  int64_t bytes = 0;     // a multiple of 4096
-  uint64_t checksum = 0; // XXH3 of what was last written
+  int64_t offset = 0;     // in that path's file
+  int64_t bytes = 0;      // a multiple of 4096
+  uint64_t checksum = 0;  // XXH3 of what was last written
 };
 
 struct Extent {

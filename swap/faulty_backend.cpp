@@ -61,7 +61,8 @@ class FaultyBackend final : public IoBackend {
       made_up_.push_back({request.user, made_up});
     } else {
       if (inner_->submit({&request, 1}) == 0) return false;
-      if (request.direction == Direction::read && reads_++ == faults_.flip_bit_at) flips_[request.user] = request.memory;
+      if (request.direction == Direction::read && reads_++ == faults_.flip_bit_at)
+        flips_[request.user] = request.memory;
     }
     ++requests_;
     return true;

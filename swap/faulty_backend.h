@@ -14,8 +14,8 @@ struct Faults {
   double try_again = 0;        // share that ends with EAGAIN, nothing moved
   int64_t fail_at = -1;        // the request of that number (from 0) ends with `fail_errno`, and all after it
   int fail_errno = 5;
-  int64_t flip_bit_at = -1;    // the read of that number delivers one wrong bit
-  int room = 0;                // takes at most this many requests at a time; 0: the inner backend's
+  int64_t flip_bit_at = -1;  // the read of that number delivers one wrong bit
+  int room = 0;              // takes at most this many requests at a time; 0: the inner backend's
 };
 
 std::unique_ptr<IoBackend> make_faulty_backend(std::unique_ptr<IoBackend> inner, const Faults& faults);

@@ -20,7 +20,7 @@ struct IoRequest {
   Direction direction = Direction::read;
   int64_t offset = 0;
   std::byte* memory = nullptr;
-  int64_t bytes = 0;    // at most kRequestBytesMax
+  int64_t bytes = 0;  // at most kRequestBytesMax
   uint64_t user = 0;
 };
 

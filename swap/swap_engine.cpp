@@ -50,8 +50,8 @@ struct Part {
   const std::filesystem::path* file = nullptr;
   int64_t offset = 0;
   std::byte* memory = nullptr;
-  int64_t bytes = 0;   // wanted; a source's last block may hold fewer
-  int64_t asked = 0;   // what requests may ask for: whole blocks
+  int64_t bytes = 0;  // wanted; a source's last block may hold fewer
+  int64_t asked = 0;  // what requests may ask for: whole blocks
   int64_t moved = 0;
   int retries = 0;
   Piece* piece = nullptr;  // checked and recorded; null for sources
@@ -61,7 +61,8 @@ int open_source_file(const std::filesystem::path& file) {
   int fd = open(file.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
   if (fd < 0 && errno == EINVAL) fd = open(file.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0)
-    throw SetupError("cannot open " + file.string() + ": " + std::strerror(errno), "check the path and its permissions");
+    throw SetupError("cannot open " + file.string() + ": " + std::strerror(errno),
+                     "check the path and its permissions");
   return fd;
 }
 
@@ -75,8 +76,9 @@ struct SwapEngine::Impl {
     for (const auto& path : options.nvme_paths) files.push_back(std::make_unique<SwapFile>(path));
     for (const auto& file : files)
       if (!file->direct())
-        warnings.push_back(file->path().string() +
-                           ": the file system refuses O_DIRECT, so swap goes through the page cache; use an ext4 or xfs drive");
+        warnings.push_back(
+            file->path().string() +
+            ": the file system refuses O_DIRECT, so swap goes through the page cache; use an ext4 or xfs drive");
     depth = options.queue_depth * static_cast<int>(files.size());
     backend = wrap(make_backend());
     completion_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -122,7 +124,8 @@ struct SwapEngine::Impl {
     Extent& extent = extents[static_cast<size_t>(id)];
     SLUICE_CHECK(direction == Direction::write || extent.written, "an extent is read before it was written");
     SLUICE_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % kBlockBytes == 0, "memory must be 4096-byte aligned");
-    SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= round_up(extent.bytes, kBlockBytes), "memory is shorter than the extent");
+    SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= round_up(extent.bytes, kBlockBytes),
+                 "memory is shorter than the extent");
     extent.written = true;
     const auto whole = std::make_shared<Transfer>();
     whole->token = token;
@@ -131,7 +134,8 @@ struct SwapEngine::Impl {
     std::byte* at = memory.data();
     for (Piece& piece : extent.pieces) {
       const SwapFile& file = *files[static_cast<size_t>(piece.path)];
-      parts.push_back({whole, direction, file.fd(), &file.path(), piece.offset, at, piece.bytes, piece.bytes, 0, 0, &piece});
+      parts.push_back(
+          {whole, direction, file.fd(), &file.path(), piece.offset, at, piece.bytes, piece.bytes, 0, 0, &piece});
       at += piece.bytes;
     }
     send(std::move(parts));
@@ -142,7 +146,8 @@ struct SwapEngine::Impl {
     const int64_t begin = round_down(offset, kBlockBytes), end = round_up(offset + bytes, kBlockBytes);
     SLUICE_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % kBlockBytes == 0, "memory must be 4096-byte aligned");
     SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= end - begin, "memory is shorter than the aligned range");
-    SLUICE_CHECK(offset >= 0 && bytes > 0 && offset + bytes <= source.bytes, "a read past the end of " + source.path.string());
+    SLUICE_CHECK(offset >= 0 && bytes > 0 && offset + bytes <= source.bytes,
+                 "a read past the end of " + source.path.string());
     const auto whole = std::make_shared<Transfer>();
     whole->token = token;
     std::vector<Part> parts;
@@ -160,9 +165,9 @@ struct SwapEngine::Impl {
     const auto id = static_cast<ExtentId>(extents.size());
     const auto paths = static_cast<int64_t>(files.size());
     const int64_t rounded = round_up(bytes.count, kBlockBytes);
-    const int64_t stripe = std::min(paths == 1 ? options.request_bytes.count
-                                               : round_up(options.stripe_bytes.count, kBlockBytes),
-                                    options.request_bytes.count);
+    const int64_t stripe =
+        std::min(paths == 1 ? options.request_bytes.count : round_up(options.stripe_bytes.count, kBlockBytes),
+                 options.request_bytes.count);
     Extent extent;
     extent.bytes = bytes.count;
     std::vector<int64_t> share(files.size(), 0);
@@ -295,9 +300,10 @@ struct SwapEngine::Impl {
     if (part.direction == Direction::write || part.piece == nullptr) return {};
     if (XXH3_64bits(part.memory, static_cast<size_t>(part.bytes)) == part.piece->checksum) return {};
     return Error{ErrorCode::corrupt,
-                 "checksum mismatch reading " + std::to_string(part.bytes) + " bytes at offset " + std::to_string(part.offset) +
-                     " of " + part.file->string(),
-                 "the drive or memory returned other bytes than were written: resume from the last checkpoint, on another drive"};
+                 "checksum mismatch reading " + std::to_string(part.bytes) + " bytes at offset " +
+                     std::to_string(part.offset) + " of " + part.file->string(),
+                 "the drive or memory returned other bytes than were written: resume from the last checkpoint, on "
+                 "another drive"};
   }
 
   void end_part(Part& part, Result<void> result) {
@@ -348,7 +354,8 @@ struct SwapEngine::Impl {
 
 SwapEngine::SwapEngine(const SwapOptions& options)
     : SwapEngine(options, [](std::unique_ptr<IoBackend> backend) { return backend; }) {}
-SwapEngine::SwapEngine(const SwapOptions& options, const WrapBackend& wrap) : impl_(std::make_unique<Impl>(options, wrap)) {}
+SwapEngine::SwapEngine(const SwapOptions& options, const WrapBackend& wrap)
+    : impl_(std::make_unique<Impl>(options, wrap)) {}
 SwapEngine::~SwapEngine() = default;
 
 const std::vector<std::string>& SwapEngine::warnings() const { return impl_->warnings; }
@@ -378,8 +385,9 @@ void SwapEngine::register_memory(std::span<std::byte> memory) {
   impl_->backend->wake();
   const Result<void> registered = answer.get();
   if (!registered.ok())
-    impl_->warnings.push_back(to_string(Bytes{static_cast<int64_t>(memory.size())}) + " of host memory not registered with io_uring (" +
-                              registered.error().message + "): a little more CPU per transfer; raise `ulimit -l`");
+    impl_->warnings.push_back(to_string(Bytes{static_cast<int64_t>(memory.size())}) +
+                              " of host memory not registered with io_uring (" + registered.error().message +
+                              "): a little more CPU per transfer; raise `ulimit -l`");
 }
 
 void SwapEngine::read(ExtentId extent, std::span<std::byte> memory, uint64_t token) {
@@ -389,7 +397,8 @@ void SwapEngine::write(ExtentId extent, std::span<const std::byte> memory, uint6
   // The kernel only reads it.
   impl_->transfer(Direction::write, extent, {const_cast<std::byte*>(memory.data()), memory.size()}, token);
 }
-void SwapEngine::read_source(SourceId source, int64_t offset, int64_t bytes, std::span<std::byte> memory, uint64_t token) {
+void SwapEngine::read_source(SourceId source, int64_t offset, int64_t bytes, std::span<std::byte> memory,
+                             uint64_t token) {
   impl_->read_source(source, offset, bytes, memory, token);
 }
 

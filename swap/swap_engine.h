@@ -22,10 +22,10 @@ namespace sluice::swap {
 enum class BackendKind { automatic, uring, thread };
 
 struct SwapOptions {
-  BackendKind backend = BackendKind::automatic;  // uring where the kernel lets us, else thread
-  std::vector<std::filesystem::path> nvme_paths; // folders; extents are striped over them
-  Bytes request_bytes = MiB(4);                  // a transfer is cut into requests of at most this
-  int queue_depth = 32;                          // requests in flight per path
+  BackendKind backend = BackendKind::automatic;   // uring where the kernel lets us, else thread
+  std::vector<std::filesystem::path> nvme_paths;  // folders; extents are striped over them
+  Bytes request_bytes = MiB(4);                   // a transfer is cut into requests of at most this
+  int queue_depth = 32;                           // requests in flight per path
   Bytes stripe_bytes = MiB(4);
 };
 
@@ -59,7 +59,8 @@ class SwapEngine {
   SwapEngine(const SwapEngine&) = delete;
   SwapEngine& operator=(const SwapEngine&) = delete;
 
-  // What was lost against the best set-up, one line each with its fix ("memlock is 8 MiB: buffers not registered; ...").
+  // What was lost against the best set-up, one line each with its fix ("memlock is 8 MiB: buffers not registered;
+  // ...").
   const std::vector<std::string>& warnings() const;
   BackendKind backend() const;  // the one in use
 

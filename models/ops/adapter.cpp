@@ -88,7 +88,8 @@ void AdapterSet::backward(Projection projection, const MicroBatch& batch, const 
   const Matrix a{weights + place->a * each, r, place->in}, b{weights + place->b * each, place->out, r};
   // scale * dy, contiguous.
   std::fill_n(static_cast<std::byte*>(scratch.columns), n * place->out * each, std::byte{0});
-  k.add_scaled(scratch.columns, place->out, static_cast<const std::byte*>(dy) + column * each, stride, scale, n, place->out);
+  k.add_scaled(scratch.columns, place->out, static_cast<const std::byte*>(dy) + column * each, stride, scale, n,
+               place->out);
   const Matrix columns{scratch.columns, n, place->out};
   const void* in = dropped(*place, projection, batch, x, scratch);
   multiply_by_transposed(dtype_, {in, n, place->in}, a, scratch.low);

@@ -12,7 +12,7 @@
 namespace sluice::models {
 
 struct AdapterScratch {
-  void *dropped = nullptr, *low = nullptr, *high = nullptr;  // [N, in], [N, r], [N, out or in]
+  void *dropped = nullptr, *low = nullptr, *high = nullptr;              // [N, in], [N, r], [N, out or in]
   void *columns = nullptr, *low_gradient = nullptr, *product = nullptr;  // [N, out], [N, r], r * max(in, out)
 };
 
@@ -23,19 +23,22 @@ struct AdapterGradients {
 class AdapterSet {
  public:
   AdapterSet() = default;
-  AdapterSet(const DecoderSpec& spec, const AdapterSpec& adapter, const ParameterGroup& group, int64_t layer, Dtype dtype);
+  AdapterSet(const DecoderSpec& spec, const AdapterSpec& adapter, const ParameterGroup& group, int64_t layer,
+             Dtype dtype);
 
   bool targets(Projection projection) const { return places_[static_cast<size_t>(projection)].has_value(); }
   double flops_per_token() const;
   AdapterScratch cut(Scratch& scratch, Pass pass, int64_t tokens) const;
-  AdapterGradients gradients(void* gradient, Dtype gradient_dtype, bool accumulate, const AdapterScratch& scratch) const;
+  AdapterGradients gradients(void* gradient, Dtype gradient_dtype, bool accumulate,
+                             const AdapterScratch& scratch) const;
 
   // Adds to columns [column, column + out) of y, whose rows are `stride` apart. x is [N, in], contiguous.
-  void add(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x, void* y, int64_t stride,
-           int64_t column, const AdapterScratch& scratch) const;
+  void add(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x, void* y,
+           int64_t stride, int64_t column, const AdapterScratch& scratch) const;
   // dy: those columns of the output's gradient. Adds to dx [N, in] unless it is null.
   void backward(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x, const void* dy,
-                int64_t stride, int64_t column, void* dx, AdapterGradients& gradients, const AdapterScratch& scratch) const;
+                int64_t stride, int64_t column, void* dx, AdapterGradients& gradients,
+                const AdapterScratch& scratch) const;
 
  private:
   struct Place {

@@ -10,7 +10,9 @@
 namespace sluice::models {
 namespace {
 
-at::TensorOptions options(Dtype dtype) { return at::TensorOptions().dtype(dtype == Dtype::f32 ? at::kFloat : at::kBFloat16); }
+at::TensorOptions options(Dtype dtype) {
+  return at::TensorOptions().dtype(dtype == Dtype::f32 ? at::kFloat : at::kBFloat16);
+}
 
 // The kernel wants as many key heads as query heads: each key head is a batch entry whose query heads share it
 // through a stride of zero, so nothing is copied.
@@ -24,8 +26,8 @@ struct Document {
 
 at::Tensor queries(Dtype dtype, const AttentionShape& s, void* rows, int64_t row_stride, int64_t length) {
   const int64_t shared = s.heads / s.kv_heads;
-  return at::from_blob(rows, {s.kv_heads, shared, length, s.head_dim},
-                       {shared * s.head_dim, s.head_dim, row_stride, 1}, options(dtype));
+  return at::from_blob(rows, {s.kv_heads, shared, length, s.head_dim}, {shared * s.head_dim, s.head_dim, row_stride, 1},
+                       options(dtype));
 }
 at::Tensor keys(Dtype dtype, const AttentionShape& s, void* rows, int64_t row_stride, int64_t length) {
   return at::from_blob(rows, {s.kv_heads, s.heads / s.kv_heads, length, s.head_dim}, {s.head_dim, 0, row_stride, 1},
@@ -46,8 +48,8 @@ at::Tensor output_view(Dtype dtype, const AttentionShape& s, const void* output,
 
 at::Tensor lse_view(const AttentionShape& s, const float* log_sum_exp, Document document) {
   const int64_t shared = s.heads / s.kv_heads;
-  return at::from_blob(const_cast<float*>(log_sum_exp) + document.begin * s.heads, {s.kv_heads, shared, document.length},
-                       {shared, 1, s.heads}, at::kFloat);
+  return at::from_blob(const_cast<float*>(log_sum_exp) + document.begin * s.heads,
+                       {s.kv_heads, shared, document.length}, {shared, 1, s.heads}, at::kFloat);
 }
 
 bool windowed(const AttentionShape& s, int64_t length) { return s.window > 0 && length > s.window; }
@@ -81,8 +83,9 @@ void attention(Dtype dtype, const AttentionShape& shape, std::span<const int32_t
   });
 }
 
-void attention_backward(Dtype dtype, const AttentionShape& shape, std::span<const int32_t> document_starts, const void* qkv,
-                        const void* output, const float* log_sum_exp, const void* output_gradient, void* qkv_gradient) {
+void attention_backward(Dtype dtype, const AttentionShape& shape, std::span<const int32_t> document_starts,
+                        const void* qkv, const void* output, const float* log_sum_exp, const void* output_gradient,
+                        void* qkv_gradient) {
   for_documents(document_starts, [&](Document document) {
     const Views in = views(dtype, shape, qkv, document);
     const auto mask = window_mask(dtype, shape, document.length);
@@ -109,8 +112,9 @@ void attention_cached(Dtype dtype, const AttentionShape& shape, const void* quer
   const int64_t skipped = (length - seen) * width * size_of(dtype);
   const auto at_row = [&](const void* from) { return static_cast<char*>(const_cast<void*>(from)) + skipped; };
   const auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
-      queries(dtype, shape, const_cast<void*>(query), shape.row(), 1), keys(dtype, shape, at_row(cached_keys), width, seen),
-      keys(dtype, shape, at_row(cached_values), width, seen), 0.0, false, std::nullopt, shape.scale);
+      queries(dtype, shape, const_cast<void*>(query), shape.row(), 1),
+      keys(dtype, shape, at_row(cached_keys), width, seen), keys(dtype, shape, at_row(cached_values), width, seen), 0.0,
+      false, std::nullopt, shape.scale);
   queries(dtype, shape, output, shape.heads * shape.head_dim, 1).copy_(out);
 }
 

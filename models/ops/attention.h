@@ -20,8 +20,9 @@ struct AttentionShape {
 void attention(Dtype dtype, const AttentionShape& shape, std::span<const int32_t> document_starts, const void* qkv,
                void* output, float* log_sum_exp);
 // qkv_gradient [N, row()] is written whole.
-void attention_backward(Dtype dtype, const AttentionShape& shape, std::span<const int32_t> document_starts, const void* qkv,
-                        const void* output, const float* log_sum_exp, const void* output_gradient, void* qkv_gradient);
+void attention_backward(Dtype dtype, const AttentionShape& shape, std::span<const int32_t> document_starts,
+                        const void* qkv, const void* output, const float* log_sum_exp, const void* output_gradient,
+                        void* qkv_gradient);
 
 // One query row against `length` cached positions: keys and values [length, kv_heads * head_dim].
 void attention_cached(Dtype dtype, const AttentionShape& shape, const void* query, const void* keys, const void* values,

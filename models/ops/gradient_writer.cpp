@@ -1,7 +1,7 @@
+#include "models/ops/gradient_writer.h"
+
 #include <algorithm>
 #include <cstring>
-
-#include "models/ops/gradient_writer.h"
 
 namespace sluice::models {
 namespace {
@@ -22,7 +22,10 @@ void zero_gaps(const ParameterGroup& group, std::byte* gradient, int64_t each) {
 
 GradientWriter::GradientWriter(const ParameterGroup& group, void* gradient, Dtype gradient_dtype, Dtype compute_dtype,
                                Store store, void* temporary)
-    : gradient_(gradient), gradient_dtype_(gradient_dtype), compute_dtype_(compute_dtype), store_(store),
+    : gradient_(gradient),
+      gradient_dtype_(gradient_dtype),
+      compute_dtype_(compute_dtype),
+      store_(store),
       temporary_(temporary) {
   if (gradient != nullptr && store == Store::overwrite)
     zero_gaps(group, static_cast<std::byte*>(gradient), size_of(gradient_dtype));
@@ -36,8 +39,7 @@ void GradientWriter::product(Matrix a, Matrix b, int64_t offset) {
   if (!wanted()) return;
   const bool direct = store_ == Store::overwrite && gradient_dtype_ == compute_dtype_;
   multiply_transposed_by(compute_dtype_, a, b, direct ? at(offset) : temporary_);
-  if (!direct)
-    store_gradient(temporary_, compute_dtype_, at(offset), gradient_dtype_, store_, a.columns * b.columns);
+  if (!direct) store_gradient(temporary_, compute_dtype_, at(offset), gradient_dtype_, store_, a.columns * b.columns);
 }
 
 void GradientWriter::runs(const float* runs, int64_t count, int64_t width, int64_t offset) {

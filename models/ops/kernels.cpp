@@ -74,13 +74,13 @@ void store_runs(const float* runs, int64_t count, int64_t width, void* to, Dtype
   });
 }
 
-void scatter_add_rows(const void* dy, Dtype dtype, const int32_t* token_ids, int64_t tokens, int64_t width, int32_t skip,
-                      void* table_gradient, Dtype gradient_dtype, int32_t* order) {
+void scatter_add_rows(const void* dy, Dtype dtype, const int32_t* token_ids, int64_t tokens, int64_t width,
+                      int32_t skip, void* table_gradient, Dtype gradient_dtype, int32_t* order) {
   std::iota(order, order + tokens, 0);
   std::stable_sort(order, order + tokens, [&](int32_t a, int32_t b) { return token_ids[a] < token_ids[b]; });
   with_type(dy, dtype, [&](const auto* source) {
     with_type(table_gradient, gradient_dtype, [&](auto* target) {
-      // One thread owns all occurrences of a token: its sum is in token order.
+    // One thread owns all occurrences of a token: its sum is in token order.
 #pragma omp parallel for schedule(static) if (tokens * width > kBlock)
       for (int64_t i = 0; i < tokens; ++i) {
         const int32_t token = token_ids[order[i]];

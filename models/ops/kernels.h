@@ -32,10 +32,11 @@ struct DropoutKey {
 
 // One entry per element type: void* point to elements of it.
 struct Kernels {
-  // y = round(x / rms(x)) * w, the order of rounding of transformers' RMSNorm. With `addend`: x += addend first (in place).
+  // y = round(x / rms(x)) * w, the order of rounding of transformers' RMSNorm. With `addend`: x += addend first (in
+  // place).
   void (*rms_norm)(void* x, const void* addend, const void* w, void* y, int64_t rows, int64_t width, float epsilon);
-  // dx = residual + d(rms_norm)/dx * dy. `residual` may be null, dx may alias it or dy. weight_runs: fp32 [runs, width],
-  // sums over runs of tokens; null when w is frozen.
+  // dx = residual + d(rms_norm)/dx * dy. `residual` may be null, dx may alias it or dy. weight_runs: fp32 [runs,
+  // width], sums over runs of tokens; null when w is frozen.
   void (*rms_norm_backward)(const void* x, const void* w, const void* dy, const void* residual, void* dx,
                             float* weight_runs, int64_t rows, int64_t width, float epsilon);
   // The same on every head of a row, in place (forward) or into dx (may alias dy).
@@ -47,7 +48,8 @@ struct Kernels {
   // gate_up [N, 2F] (gate first) -> y = silu(gate) * up [N, F].
   void (*swiglu)(const void* gate_up, void* y, int64_t rows, int64_t ffn);
   // Also recomputes y. gate_up_gradient may alias gate_up.
-  void (*swiglu_backward)(const void* gate_up, const void* dy, void* gate_up_gradient, void* y, int64_t rows, int64_t ffn);
+  void (*swiglu_backward)(const void* gate_up, const void* dy, void* gate_up_gradient, void* y, int64_t rows,
+                          int64_t ffn);
   void (*add_bias)(void* x, const void* bias, int64_t rows, int64_t width);
   // runs: fp32 [runs, width].
   void (*column_runs)(const void* x, float* runs, int64_t rows, int64_t width);
@@ -57,9 +59,10 @@ struct Kernels {
   void (*add)(const void* a, const void* b, void* y, int64_t elements);
   // y = x * keep / (1 - p), keep from the counter-based generator: a function of key and element only. y may alias x.
   void (*dropout)(const void* x, void* y, int64_t elements, float p, DropoutKey key);
-  // Rows of logits [rows, V] become gradients scale * (softmax - onehot) when `gradient`; row_losses[i] = -log p(label).
-  void (*cross_entropy)(void* logits, const int32_t* labels, double* row_losses, float scale, bool gradient, int64_t rows,
-                        int64_t vocabulary);
+  // Rows of logits [rows, V] become gradients scale * (softmax - onehot) when `gradient`; row_losses[i] = -log
+  // p(label).
+  void (*cross_entropy)(void* logits, const int32_t* labels, double* row_losses, float scale, bool gradient,
+                        int64_t rows, int64_t vocabulary);
   void (*gather_rows)(const void* table, const int32_t* rows, void* y, int64_t count, int64_t width);
   // y[rows[i]] = x[i]; other rows of y are left as they are. rows are distinct.
   void (*scatter_rows)(const void* x, const int32_t* rows, void* y, int64_t count, int64_t width);
@@ -75,7 +78,7 @@ void store_runs(const float* runs, int64_t count, int64_t width, void* to, Dtype
 
 // Adds rows of dy [N, C] into the gradient of a table [V, C] (gradient dtype), in token order for each row. Rows of
 // `skip` are left out. `order` is scratch for N int32.
-void scatter_add_rows(const void* dy, Dtype dtype, const int32_t* token_ids, int64_t tokens, int64_t width, int32_t skip,
-                      void* table_gradient, Dtype gradient_dtype, int32_t* order);
+void scatter_add_rows(const void* dy, Dtype dtype, const int32_t* token_ids, int64_t tokens, int64_t width,
+                      int32_t skip, void* table_gradient, Dtype gradient_dtype, int32_t* order);
 
 }  // namespace sluice::models

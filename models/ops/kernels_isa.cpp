@@ -348,9 +348,9 @@ void scatter_rows(const void* x, const int32_t* rows, void* y, int64_t count, in
 
 template <class T>
 constexpr Kernels table_of() {
-  return {rms_norm<T>, rms_norm_backward<T>, head_norm<T>,  head_norm_backward<T>, rope<T>,
-          swiglu<T>,   swiglu_backward<T>,   add_bias<T>,   column_runs<T>,        add_scaled<T>,
-          add<T>,      dropout<T>,           cross_entropy<T>, gather_rows<T>,     scatter_rows<T>};
+  return {rms_norm<T>, rms_norm_backward<T>, head_norm<T>,     head_norm_backward<T>, rope<T>,
+          swiglu<T>,   swiglu_backward<T>,   add_bias<T>,      column_runs<T>,        add_scaled<T>,
+          add<T>,      dropout<T>,           cross_entropy<T>, gather_rows<T>,        scatter_rows<T>};
 }
 
 }  // namespace

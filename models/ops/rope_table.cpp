@@ -30,7 +30,8 @@ double yarn_magnitude(double scale, double mscale) { return scale <= 1 ? 1.0 : 0
 float yarn_attention_factor(const RopeSpec& spec) {
   if (spec.attention_factor) return static_cast<float>(*spec.attention_factor);
   if (spec.mscale.value_or(0) != 0 && spec.mscale_all_dim.value_or(0) != 0)
-    return static_cast<float>(yarn_magnitude(spec.factor, *spec.mscale) / yarn_magnitude(spec.factor, *spec.mscale_all_dim));
+    return static_cast<float>(yarn_magnitude(spec.factor, *spec.mscale) /
+                              yarn_magnitude(spec.factor, *spec.mscale_all_dim));
   return static_cast<float>(yarn_magnitude(spec.factor, 1));
 }
 
@@ -65,11 +66,14 @@ RopeFrequencies rope_frequencies(const RopeSpec& spec, int64_t head_dim) {
     result.inverse.push_back(1.0f / std::pow(static_cast<float>(spec.theta), exponent));
   }
   switch (spec.type) {
-    case RopeType::standard: break;
+    case RopeType::standard:
+      break;
     case RopeType::linear:
       for (float& frequency : result.inverse) frequency /= static_cast<float>(spec.factor);
       break;
-    case RopeType::llama3: scale_llama3(spec, result.inverse); break;
+    case RopeType::llama3:
+      scale_llama3(spec, result.inverse);
+      break;
     case RopeType::yarn:
       scale_yarn(spec, head_dim, result.inverse);
       result.attention_factor = yarn_attention_factor(spec);

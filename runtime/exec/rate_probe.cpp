@@ -22,8 +22,8 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 enum class Direction { read, write, both };
 
 // Moves every extent once (both: half of them each way) and returns bytes per second.
-BytesPerSecond disk_rate(swap::SwapEngine& swap, const std::vector<swap::ExtentId>& extents, std::span<std::byte> memory,
-                         int64_t extent_bytes, Direction direction) {
+BytesPerSecond disk_rate(swap::SwapEngine& swap, const std::vector<swap::ExtentId>& extents,
+                         std::span<std::byte> memory, int64_t extent_bytes, Direction direction) {
   const auto begin = Clock::now();
   size_t left = extents.size();
   for (size_t i = 0; i < extents.size(); ++i) {
@@ -100,8 +100,9 @@ plan::MachineProfile probe_rates(swap::SwapEngine& swap, const RateProbeOptions&
   constexpr double kGemmSeconds = 0.2;
   profile.compute_flops_per_second =
       models::measure_gemm_flops(options.compute_dtype, options.tokens, options.in, options.out, kGemmSeconds);
-  const int threads = options.optimizer_threads > 0 ? options.optimizer_threads
-                                                    : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = options.optimizer_threads > 0
+                          ? options.optimizer_threads
+                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   profile.optimizer = optimizer_rate(options.memory, threads);
   if (options.disk) probe_disk(swap, options.memory, profile);
   return profile;

@@ -28,7 +28,8 @@ void TraceWriter::save(const std::filesystem::path& file) const {
   std::ofstream out(file);
   out << "{\"traceEvents\":[\n" << events_ << "\n]}\n";
   out.close();
-  if (!out) throw RunError({ErrorCode::io, file.string() + ": cannot write the trace", "check the folder and free space"});
+  if (!out)
+    throw RunError({ErrorCode::io, file.string() + ": cannot write the trace", "check the folder and free space"});
 }
 
 }  // namespace sluice::exec

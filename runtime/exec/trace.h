@@ -13,7 +13,8 @@ namespace sluice::exec {
 class TraceWriter {
  public:
   // Slices of one phase, `begin_us` after the trace's start. `process`: "executed" or "simulated".
-  void add(std::string_view process, const plan::Schedule& schedule, const std::vector<plan::Slice>& ops, double begin_us);
+  void add(std::string_view process, const plan::Schedule& schedule, const std::vector<plan::Slice>& ops,
+           double begin_us);
   // Throws RunError.
   void save(const std::filesystem::path& file) const;
 

@@ -83,7 +83,8 @@ check_named_venv() {
   local tool
   [[ -x $1/bin/python ]] || fail "SLUICE_VENV=$1 is no Python environment: it has no bin/python"
   for tool in cmake ninja; do
-    [[ -x $1/bin/$tool ]] || fail "SLUICE_VENV=$1 has no $tool. fix: $1/bin/python -m pip install $(grep "^$tool==" "$requirements")"
+    [[ -x $1/bin/$tool ]] ||
+      fail "SLUICE_VENV=$1 has no $tool. fix: $1/bin/python -m pip install $(grep "^$tool==" "$requirements")"
   done
 }
 

@@ -1,6 +1,7 @@
 // Runs every block of a model forward and backward in memory, without planner or executor, and writes what came out
 // for Python to compare: block_runner MODEL_DIR BATCH.json OUT.safetensors
-// BATCH.json: {"dtype": "f32"|"bf16", "gradient_dtype", "adapter": DIR or "", "dropout", "keep": "all"|"none"|slot names,
+// BATCH.json: {"dtype": "f32"|"bf16", "gradient_dtype", "adapter": DIR or "", "dropout", "keep": "all"|"none"|slot
+// names,
 //              "micro_batches": [{"documents": [[ids]...], "labels": [[ids or -100]...]}...]}
 #include <algorithm>
 #include <cstdio>
@@ -24,7 +25,8 @@ using namespace sluice;
 using namespace sluice::models;
 
 struct Aligned {
-  explicit Aligned(int64_t bytes) : data(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(round_up(bytes + 64, 64))))) {
+  explicit Aligned(int64_t bytes)
+      : data(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(round_up(bytes + 64, 64))))) {
     std::memset(data, 0x5a, static_cast<size_t>(bytes));
   }
   Aligned(Aligned&& other) noexcept : data(std::exchange(other.data, nullptr)) {}
@@ -73,7 +75,8 @@ class Runner {
  public:
   Runner(const std::string& directory, const nlohmann::json& request)
       : dtype_(request["dtype"] == "f32" ? Dtype::f32 : Dtype::bf16),
-        gradient_dtype_(request["gradient_dtype"] == "f32" ? Dtype::f32 : Dtype::bf16), request_(request) {
+        gradient_dtype_(request["gradient_dtype"] == "f32" ? Dtype::f32 : Dtype::bf16),
+        request_(request) {
     const DecoderSpec spec = read_decoder_spec(directory + "/config.json");
     const TensorIndex base = TensorIndex::of_directory(directory);
     std::optional<AdapterSpec> adapter;
@@ -95,7 +98,8 @@ class Runner {
     std::vector<Batch> batches;
     for (const auto& json : request_["micro_batches"]) batches.push_back(batch_of(json));
     for (const Batch& batch : batches)
-      supervised += static_cast<double>(std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t l) { return l >= 0; }));
+      supervised += static_cast<double>(
+          std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t l) { return l >= 0; }));
     double loss = 0;
     for (size_t i = 0; i < batches.size(); ++i) loss += step(batches[i], i, 1 / supervised) / supervised;
     return loss;
@@ -105,17 +109,21 @@ class Runner {
     std::vector<NewTensor> tensors;
     for (const ParameterGroup& group : model_.groups)
       if (group.trainable)
-        for (const ParameterTensor& tensor : group.tensors) tensors.push_back({tensor.name, gradient_dtype_, tensor.shape});
-    const TensorFileLayout layout = plan_tensor_file(tensors, {{"loss", std::to_string(loss)}, {"gaps_are_zero", gaps_are_zero() ? "yes" : "no"}});
+        for (const ParameterTensor& tensor : group.tensors)
+          tensors.push_back({tensor.name, gradient_dtype_, tensor.shape});
+    const TensorFileLayout layout =
+        plan_tensor_file(tensors, {{"loss", std::to_string(loss)}, {"gaps_are_zero", gaps_are_zero() ? "yes" : "no"}});
     std::ofstream out(path, std::ios::binary);
     out << layout.header;
     for (size_t g = 0; g < model_.groups.size(); ++g) {
       const ParameterGroup& group = model_.groups[g];
       if (!group.trainable) continue;
       for (const ParameterTensor& tensor : group.tensors) {
-        const auto place = std::find_if(layout.tensors.begin(), layout.tensors.end(), [&](const auto& t) { return t.name == tensor.name; });
+        const auto place = std::find_if(layout.tensors.begin(), layout.tensors.end(),
+                                        [&](const auto& t) { return t.name == tensor.name; });
         out.seekp(place->offset);
-        out.write(reinterpret_cast<const char*>(gradients_[g].data + tensor.offset * size_of(gradient_dtype_)), place->bytes);
+        out.write(reinterpret_cast<const char*>(gradients_[g].data + tensor.offset * size_of(gradient_dtype_)),
+                  place->bytes);
       }
     }
   }
@@ -149,13 +157,15 @@ class Runner {
     std::vector<uint8_t> mask;
     for (const SlotSpec& slot : block.slots()) {
       const auto& keep = request_["keep"];
-      mask.push_back(keep == "all" || (keep.is_array() && std::find(keep.begin(), keep.end(), slot.name) != keep.end()));
+      mask.push_back(keep == "all" ||
+                     (keep.is_array() && std::find(keep.begin(), keep.end(), slot.name) != keep.end()));
     }
     return mask;
   }
 
   double step(const Batch& data, size_t index, double scale) {
-    MicroBatch batch{static_cast<int64_t>(data.ids.size()), data.ids, data.labels, data.positions, data.starts, scale, 7, 1, index};
+    MicroBatch batch{
+        static_cast<int64_t>(data.ids.size()), data.ids, data.labels, data.positions, data.starts, scale, 7, 1, index};
     const int64_t boundary = batch.tokens * model_.hidden * size_of(dtype_);
     std::vector<Aligned> boundaries;
     std::vector<std::vector<Aligned>> slots(model_.blocks.size());
@@ -172,7 +182,11 @@ class Runner {
       const Bytes room = block.workspace_bytes(Pass::forward, batch.tokens, mask);
       Aligned workspace(room.count);
       const auto weights = parameters(block);
-      block.forward({&batch, b == 0 ? nullptr : boundaries[b - 1].data, boundaries[b].data, weights, pointers[b],
+      block.forward({&batch,
+                     b == 0 ? nullptr : boundaries[b - 1].data,
+                     boundaries[b].data,
+                     weights,
+                     pointers[b],
                      {workspace.data, static_cast<size_t>(room.count)}});
     }
     Aligned gradient(boundary);
@@ -193,8 +207,15 @@ class Runner {
       }
       const std::vector<const void*> found(pointers[b].begin(), pointers[b].end());
       const bool last = b + 1 == model_.blocks.size();
-      const BackwardArgs args{&batch, b == 0 ? nullptr : boundaries[b - 1].data, last ? nullptr : gradient.data,
-                              b == 0 ? nullptr : gradient.data, weights, into, accumulate, gradient_dtype_, found,
+      const BackwardArgs args{&batch,
+                              b == 0 ? nullptr : boundaries[b - 1].data,
+                              last ? nullptr : gradient.data,
+                              b == 0 ? nullptr : gradient.data,
+                              weights,
+                              into,
+                              accumulate,
+                              gradient_dtype_,
+                              found,
                               {workspace.data, static_cast<size_t>(room.count)}};
       last ? void(loss = model_.head().loss(args)) : block.backward(args);
     }

@@ -329,8 +329,12 @@ TEST(SwapFaults, ShortAndInterruptedTransfersAreTakenUpAgain) {
 INSTANTIATE_TEST_SUITE_P(
     Backends, Swap,
     testing::Values(Setting{"uring", BackendKind::automatic, {}}, Setting{"thread", BackendKind::thread, {}},
-                    Setting{"faulty_uring", BackendKind::automatic, {.seed = 11, .short_transfers = 0.3, .interrupted = 0.1, .try_again = 0.1, .room = 3}},
-                    Setting{"faulty_thread", BackendKind::thread, {.seed = 12, .short_transfers = 0.3, .interrupted = 0.1, .try_again = 0.1, .room = 3}}),
+                    Setting{"faulty_uring",
+                            BackendKind::automatic,
+                            {.seed = 11, .short_transfers = 0.3, .interrupted = 0.1, .try_again = 0.1, .room = 3}},
+                    Setting{"faulty_thread",
+                            BackendKind::thread,
+                            {.seed = 12, .short_transfers = 0.3, .interrupted = 0.1, .try_again = 0.1, .room = 3}}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
