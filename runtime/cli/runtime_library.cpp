@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <cstring>
+#include <filesystem>
 
 #include "runtime/core/result.h"
 
@@ -12,8 +13,11 @@ namespace {
 constexpr const char* kBuildAgain = "build again: `make build`";
 
 const train::EntryTable& open_library() {
-  // Beside the binary: its run path is $ORIGIN. RTLD_NOW, so that what is missing is missed here.
-  void* library = ::dlopen(train::kRuntimeLibrary, RTLD_NOW | RTLD_LOCAL);
+  // Named by its whole path: a run path of ours would not be looked at below a sanitizer. RTLD_NOW: what is missing is
+  // missed here.
+  const std::filesystem::path file =
+      std::filesystem::read_symlink("/proc/self/exe").parent_path() / train::kRuntimeLibrary;
+  void* library = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) throw SetupError(std::string("cannot load ") + ::dlerror(), kBuildAgain);
   void* symbol = ::dlsym(library, train::kEntrySymbol);
   if (symbol == nullptr)

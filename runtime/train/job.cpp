@@ -136,11 +136,11 @@ BatchShape batch_shape(const Job& job) {
 
 }  // namespace
 
-Job prepare_job(const Config& config) {
+Job prepare_job(const Config& config, Purpose purpose) {
   Job job;
   job.config = config;
   job.resume = find_resume(config);
-  refuse_used_output(config, job.resume.has_value());
+  if (purpose == Purpose::run) refuse_used_output(config, job.resume.has_value());
   job.setup = set_up_model(config, job.resume ? job.resume->folder : fs::path());
   refuse_long_sequences(config, job.setup.spec);
   const PreparedData data = prepare_data(config);

@@ -27,7 +27,10 @@ struct Job {
   plan::Planned planned;
 };
 
+// `inspect` asks nothing of output_dir: the job will not run.
+enum class Purpose { run, inspect };
+
 // Prepares the token files when the cache has none. Throws SetupError.
-Job prepare_job(const Config& config);
+Job prepare_job(const Config& config, Purpose purpose);
 
 }  // namespace sluice::train

@@ -278,7 +278,7 @@ void show_plan(const Job& job) {
 }  // namespace
 
 int print_plan(const Config& config, const PlanOptions& options) {
-  const Job job = prepare_job(config);
+  const Job job = prepare_job(config, Purpose::inspect);
   if (options.json) {
     std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps).c_str());
   } else {
@@ -295,7 +295,7 @@ int print_plan(const Config& config, const PlanOptions& options) {
 }
 
 int run_training(const Config& config, const TrainOptions& options) {
-  Job job = prepare_job(config);
+  Job job = prepare_job(config, options.dry_run ? Purpose::inspect : Purpose::run);
   if (options.dry_run) {
     show_plan(job);
     const plan::Phase steady{plan::PhaseKind::train, job.shape.micro_batches, true, true, true};

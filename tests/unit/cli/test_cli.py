@@ -149,7 +149,7 @@ def test_a_missing_library_says_how_to_get_it(tmp_path, job):
     alone = shutil.copy(os.environ["SLUICE_FIXTURE_BINARY"], tmp_path / "sluice")
     done = sluice("train", job, binary=alone)
     assert done.returncode == EXIT_SETUP
-    assert re.fullmatch(r"sluice: cannot load libsluice_runtime\.so: .*\n  fix: build again: `make build`\n", done.stderr)
+    assert re.fullmatch(r"sluice: cannot load /\S+/libsluice_runtime\.so: .*\n  fix: build again: `make build`\n", done.stderr)
     assert sluice("--help", binary=alone).returncode == 0
 
 

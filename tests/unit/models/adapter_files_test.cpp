@@ -4,7 +4,7 @@
 
 #include "models/decoder_groups.h"
 #include "models/locate_weights.h"
-#include "test_files.h"
+#include "tests/unit/models/test_files.h"
 
 namespace sluice::models {
 namespace {

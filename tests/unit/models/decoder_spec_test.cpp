@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "models/decoder.h"
-#include "test_files.h"
+#include "tests/unit/models/test_files.h"
 
 namespace sluice::models {
 namespace {

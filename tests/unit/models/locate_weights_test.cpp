@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "models/decoder_groups.h"
-#include "test_files.h"
+#include "tests/unit/models/test_files.h"
 
 namespace sluice::models {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "models/adapter_files.h"
 #include "models/decoder_groups.h"
-#include "test_files.h"
+#include "tests/unit/models/test_files.h"
 
 namespace sluice::models {
 namespace {

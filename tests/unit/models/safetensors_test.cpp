@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <random>
 
-#include "test_files.h"
+#include "tests/unit/models/test_files.h"
 
 namespace sluice::models {
 namespace {

@@ -307,8 +307,8 @@ def test_our_adapter_config_has_the_fields_of_peft(tmp_path):
     config = LoraConfig(r=4, lora_alpha=6, lora_dropout=0.1, target_modules=["q_proj"], task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(theirs)
     tool("copy-adapter", base, theirs, ours)
-    read = lambda folder: json.loads((folder / "adapter_config.json").read_text())
-    assert read(ours) == read(theirs)
+    ours_text, theirs_text = ((folder / "adapter_config.json").read_text() for folder in (ours, theirs))
+    assert json.loads(ours_text) == json.loads(theirs_text)
 
 
 @pytest.mark.parametrize("fields,named", [
