@@ -36,12 +36,12 @@ void AlignedMemory::Free::operator()(std::byte* at) const { std::free(at); }
 namespace {
 
 // Norms around one, everything else around zero: activations stay of ordinary size.
-void fill_weights(const ParameterGroup& group, Dtype dtype, std::byte* at, std::mt19937& random) {
-  std::normal_distribution<float> normal(0.0f, 0.02f);
+void fill_weights(const ParameterGroup& group, Dtype dtype, std::byte* at, std::minstd_rand& random) {
+  constexpr float kSpread = 0.07f / static_cast<float>(std::minstd_rand::max());
   for (const ParameterTensor& tensor : group.tensors) {
-    const float center = tensor.name.find("norm.weight") != std::string::npos ? 1.0f : 0.0f;
+    const float least = tensor.name.find("norm.weight") != std::string::npos ? 0.965f : -0.035f;
     for (int64_t i = tensor.offset; i < tensor.offset + tensor.elements; ++i) {
-      const float value = center + normal(random);
+      const float value = least + kSpread * static_cast<float>(random());
       const uint16_t half = float_to_bf16(value);
       dtype == Dtype::f32 ? std::memcpy(at + 4 * i, &value, 4) : std::memcpy(at + 2 * i, &half, 2);
     }
@@ -54,7 +54,7 @@ MemoryModel::MemoryModel(const models::DecoderSpec& spec, const std::optional<mo
                          Dtype compute_dtype, int64_t documents, int64_t document_tokens, Keep keep)
     : model_(models::build_decoder(spec, adapter, compute_dtype)), keep_(keep) {
   const int64_t tokens = documents * document_tokens, each = size_of(compute_dtype);
-  std::mt19937 random(1);
+  std::minstd_rand random(1);
   for (int64_t i = 0; i < tokens; ++i) {
     if (i % document_tokens == 0) starts_.push_back(static_cast<int32_t>(i));
     ids_.push_back(static_cast<int32_t>(random() % static_cast<uint64_t>(spec.vocabulary)));

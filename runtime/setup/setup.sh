@@ -71,7 +71,7 @@ install_venv() {
   echo unfinished >"$stamp"
   # pip writes a package's RECORD last. One without it was interrupted, and must not pass for installed.
   find "$venv"/lib/python3*/site-packages -maxdepth 1 -name '*.dist-info' ! -exec test -f '{}/RECORD' ';' -exec rm -rf '{}' +
-  say "installing Python packages into $venv (6 GB; about 3 GB to fetch the first time)"
+  say "installing Python packages into $venv (5.4 GB; 2.9 GB to fetch the first time)"
   "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --requirement "$requirements" |
     sed -u '/^Requirement already satisfied/d' >&2 ||
     fail "pip could not install $requirements. fix what it says above, then run this again"

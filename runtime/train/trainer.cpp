@@ -75,7 +75,7 @@ class Trainer {
     StepLog log(config_.output_dir / "trainer_log.jsonl", first);
     if (job_.validation) say_validation(evaluate(), "before training");
     start_seconds_ = seconds_since_launch();
-    ProgressLine line(total, options_.quiet);
+    ProgressLine line(total, options_.quiet, config_.logging_steps);
     for (int64_t step = first; step < total; ++step) {
       const StepRecord record = train_step(step);
       log.append(record);
@@ -159,7 +159,8 @@ class Trainer {
     StepRecord record;
     record.step = step + 1;
     for (const double sum : result.loss_sums) record.loss += sum;
-    record.loss /= static_cast<double>(data.supervised);
+    // A step of one-token documents alone predicts nothing: its loss is zero, and so are its gradients.
+    record.loss /= static_cast<double>(std::max<int64_t>(data.supervised, 1));
     record.grad_norm = std::sqrt(result.squared_gradient_norm);
     record.learning_rate = job_.learning_rate.at(step);
     for (const models::MicroBatch& batch : micro_batches) record.tokens += batch.tokens;
@@ -232,7 +233,7 @@ class Trainer {
       for (const double each : result.loss_sums) sum += each;
       supervised += data.supervised;
     }
-    return sum / static_cast<double>(supervised);
+    return sum / static_cast<double>(std::max<int64_t>(supervised, 1));
   }
   void say_validation(double loss, const char* when) {
     std::printf("validation loss %.4f %s\n", loss, when);

@@ -6,7 +6,7 @@ from golden import sluice_run
 
 def test_the_same_job_twice_is_the_same(workshop, tmp_path):
     job = jobs.job_of(workshop, jobs.SMOLLM2_LIKE, "full", "bf16", **plans.MEMORY.keys())
-    first, second = (sluice_run.train(job, tmp_path / name) for name in ("first", "second"))
+    first, second = (sluice_run.train(job, tmp_path / name, threads=2) for name in ("first", "second"))
     outcome.assert_identical(first, second, "the same job run again")
 
 

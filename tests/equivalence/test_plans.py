@@ -7,11 +7,11 @@ from golden import sluice_run
 pytestmark = [pytest.mark.parametrize("precision", jobs.PRECISIONS), pytest.mark.parametrize("method", jobs.METHODS)]
 
 
-def compare(workshop, tmp_path, model, settings, method, precision):
+def compare(workshop, tmp_path, model, settings, method, precision, threads):
     runs = {}
     for setting in settings:
         job = jobs.job_of(workshop, model, method, precision, **setting.keys())
-        runs[setting.name] = sluice_run.train(job, tmp_path / setting.name)
+        runs[setting.name] = sluice_run.train(job, tmp_path / setting.name, threads)
         setting.assert_obeyed(plans.plan_of(runs[setting.name]))
     plans.assert_plans_differ({name: plans.plan_of(run) for name, run in runs.items()})
     losses = runs["memory"].column("loss")
@@ -21,8 +21,8 @@ def compare(workshop, tmp_path, model, settings, method, precision):
 
 
 def test_every_plan_computes_the_same(workshop, tmp_path, method, precision):
-    compare(workshop, tmp_path, jobs.TINY, plans.ALL, method, precision)
+    compare(workshop, tmp_path, jobs.TINY, plans.ALL, method, precision, threads=1)
 
 
 def test_plans_compute_the_same_at_the_widths_of_smollm2(workshop, tmp_path, method, precision):
-    compare(workshop, tmp_path, jobs.SMOLLM2_LIKE, plans.FEW, method, precision)
+    compare(workshop, tmp_path, jobs.SMOLLM2_LIKE, plans.FEW, method, precision, threads=2)

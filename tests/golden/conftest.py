@@ -1,14 +1,10 @@
-import os
+import pytest
+import torch
+import transformers
+
+from . import tiny_models
 
 # The judge computes with one thread: its sums are then the same on every machine, and tiny models are fastest so.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import pytest  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-
-from . import tiny_models  # noqa: E402
-
 torch.set_num_threads(1)
 transformers.logging.disable_progress_bar()
 

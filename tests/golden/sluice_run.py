@@ -20,9 +20,11 @@ def binary():
     return path
 
 
-def sluice(*arguments, **options):
+def sluice(*arguments, threads=1):
+    # Tiny models lose more than they gain by a second thread, most of all on a busy machine.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.run([binary(), *map(str, arguments)], capture_output=True, text=True,
-                          timeout=COMMAND_SECONDS_MAX, **options)
+                          timeout=COMMAND_SECONDS_MAX, env=environment)
 
 
 @dataclass
@@ -56,11 +58,11 @@ def write_job(path, job):
     return path
 
 
-def try_train(job, directory):
+def try_train(job, directory, threads=1):
     """`job`: YAML keys. output_dir is directory/out unless the job says otherwise."""
     directory = Path(directory)
     job = {"output_dir": str(directory / "out"), **{k: v for k, v in job.items() if v is not None}}
-    done = sluice("train", write_job(directory / "job.yaml", job))
+    done = sluice("train", write_job(directory / "job.yaml", job), threads=threads)
     run = Run(Path(job["output_dir"]), done.returncode, done.stdout, done.stderr)
     log = run.output_dir / "trainer_log.jsonl"
     if log.exists():
@@ -68,8 +70,8 @@ def try_train(job, directory):
     return run
 
 
-def train(job, directory):
-    run = try_train(job, directory)
+def train(job, directory, threads=1):
+    run = try_train(job, directory, threads)
     assert run.exit_code == 0, f"sluice train ended with {run.exit_code}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
     return run
 

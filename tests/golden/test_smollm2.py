@@ -1,6 +1,6 @@
 """A real model, SmolLM2-135M-Instruct, beside transformers and peft.
 
-SLUICE_SMOLLM2 names its directory (`make quickstart` writes one). SLUICE_SMOLLM2_STEPS: 50 for the closing figure.
+`make quickstart` writes its directory, or SLUICE_SMOLLM2 names it. SLUICE_SMOLLM2_STEPS=50 gives the closing figure.
 """
 
 import os
@@ -13,13 +13,14 @@ import torch
 from golden import parity, reference, sluice_run, tiny_models
 from golden.reference import Recipe
 
-MODEL = Path(os.environ.get("SLUICE_SMOLLM2") or "not set")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
+MODEL = Path(os.environ.get("SLUICE_SMOLLM2") or CACHE / "models" / "SmolLM2-135M-Instruct")
 STEPS = int(os.environ.get("SLUICE_SMOLLM2_STEPS", "4"))
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 pytestmark = pytest.mark.skipif(
     not (MODEL / "config.json").is_file(),
-    reason=f"SLUICE_SMOLLM2 is '{MODEL}', which is no model directory: `make quickstart` writes one")
+    reason=f"{MODEL} is no model directory: `make quickstart` writes one, SLUICE_SMOLLM2 names another")
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def job_and_rows(recipe, tmp_path, **keys):
 def test_full_fine_tuning_of_smollm2_follows_transformers(tmp_path, micro_batches):
     recipe = Recipe(micro_batches=micro_batches, steps=STEPS, learning_rate=5e-5, warmup_steps=1)
     job, rows = job_and_rows(recipe, tmp_path)
-    run = sluice_run.train(job, tmp_path)
+    run = sluice_run.train(job, tmp_path, threads=2)
     curve = reference.train(reference.load(MODEL), rows, recipe)
     parity.assert_same_curve(run, curve)
 
@@ -60,6 +61,6 @@ def test_lora_on_smollm2_follows_peft(tmp_path):
     peft.get_peft_model(reference.load(MODEL), config).save_pretrained(adapter_dir)
     job, rows = job_and_rows(recipe, tmp_path, adapter="lora", lora_r=8, lora_alpha=16, lora_target_linear=True,
                              lora_model_dir=str(adapter_dir))
-    run = sluice_run.train(job, tmp_path)
+    run = sluice_run.train(job, tmp_path, threads=2)
     curve = reference.train(reference.load_with_adapter(MODEL, adapter_dir), rows, recipe)
     parity.assert_same_curve(run, curve)
