@@ -150,10 +150,13 @@ void rope(void* x_v, Heads heads, const int32_t* positions, RopeAngles angles, f
   });
 }
 
-// exp to about one fp32 ulp for |x| < 87, by 2^k * p(r) (Cephes expf's polynomial); written out so that it vectorises.
-inline float fast_exp(float x) {
-  x = std::min(std::max(x, -87.0f), 88.0f);
-  const float k = std::floor(x * 1.44269504088896341f + 0.5f);
+// exp to about one fp32 ulp for -87 < x < 88, by 2^k * p(r) (Cephes expf's polynomial), without a call or a branch so
+// that loops around it vectorise. k is rounded by adding 1.5 * 2^23, which leaves it in the low bits.
+__attribute__((always_inline)) inline float fast_exp(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted = x * 1.44269504088896341f + 12582912.0f;
+  const float k = shifted - 12582912.0f;
   const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -162,10 +165,11 @@ inline float fast_exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  return p * std::bit_cast<float>((static_cast<int32_t>(k) + 127) << 23);
+  const uint32_t power = (std::bit_cast<uint32_t>(shifted) << 23) + 0x3f800000u;
+  return p * std::bit_cast<float>(power);
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+__attribute__((always_inline)) inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 
 template <class T>
 void swiglu(const void* gate_up_v, void* y_v, int64_t rows, int64_t ffn) {
@@ -306,7 +310,10 @@ void cross_entropy(void* logits_v, const int32_t* labels, double* row_losses, fl
     T* x = logits + row * vocabulary;
     float most = -std::numeric_limits<float>::infinity();
 #pragma omp simd reduction(max : most)
-    for (int64_t i = 0; i < vocabulary; ++i) most = std::max(most, load(x + i));
+    for (int64_t i = 0; i < vocabulary; ++i) {
+      const float value = load(x + i);
+      most = value > most ? value : most;
+    }
     // Runs in double: a sum over 150,000 terms in one fp32 would lose the last digits.
     double total = 0;
     constexpr int64_t kRun = 4096;

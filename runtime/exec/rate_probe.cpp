@@ -104,7 +104,7 @@ plan::MachineProfile probe_rates(swap::SwapEngine& swap, const RateProbeOptions&
                           ? options.optimizer_threads
                           : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   profile.optimizer = optimizer_rate(options.memory, threads);
-  if (options.disk) probe_disk(swap, options.memory, profile);
+  probe_disk(swap, options.memory, profile);
   return profile;
 }
 

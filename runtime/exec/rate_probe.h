@@ -17,7 +17,6 @@ struct RateProbeOptions {
   int optimizer_threads = 0;
   // Host memory for the probe, at least kRateProbeBytes, 4096-byte aligned. Its content is lost.
   std::span<std::byte> memory;
-  bool disk = true;               // whether the job uses the drives at all
   plan::MachineProfile emulated;  // h2d and d2h are taken from here
 };
 inline constexpr Bytes kRateProbeBytes = MiB(64);

@@ -116,7 +116,6 @@ class Trainer {
     options.in = job_.setup.spec.hidden;
     options.out = job_.setup.spec.ffn;
     options.memory = memory.memory();
-    options.disk = job_.planned.memory.peak[static_cast<size_t>(Tier::disk)].count > 0;
     options.emulated.h2d = options.emulated.d2h = {20e9};
     profile_ = exec::probe_rates(swap_, options);
   }

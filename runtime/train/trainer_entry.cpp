@@ -1,10 +1,16 @@
 // What the small binary finds when it opens this library.
+#include <malloc.h>
+
 #include "runtime/train/entry.h"
 #include "runtime/train/generate.h"
 #include "runtime/train/trainer.h"
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   using namespace sluice::train;
+  // LibTorch frees and takes the same few large blocks in every layer: keep them instead of returning them to the
+  // system, which would hand them out again page by page, cleared.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   static constexpr EntryTable table = {SLUICE_VERSION, sizeof(Config), run_training, print_plan, generate_text};
   return &table;
 }

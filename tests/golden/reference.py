@@ -55,13 +55,13 @@ class Curve:
     model: torch.nn.Module
 
 
-def load(model_dir, dtype=torch.float32):
-    # Eager attention: the plain formula, with every mask written out.
-    return transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="eager")
+def load(model_dir, dtype=torch.float32, attention="eager"):
+    """Eager attention is the plain formula, with every mask written out."""
+    return transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation=attention)
 
 
-def load_with_adapter(model_dir, adapter_dir, dtype=torch.float32):
-    return peft.PeftModel.from_pretrained(load(model_dir, dtype), adapter_dir, is_trainable=True)
+def load_with_adapter(model_dir, adapter_dir, dtype=torch.float32, attention="eager"):
+    return peft.PeftModel.from_pretrained(load(model_dir, dtype, attention), adapter_dir, is_trainable=True)
 
 
 def padded(rows, labels):

@@ -22,12 +22,9 @@ def test_reference_is_what_the_trainer_of_transformers_does(workshop, tmp_path, 
 
 def test_attention_kernels_of_the_judge_agree_far_below_the_tolerances(workshop):
     """How much of a difference is the judge's own rounding."""
-    import transformers
-
     model_dir = workshop.model(tiny_models.BY_NAME["mistral_window"])
     recipe = reference.Recipe(micro_batches=4)
     eager = reference.train(reference.load(model_dir), workshop.rows(model_dir), recipe)
-    fused = transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, attn_implementation="sdpa")
-    sdpa = reference.train(fused, workshop.rows(model_dir), recipe)
+    sdpa = reference.train(reference.load(model_dir, attention="sdpa"), workshop.rows(model_dir), recipe)
     off = [abs(a - b) for a, b in zip(eager.loss, sdpa.loss)]
     assert 0 < max(off) < 1e-5 and sum(off) / len(off) < 1e-6

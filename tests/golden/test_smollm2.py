@@ -1,10 +1,10 @@
 """A real model, SmolLM2-135M-Instruct, beside transformers and peft.
 
 `make quickstart` writes its directory, or SLUICE_SMOLLM2 names it. SLUICE_SMOLLM2_STEPS=50 gives the closing figure.
+The judge attends by sdpa: on this model its gradient norms are nearer to those in fp64 than eager's (6e-6 and 1.8e-5 off).
 """
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -15,7 +15,7 @@ from golden.reference import Recipe
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
 MODEL = Path(os.environ.get("SLUICE_SMOLLM2") or CACHE / "models" / "SmolLM2-135M-Instruct")
-STEPS = int(os.environ.get("SLUICE_SMOLLM2_STEPS", "4"))
+STEPS = int(os.environ.get("SLUICE_SMOLLM2_STEPS", "3"))
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 pytestmark = pytest.mark.skipif(
@@ -44,17 +44,16 @@ def job_and_rows(recipe, tmp_path, **keys):
     return job, tiny_models.expected_rows(data, MODEL, 64)
 
 
-@pytest.mark.parametrize("micro_batches", (1, 4))
-def test_full_fine_tuning_of_smollm2_follows_transformers(tmp_path, micro_batches):
-    recipe = Recipe(micro_batches=micro_batches, steps=STEPS, learning_rate=5e-5, warmup_steps=1)
+def test_full_fine_tuning_of_smollm2_follows_transformers(tmp_path):
+    recipe = Recipe(micro_batches=4, steps=STEPS, learning_rate=5e-5, warmup_steps=1)
     job, rows = job_and_rows(recipe, tmp_path)
     run = sluice_run.train(job, tmp_path, threads=2)
-    curve = reference.train(reference.load(MODEL), rows, recipe)
+    curve = reference.train(reference.load(MODEL, attention="sdpa"), rows, recipe)
     parity.assert_same_curve(run, curve)
 
 
 def test_lora_on_smollm2_follows_peft(tmp_path):
-    recipe = replace(Recipe(micro_batches=4, steps=STEPS, learning_rate=1e-3, warmup_steps=1))
+    recipe = Recipe(micro_batches=4, steps=STEPS, learning_rate=1e-3, warmup_steps=1)
     torch.manual_seed(5)
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, task_type="CAUSAL_LM")
     adapter_dir = tmp_path / "adapter"
@@ -62,5 +61,5 @@ def test_lora_on_smollm2_follows_peft(tmp_path):
     job, rows = job_and_rows(recipe, tmp_path, adapter="lora", lora_r=8, lora_alpha=16, lora_target_linear=True,
                              lora_model_dir=str(adapter_dir))
     run = sluice_run.train(job, tmp_path, threads=2)
-    curve = reference.train(reference.load_with_adapter(MODEL, adapter_dir), rows, recipe)
+    curve = reference.train(reference.load_with_adapter(MODEL, adapter_dir, attention="sdpa"), rows, recipe)
     parity.assert_same_curve(run, curve)

@@ -112,6 +112,7 @@ def test_every_arrow_of_the_design():
             assert (rules.wrong_arrow(f"{source}/a.cpp", f"{target}/b.h") is None) == allowed, (source, target)
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="no git here")
 def test_files_that_git_ignores_are_left_alone(make_tree, tmp_path):
     make_tree({".gitignore": "scratch/\n", "scratch/a.cpp": "int  f( );", "new.txt": "not added yet\n"})
     subprocess.run(["git", "init", "-q", tmp_path], check=True)

@@ -1,6 +1,7 @@
 """The files that the rules look at: what git tracks or would track; without git, all but build folders and caches."""
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ class Tree:
     def __init__(self, root):
         self.root = Path(root).resolve()
         self._texts = {}
-        self.paths = sorted(self._tracked() if (self.root / ".git").exists() else self._walked())
+        has_git = (self.root / ".git").exists() and shutil.which("git")
+        self.paths = sorted(self._tracked() if has_git else self._walked())
         self.folders = {str(parent) for path in self.paths for parent in Path(path).parents}
 
     def _tracked(self):
