@@ -80,7 +80,7 @@ class Head final : public HeadProgram {
     Scratch scratch(workspace);
     const Pieces p = cut(scratch, count);
     project(input, rows.data(), count, parameters, p);
-    store_gradient(p.logits, dtype_, logits_RV, Dtype::f32, Store::overwrite, count * spec_.vocabulary);
+    k_.store_gradient(p.logits, logits_RV, Dtype::f32, Store::overwrite, count * spec_.vocabulary);
   }
 
  private:
@@ -119,7 +119,7 @@ class Head final : public HeadProgram {
     k_.rms_norm(p.gathered, nullptr, weight(parameters, norm_group(), norm_), p.normed, count, c,
                 static_cast<float>(spec_.norm_epsilon));
     multiply_by_transposed(dtype_, {p.normed, count, c}, {weight(parameters, 0, projection_), spec_.vocabulary, c},
-                           p.logits);
+                           {p.logits});
   }
 
   double chunk_loss(const BackwardArgs& args, const Pieces& p, int64_t begin, int64_t count, bool first) const {
@@ -137,7 +137,7 @@ class Head final : public HeadProgram {
     double sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += p.losses[i];
     if (!wants_gradient) return sum;
-    multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, 0, projection_), v, c}, p.normed_gradient);
+    multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, 0, projection_), v, c}, {p.normed_gradient});
     k_.rms_norm_backward(p.gathered, weight(args.parameters, norm_group(), norm_), p.normed_gradient, nullptr,
                          p.normed_gradient, p.runs, count, c, static_cast<float>(spec_.norm_epsilon));
     write_weight_gradients(args, p, count, first);

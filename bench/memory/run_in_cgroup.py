@@ -21,7 +21,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
+sys.path.insert(0, str(REPOSITORY / "configs" / "model"))
+
+from random_models import random_model
+
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 WORDS = "the disk reads ahead while the device computes and every block leaves before it is needed again".split()
 
@@ -122,14 +125,6 @@ def run_inside(cgroup, command, log):
     return process.returncode, anonymous_bytes
 
 
-def make_model(shape):
-    model = CACHE / "models" / f"{shape}-random"
-    if not model.exists():
-        subprocess.run([sys.executable, REPOSITORY / "configs/model/make_random_model.py",
-                        REPOSITORY / "configs/model" / shape, model], check=True)
-    return model
-
-
 def write_job(options, model):
     data = options.work / "rows.jsonl"
     words = " ".join(WORDS * (options.sequence // len(WORDS) + 1))
@@ -192,7 +187,7 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/sluice_memory"), help="emptied; on the disk to use")
     options = parser.parse_args()
     options.work = options.work.resolve()
-    model = make_model(options.shape)
+    model = random_model(options.shape)
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
     job = write_job(options, model)

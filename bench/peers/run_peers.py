@@ -22,8 +22,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
-PEERS = CACHE / "peers"
+sys.path.insert(0, str(REPOSITORY / "configs" / "model"))
+
+from random_models import cache_folder, random_model
+from rows import write_dataset
+
+PEERS = cache_folder() / "peers"
 STEPS_WARM = 2  # not counted
 LEARNING_RATE = 1e-4
 LORA_R = 16
@@ -195,20 +199,9 @@ def markdown(rows):
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def make_model(shape):
-    model = CACHE / "models" / f"{shape}-random"
-    if not model.exists():
-        subprocess.run([sys.executable, REPOSITORY / "configs/model/make_random_model.py",
-                        REPOSITORY / "configs/model" / shape, model], check=True)
-    return model
-
-
 def run_all(options):
-    sys.path.insert(0, str(HERE))
-    from rows import write_dataset
-
     options.work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options, make_model(options.shape), options.work.resolve())
+    bench = Bench(options, random_model(options.shape), options.work.resolve())
     end_of_text = json.loads((bench.model / "config.json").read_text())["eos_token_id"]
     for accumulation in options.accumulation:
         write_dataset(bench.data(accumulation), bench.model, bench.rows_per_step(accumulation) * options.steps,

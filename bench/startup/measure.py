@@ -19,7 +19,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
+sys.path.insert(0, str(REPOSITORY / "configs" / "model"))
+
+from random_models import random_model
+
 HELP_SECONDS_MAX = 0.3
 FIRST_STEP_SECONDS_MAX = 5.0
 HELP_RUNS = 11
@@ -39,14 +42,6 @@ def torch_is_loaded_for_help(sluice):
     done = subprocess.run([sluice, "train", "--help"], env={**os.environ, "LD_DEBUG": "files"}, capture_output=True,
                           text=True, check=True)
     return "libtorch" in done.stderr
-
-
-def make_model(shape):
-    model = CACHE / "models" / f"{shape}-random"
-    if not model.exists():
-        subprocess.run([sys.executable, REPOSITORY / "configs/model/make_random_model.py",
-                        REPOSITORY / "configs/model" / shape, model], check=True)
-    return model
 
 
 def write_job(options, model):
@@ -94,7 +89,7 @@ def main():
     options.work = options.work.resolve()
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
-    job = write_job(options, make_model(options.shape))
+    job = write_job(options, random_model(options.shape))
     loads_torch = torch_is_loaded_for_help(options.sluice)
     print(f"sluice train --help loads LibTorch: {'yes, MISSED' if loads_torch else 'no'}")
     good = [not loads_torch, judged("sluice train --help", help_seconds(options.sluice), HELP_SECONDS_MAX),

@@ -34,13 +34,12 @@ AdapterScratch AdapterSet::cut(Scratch& scratch, Pass pass, int64_t tokens) cons
   }
   AdapterScratch pieces;
   if (in == 0) return pieces;
-  if (spec_.dropout > 0) pieces.dropped = scratch.take(dtype_, tokens * in);
   pieces.low = scratch.take(dtype_, tokens * spec_.rank);
-  pieces.high = scratch.take(dtype_, tokens * std::max(in, out));
+  if (spec_.dropout > 0) pieces.dropped = scratch.take(dtype_, tokens * in);
   if (pass == Pass::forward) return pieces;
-  pieces.columns = scratch.take(dtype_, tokens * out);
   pieces.low_gradient = scratch.take(dtype_, tokens * spec_.rank);
   pieces.product = scratch.take(dtype_, spec_.rank * std::max(in, out));
+  if (spec_.dropout > 0) pieces.dropped_gradient = scratch.take(dtype_, tokens * in);
   return pieces;
 }
 
@@ -57,6 +56,13 @@ DropoutKey AdapterSet::key(Projection projection, const MicroBatch& batch) const
           batch.index};
 }
 
+Matrix AdapterSet::a(const Place& place, const std::byte* weights) const {
+  return {weights + place.a * size_of(dtype_), spec_.rank, place.in};
+}
+Matrix AdapterSet::b(const Place& place, const std::byte* weights) const {
+  return {weights + place.b * size_of(dtype_), place.out, spec_.rank};
+}
+
 const void* AdapterSet::dropped(const Place& place, Projection projection, const MicroBatch& batch, const void* x,
                                 const AdapterScratch& scratch) const {
   if (!drops(batch)) return x;
@@ -65,42 +71,45 @@ const void* AdapterSet::dropped(const Place& place, Projection projection, const
   return scratch.dropped;
 }
 
+// low = scale * in A^T. The scale goes where the fewest elements are.
+void AdapterSet::shrink(const Place& place, const MicroBatch& batch, const std::byte* weights, const void* in,
+                        void* low) const {
+  multiply_by_transposed(dtype_, {in, batch.tokens, place.in}, a(place, weights), {low});
+  kernels(dtype_).scale(low, static_cast<float>(spec_.scale()), batch.tokens * spec_.rank);
+}
+
 void AdapterSet::add(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x, void* y,
-                     int64_t stride, int64_t column, const AdapterScratch& scratch) const {
+                     Columns columns, const AdapterScratch& scratch) const {
   const auto& place = places_[static_cast<size_t>(projection)];
   if (!place) return;
-  const int64_t n = batch.tokens, r = spec_.rank, each = size_of(dtype_);
-  const void* in = dropped(*place, projection, batch, x, scratch);
-  multiply_by_transposed(dtype_, {in, n, place->in}, {weights + place->a * each, r, place->in}, scratch.low);
-  multiply_by_transposed(dtype_, {scratch.low, n, r}, {weights + place->b * each, place->out, r}, scratch.high);
-  kernels(dtype_).add_scaled(static_cast<std::byte*>(y) + column * each, stride, scratch.high, place->out,
-                             static_cast<float>(spec_.scale()), n, place->out);
+  shrink(*place, batch, weights, dropped(*place, projection, batch, x, scratch), scratch.low);
+  multiply_by_transposed(
+      dtype_, {scratch.low, batch.tokens, spec_.rank}, b(*place, weights),
+      {static_cast<std::byte*>(y) + columns.column * size_of(dtype_), columns.stride, Into::accumulate});
 }
 
 void AdapterSet::backward(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x,
-                          const void* dy, int64_t stride, int64_t column, void* dx, AdapterGradients& gradients,
+                          const void* dy, Columns columns, void* dx, AdapterGradients& gradients,
                           const AdapterScratch& scratch) const {
   const auto& place = places_[static_cast<size_t>(projection)];
   if (!place) return;
   const Kernels& k = kernels(dtype_);
-  const int64_t n = batch.tokens, r = spec_.rank, each = size_of(dtype_);
-  const auto scale = static_cast<float>(spec_.scale());
-  const Matrix a{weights + place->a * each, r, place->in}, b{weights + place->b * each, place->out, r};
-  // scale * dy, contiguous.
-  std::fill_n(static_cast<std::byte*>(scratch.columns), n * place->out * each, std::byte{0});
-  k.add_scaled(scratch.columns, place->out, static_cast<const std::byte*>(dy) + column * each, stride, scale, n,
-               place->out);
-  const Matrix columns{scratch.columns, n, place->out};
+  const int64_t n = batch.tokens, r = spec_.rank, elements = n * place->in;
+  const Matrix dy_columns{static_cast<const std::byte*>(dy) + columns.column * size_of(dtype_), n, place->out,
+                          columns.stride};
   const void* in = dropped(*place, projection, batch, x, scratch);
-  multiply_by_transposed(dtype_, {in, n, place->in}, a, scratch.low);
-  gradients.writer->product(columns, {scratch.low, n, r}, place->b);
-  multiply(dtype_, columns, b, scratch.low_gradient);
+  shrink(*place, batch, weights, in, scratch.low);
+  gradients.writer->product(dy_columns, {scratch.low, n, r}, place->b);
+  multiply(dtype_, dy_columns, b(*place, weights), {scratch.low_gradient});
+  k.scale(scratch.low_gradient, static_cast<float>(spec_.scale()), n * r);
   gradients.writer->product({scratch.low_gradient, n, r}, {in, n, place->in}, place->a);
   if (dx == nullptr) return;
-  multiply(dtype_, {scratch.low_gradient, n, r}, a, scratch.high);
-  if (drops(batch))
-    k.dropout(scratch.high, scratch.high, n * place->in, static_cast<float>(spec_.dropout), key(projection, batch));
-  k.add(dx, scratch.high, dx, n * place->in);
+  const Matrix low_gradient{scratch.low_gradient, n, r};
+  if (!drops(batch)) return multiply(dtype_, low_gradient, a(*place, weights), {dx, 0, Into::accumulate});
+  multiply(dtype_, low_gradient, a(*place, weights), {scratch.dropped_gradient});
+  k.dropout(scratch.dropped_gradient, scratch.dropped_gradient, elements, static_cast<float>(spec_.dropout),
+            key(projection, batch));
+  k.add(dx, scratch.dropped_gradient, dx, elements);
 }
 
 }  // namespace sluice::models

@@ -12,12 +12,20 @@
 namespace sluice::models {
 
 struct AdapterScratch {
-  void *dropped = nullptr, *low = nullptr, *high = nullptr;              // [N, in], [N, r], [N, out or in]
-  void *columns = nullptr, *low_gradient = nullptr, *product = nullptr;  // [N, out], [N, r], r * max(in, out)
+  void* low = nullptr;           // [N, r]: scale * A dropout(x)
+  void* low_gradient = nullptr;  // [N, r]
+  void* product = nullptr;       // r * max(in, out): a gradient before it is stored
+  // With dropout only, [N, in].
+  void *dropped = nullptr, *dropped_gradient = nullptr;
 };
 
 struct AdapterGradients {
   std::optional<GradientWriter> writer;
+};
+
+// Columns [column, column + out) of rows that are `stride` elements apart.
+struct Columns {
+  int64_t stride = 0, column = 0;
 };
 
 class AdapterSet {
@@ -32,13 +40,12 @@ class AdapterSet {
   AdapterGradients gradients(void* gradient, Dtype gradient_dtype, bool accumulate,
                              const AdapterScratch& scratch) const;
 
-  // Adds to columns [column, column + out) of y, whose rows are `stride` apart. x is [N, in], contiguous.
+  // Adds to those columns of y. x is [N, in], contiguous.
   void add(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x, void* y,
-           int64_t stride, int64_t column, const AdapterScratch& scratch) const;
+           Columns columns, const AdapterScratch& scratch) const;
   // dy: those columns of the output's gradient. Adds to dx [N, in] unless it is null.
   void backward(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x, const void* dy,
-                int64_t stride, int64_t column, void* dx, AdapterGradients& gradients,
-                const AdapterScratch& scratch) const;
+                Columns columns, void* dx, AdapterGradients& gradients, const AdapterScratch& scratch) const;
 
  private:
   struct Place {
@@ -47,8 +54,11 @@ class AdapterSet {
   };
   const void* dropped(const Place& place, Projection projection, const MicroBatch& batch, const void* x,
                       const AdapterScratch& scratch) const;
+  void shrink(const Place& place, const MicroBatch& batch, const std::byte* weights, const void* in, void* low) const;
   bool drops(const MicroBatch& batch) const;
   DropoutKey key(Projection projection, const MicroBatch& batch) const;
+  Matrix a(const Place& place, const std::byte* weights) const;
+  Matrix b(const Place& place, const std::byte* weights) const;
 
   std::array<std::optional<Place>, kProjectionCount> places_;
   AdapterSpec spec_;

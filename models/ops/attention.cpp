@@ -1,121 +1,313 @@
 #include "models/ops/attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/native/CPUBlas.h>
 
-#include <limits>
-#include <optional>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "models/ops/attention_tiles.h"
+#include "models/ops/flash_attention.h"
 
 namespace sluice::models {
 namespace {
 
-at::TensorOptions options(Dtype dtype) {
-  return at::TensorOptions().dtype(dtype == Dtype::f32 ? at::kFloat : at::kBFloat16);
+// Rows that a tile may read beyond the last token, rounded so that few sizes of block kernels arise.
+int64_t padded(int64_t tokens) { return round_up(tokens + kQueryTile, 128); }
+
+const at::BFloat16* typed_bf16(const void* at) { return static_cast<const at::BFloat16*>(at); }
+
+enum class Sum { fresh, added };
+
+// c [m, n] (+)= a [m, k] b [k, n], fp32 sums. a is plain with rows `a_stride` apart, b is packed (attention_tiles.h).
+void product(Dtype dtype, int64_t m, int64_t n, int64_t k, const void* a, int64_t a_stride, const void* b, float* c,
+             Sum sum) {
+  if (dtype == Dtype::bf16) {
+    at::native::cpublas::brgemm(m, n, k, a_stride, n, n, sum == Sum::added, typed_bf16(a), typed_bf16(b), c, true);
+  } else {
+    at::native::cpublas::brgemm(m, n, k, a_stride, n, n, sum == Sum::added, static_cast<const float*>(a),
+                                static_cast<const float*>(b), c, false);
+  }
 }
 
-// The kernel wants as many key heads as query heads: each key head is a batch entry whose query heads share it
-// through a stride of zero, so nothing is copied.
-struct Views {
-  at::Tensor q, k, v;
+bool product_works(Dtype dtype) {
+  alignas(64) std::array<float, 16 * 16> a{}, b{}, c{};
+  try {
+    product(dtype, 16, 16, 16, a.data(), 16, b.data(), c.data(), Sum::fresh);
+    return true;
+  } catch (const c10::Error&) {
+    return false;  // no such kernel for this processor, or oneDNN is switched off
+  }
+}
+
+bool tiles_work(Dtype dtype) {
+  static const bool f32 = product_works(Dtype::f32), bf16 = product_works(Dtype::bf16);
+  return dtype == Dtype::f32 ? f32 : bf16;
+}
+
+struct QueryTile {
+  int64_t document, length;  // first token of the document, its tokens
+  int64_t first;             // inside the document
+  int64_t queries() const { return std::min(kQueryTile, length - first); }
+  int64_t token() const { return document + first; }
+  int64_t keys_end() const { return first + kQueryTile; }
+  int64_t keys_begin(int64_t window) const {
+    return window == 0 ? 0 : round_down(std::max<int64_t>(0, first - window + 1), kQueryTile);
+  }
 };
 
-struct Document {
-  int64_t begin, length;
-};
-
-at::Tensor queries(Dtype dtype, const AttentionShape& s, void* rows, int64_t row_stride, int64_t length) {
-  const int64_t shared = s.heads / s.kv_heads;
-  return at::from_blob(rows, {s.kv_heads, shared, length, s.head_dim}, {shared * s.head_dim, s.head_dim, row_stride, 1},
-                       options(dtype));
-}
-at::Tensor keys(Dtype dtype, const AttentionShape& s, void* rows, int64_t row_stride, int64_t length) {
-  return at::from_blob(rows, {s.kv_heads, s.heads / s.kv_heads, length, s.head_dim}, {s.head_dim, 0, row_stride, 1},
-                       options(dtype));
-}
-
-Views views(Dtype dtype, const AttentionShape& s, const void* qkv, Document document) {
-  auto* row = static_cast<char*>(const_cast<void*>(qkv)) + document.begin * s.row() * size_of(dtype);
-  const int64_t q_bytes = s.heads * s.head_dim * size_of(dtype), k_bytes = s.kv_heads * s.head_dim * size_of(dtype);
-  return {queries(dtype, s, row, s.row(), document.length), keys(dtype, s, row + q_bytes, s.row(), document.length),
-          keys(dtype, s, row + q_bytes + k_bytes, s.row(), document.length)};
-}
-
-at::Tensor output_view(Dtype dtype, const AttentionShape& s, const void* output, Document document) {
-  auto* row = static_cast<char*>(const_cast<void*>(output)) + document.begin * s.heads * s.head_dim * size_of(dtype);
-  return queries(dtype, s, row, s.heads * s.head_dim, document.length);
-}
-
-at::Tensor lse_view(const AttentionShape& s, const float* log_sum_exp, Document document) {
-  const int64_t shared = s.heads / s.kv_heads;
-  return at::from_blob(const_cast<float*>(log_sum_exp) + document.begin * s.heads,
-                       {s.kv_heads, shared, document.length}, {shared, 1, s.heads}, at::kFloat);
-}
-
-bool windowed(const AttentionShape& s, int64_t length) { return s.window > 0 && length > s.window; }
-
-// Additive [length, length] mask of a causal window, for documents longer than it.
-std::optional<at::Tensor> window_mask(Dtype dtype, const AttentionShape& s, int64_t length) {
-  if (!windowed(s, length)) return std::nullopt;
-  const at::Tensor far = at::ones({length, length}, at::kBool).tril(-s.window);
-  const at::Tensor future = at::ones({length, length}, at::kBool).triu(1);
-  return at::zeros({length, length}, options(dtype))
-      .masked_fill_(far.logical_or_(future), -std::numeric_limits<float>::infinity());
-}
-
-template <class Body>
-void for_documents(std::span<const int32_t> starts, const Body& body) {
+std::vector<QueryTile> query_tiles(std::span<const int32_t> starts) {
+  std::vector<QueryTile> tiles;
   for (size_t d = 0; d + 1 < starts.size(); ++d)
-    if (starts[d + 1] > starts[d]) body(Document{starts[d], starts[d + 1] - starts[d]});
+    for (int64_t first = 0; first < starts[d + 1] - starts[d]; first += kQueryTile)
+      tiles.push_back({starts[d], starts[d + 1] - starts[d], first});
+  return tiles;
+}
+
+// What one thread needs for one tile. Kept for the thread's life: its size depends on the head size only.
+class TileMemory {
+ public:
+  static TileMemory& of_thread(int64_t head_dim) {
+    thread_local std::unique_ptr<TileMemory> memory;
+    if (memory == nullptr || memory->head_dim_ != head_dim) memory = std::make_unique<TileMemory>(head_dim);
+    return *memory;
+  }
+  explicit TileMemory(int64_t head_dim) : head_dim_(head_dim) {
+    const int64_t tile = kKeyTile * kQueryTile, side = head_dim * kQueryTile;
+    bytes_.resize(static_cast<size_t>(5 * 4 * tile + 6 * 4 * side + 5 * 4 * kQueryTile + 64));
+    Scratch cut({bytes_.data() + (64 - reinterpret_cast<uintptr_t>(bytes_.data()) % 64) % 64, bytes_.size() - 64});
+    const auto floats = [&](int64_t count) { return cut.take_as<float>(Dtype::f32, count); };
+    scores = floats(tile), weight_gradients = floats(tile);
+    weights = floats(tile), score_gradients = floats(tile), packed_score_gradients = floats(tile);
+    query_columns = floats(side), gradient_columns = floats(side);
+    query_rows = floats(side), gradient_rows = floats(side);
+    columns = floats(side);
+    most = floats(kQueryTile), total = floats(kQueryTile), correction = floats(kQueryTile);
+    log_sum_exp = floats(kQueryTile), delta = floats(kQueryTile);
+  }
+
+  float *scores, *weight_gradients;                          // [kKeyTile, kQueryTile]
+  void *weights, *score_gradients, *packed_score_gradients;  // the same in the element type
+  void *query_columns, *gradient_columns;                    // second operands over D
+  void *query_rows, *gradient_rows;                          // second operands over queries
+  float* columns;                                            // [D, kQueryTile]
+  float *most, *total, *correction, *log_sum_exp, *delta;    // [kQueryTile]
+
+ private:
+  int64_t head_dim_;
+  std::vector<std::byte> bytes_;
+};
+
+// One call of attention or its backward.
+struct Call {
+  Dtype dtype;
+  const AttentionShape& shape;
+  const AttentionTiles& k;
+  int64_t tokens, stride_t;  // stride_t: of the transposed keys and values
+  const std::byte* qkv;
+  const AttentionScratch& scratch;
+
+  Call(Dtype type, const AttentionShape& s, std::span<const int32_t> starts, const void* rows,
+       const AttentionScratch& pieces)
+      : dtype(type),
+        shape(s),
+        k(attention_tiles(type)),
+        tokens(starts.back()),
+        stride_t(padded(starts.back())),
+        qkv(static_cast<const std::byte*>(rows)),
+        scratch(pieces) {}
+
+  int64_t d() const { return shape.head_dim; }
+  int64_t shared() const { return shape.heads / shape.kv_heads; }
+  const void* at(const void* base, int64_t element) const {
+    return static_cast<const std::byte*>(base) + element * size_of(dtype);
+  }
+  void* at(void* base, int64_t element) const { return static_cast<std::byte*>(base) + element * size_of(dtype); }
+  int64_t query_column(int64_t head) const { return head * d(); }
+  int64_t key_column(int64_t kv) const { return (shape.heads + kv) * d(); }
+  int64_t value_column(int64_t kv) const { return (shape.heads + shape.kv_heads + kv) * d(); }
+  const void* qkv_at(int64_t token, int64_t column) const { return at(qkv, token * shape.row() + column); }
+  // Of a token, in the pieces of a key head.
+  const void* row_of(const void* piece, int64_t kv, int64_t token) const {
+    return at(piece, (kv * stride_t + token) * d());
+  }
+  const void* column_of(const void* piece, int64_t kv, int64_t token) const {
+    return at(piece, kv * stride_t * d() + token);
+  }
+
+  // Rows beyond the last token are zero: tiles read them, and nothing times zero may become NaN.
+  void copy_rows(int64_t column, int64_t kv, void* to) const {
+    const auto bytes = static_cast<size_t>(d() * size_of(dtype));
+    auto* rows = static_cast<std::byte*>(at(to, kv * stride_t * d()));
+    for (int64_t token = 0; token < tokens; ++token)
+      std::memcpy(rows + static_cast<size_t>(token) * bytes, qkv_at(token, column), bytes);
+    std::memset(rows + static_cast<size_t>(tokens) * bytes, 0, static_cast<size_t>(kQueryTile) * bytes);
+  }
+  void transpose(int64_t column, int64_t kv, void* to) const {
+    void* columns = at(to, kv * stride_t * d());
+    k.transpose(qkv_at(0, column), shape.row(), tokens, d(), columns, stride_t);
+    for (int64_t i = 0; i < d(); ++i)
+      std::memset(at(columns, i * stride_t + tokens), 0, static_cast<size_t>(kQueryTile * size_of(dtype)));
+  }
+
+  template <class Body>
+  void for_key_tiles(const QueryTile& tile, const Body& body) const {
+    for (int64_t key = tile.keys_begin(shape.window); key < tile.keys_end(); key += kKeyTile) {
+      const int64_t keys = std::min(kKeyTile, tile.keys_end() - key);
+      body(TilePlace{key, keys, tile.first, tile.queries(), shape.window});
+    }
+  }
+
+  void forward_tile(const QueryTile& tile, int64_t head, void* output, float* log_sum_exp) const;
+  void backward_tile(const QueryTile& tile, int64_t head, const void* output, const float* log_sum_exp,
+                     const void* output_gradient, void* qkv_gradient) const;
+};
+
+void Call::forward_tile(const QueryTile& tile, int64_t head, void* output, float* log_sum_exp) const {
+  TileMemory& m = TileMemory::of_thread(d());
+  const int64_t kv = head / shared(), width = shape.heads * d();
+  k.pack_columns(qkv_at(tile.token(), query_column(head)), shape.row(), tile.queries(), d(), m.query_columns);
+  std::fill_n(m.most, kQueryTile, kNothingSeen);
+  std::fill_n(m.total, kQueryTile, 0.0f);
+  Sum sum = Sum::fresh;
+  for_key_tiles(tile, [&](const TilePlace& place) {
+    const int64_t key = tile.document + place.first_key;
+    product(dtype, place.keys, kQueryTile, d(), row_of(scratch.keys, kv, key), d(), m.query_columns, m.scores,
+            Sum::fresh);
+    k.softmax(m.scores, place, shape.scale, {m.most, m.total, m.correction}, m.weights);
+    if (sum == Sum::added) k.scale_columns(m.columns, m.correction, d());
+    product(dtype, d(), kQueryTile, place.keys, column_of(scratch.values_transposed, kv, key), stride_t, m.weights,
+            m.columns, sum);
+    sum = Sum::added;
+  });
+  for (int64_t c = 0; c < tile.queries(); ++c) {
+    log_sum_exp[(tile.token() + c) * shape.heads + head] = m.most[c] + std::log(m.total[c]);
+    m.correction[c] = 1.0f / m.total[c];
+  }
+  k.store_columns(m.columns, m.correction, tile.queries(), d(), at(output, tile.token() * width + head * d()), width);
+}
+
+void Call::backward_tile(const QueryTile& tile, int64_t head, const void* output, const float* log_sum_exp,
+                         const void* output_gradient, void* qkv_gradient) const {
+  TileMemory& m = TileMemory::of_thread(d());
+  const int64_t kv = head / shared(), width = shape.heads * d(), queries = tile.queries();
+  const void* query = qkv_at(tile.token(), query_column(head));
+  const int64_t place_in_output = tile.token() * width + head * d();
+  const void* gradient = at(output_gradient, place_in_output);
+  k.pack_columns(query, shape.row(), queries, d(), m.query_columns);
+  k.pack_rows(query, shape.row(), queries, d(), m.query_rows);
+  k.pack_columns(gradient, width, queries, d(), m.gradient_columns);
+  k.pack_rows(gradient, width, queries, d(), m.gradient_rows);
+  k.row_dots(gradient, at(output, place_in_output), width, queries, d(), m.delta);
+  for (int64_t c = 0; c < kQueryTile; ++c)
+    m.log_sum_exp[c] = c < queries ? log_sum_exp[(tile.token() + c) * shape.heads + head] : 0.0f;
+  std::fill_n(m.columns, d() * kQueryTile, 0.0f);
+  for_key_tiles(tile, [&](const TilePlace& place) {
+    const int64_t key = tile.document + place.first_key, sums = (head * stride_t + key) * d();
+    product(dtype, place.keys, kQueryTile, d(), row_of(scratch.keys, kv, key), d(), m.query_columns, m.scores,
+            Sum::fresh);
+    product(dtype, place.keys, kQueryTile, d(), row_of(scratch.values, kv, key), d(), m.gradient_columns,
+            m.weight_gradients, Sum::fresh);
+    k.softmax_backward(m.scores, m.weight_gradients, place, shape.scale, m.log_sum_exp, m.delta, m.weights,
+                       m.score_gradients, m.packed_score_gradients);
+    product(dtype, place.keys, d(), kQueryTile, m.weights, kQueryTile, m.gradient_rows, scratch.value_gradients + sums,
+            Sum::added);
+    product(dtype, place.keys, d(), kQueryTile, m.score_gradients, kQueryTile, m.query_rows,
+            scratch.key_gradients + sums, Sum::added);
+    product(dtype, d(), kQueryTile, place.keys, column_of(scratch.keys_transposed, kv, key), stride_t,
+            dtype == Dtype::f32 ? m.score_gradients : m.packed_score_gradients, m.columns, Sum::added);
+  });
+  std::fill_n(m.correction, kQueryTile, 1.0f);
+  k.store_columns(m.columns, m.correction, queries, d(),
+                  at(qkv_gradient, tile.token() * shape.row() + query_column(head)), shape.row());
 }
 
 }  // namespace
 
+AttentionScratch cut_attention(Scratch& scratch, Pass pass, Dtype dtype, const AttentionShape& shape, int64_t tokens) {
+  AttentionScratch pieces;
+  if (!tiles_work(dtype)) return pieces;
+  const int64_t keys = shape.kv_heads * padded(tokens) * shape.head_dim;
+  const int64_t queries = shape.heads * padded(tokens) * shape.head_dim;
+  pieces.keys = scratch.take(dtype, keys);
+  if (pass == Pass::forward) {
+    pieces.values_transposed = scratch.take(dtype, keys);
+    return pieces;
+  }
+  pieces.values = scratch.take(dtype, keys);
+  pieces.keys_transposed = scratch.take(dtype, keys);
+  pieces.key_gradients = scratch.take_as<float>(Dtype::f32, queries);
+  pieces.value_gradients = scratch.take_as<float>(Dtype::f32, queries);
+  return pieces;
+}
+
 void attention(Dtype dtype, const AttentionShape& shape, std::span<const int32_t> document_starts, const void* qkv,
-               void* output, float* log_sum_exp) {
-  for_documents(document_starts, [&](Document document) {
-    const Views in = views(dtype, shape, qkv, document);
-    const auto mask = window_mask(dtype, shape, document.length);
-    const auto [out, lse] =
-        at::_scaled_dot_product_flash_attention_for_cpu(in.q, in.k, in.v, 0.0, !mask.has_value(), mask, shape.scale);
-    output_view(dtype, shape, output, document).copy_(out);
-    lse_view(shape, log_sum_exp, document).copy_(lse);
-  });
+               void* output, float* log_sum_exp, const AttentionScratch& scratch) {
+  if (!tiles_work(dtype)) return flash_attention(dtype, shape, document_starts, qkv, output, log_sum_exp);
+  const Call call(dtype, shape, document_starts, qkv, scratch);
+  const std::vector<QueryTile> tiles = query_tiles(document_starts);
+  const auto count = static_cast<int64_t>(tiles.size());
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < 2 * shape.kv_heads; ++i) {
+      const int64_t kv = i / 2;
+      i % 2 == 0 ? call.copy_rows(call.key_column(kv), kv, scratch.keys)
+                 : call.transpose(call.value_column(kv), kv, scratch.values_transposed);
+    }
+    // Late tiles see the most keys: they go first, so that threads end together.
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < count * shape.heads; ++i)
+      call.forward_tile(tiles[static_cast<size_t>(count - 1 - i / shape.heads)], i % shape.heads, output, log_sum_exp);
+    at::native::cpublas::brgemm_release();
+  }
 }
 
 void attention_backward(Dtype dtype, const AttentionShape& shape, std::span<const int32_t> document_starts,
                         const void* qkv, const void* output, const float* log_sum_exp, const void* output_gradient,
-                        void* qkv_gradient) {
-  for_documents(document_starts, [&](Document document) {
-    const Views in = views(dtype, shape, qkv, document);
-    const auto mask = window_mask(dtype, shape, document.length);
-    // The layout that the forward kernel gives its own log-sum-exp.
-    const at::Tensor lse = at::empty({shape.kv_heads, document.length, shape.heads / shape.kv_heads}, at::kFloat)
-                               .transpose(1, 2)
-                               .copy_(lse_view(shape, log_sum_exp, document));
-    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        output_view(dtype, shape, output_gradient, document), in.q, in.k, in.v,
-        output_view(dtype, shape, output, document), lse, 0.0, !mask.has_value(), mask, shape.scale);
-    const Views gradient = views(dtype, shape, qkv_gradient, document);
-    gradient.q.copy_(dq);
+                        void* qkv_gradient, const AttentionScratch& scratch) {
+  if (!tiles_work(dtype))
+    return flash_attention_backward(dtype, shape, document_starts, qkv, output, log_sum_exp, output_gradient,
+                                    qkv_gradient);
+  const Call call(dtype, shape, document_starts, qkv, scratch);
+  const std::vector<QueryTile> tiles = query_tiles(document_starts);
+  const int64_t d = shape.head_dim, head_elements = call.stride_t * d;
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < 3 * shape.kv_heads; ++i) {
+      const int64_t kv = i / 3;
+      if (i % 3 == 0) call.copy_rows(call.key_column(kv), kv, scratch.keys);
+      if (i % 3 == 1) call.copy_rows(call.value_column(kv), kv, scratch.values);
+      if (i % 3 == 2) call.transpose(call.key_column(kv), kv, scratch.keys_transposed);
+    }
+    // One thread goes through all tiles of a head: sums over queries are in their order.
+#pragma omp for schedule(dynamic)
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      std::fill_n(scratch.key_gradients + head * head_elements, (call.tokens + kQueryTile) * d, 0.0f);
+      std::fill_n(scratch.value_gradients + head * head_elements, (call.tokens + kQueryTile) * d, 0.0f);
+      for (const QueryTile& tile : tiles)
+        call.backward_tile(tile, head, output, log_sum_exp, output_gradient, qkv_gradient);
+    }
     // Query heads that share a key head add up.
-    at::Tensor k = gradient.k.select(1, 0), v = gradient.v.select(1, 0);
-    at::sum_out(k, dk, {1});
-    at::sum_out(v, dv, {1});
-  });
+    const int64_t shared = call.shared();
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < 2 * shape.kv_heads; ++i) {
+      const int64_t kv = i / 2, column = i % 2 == 0 ? call.key_column(kv) : call.value_column(kv);
+      const float* parts = (i % 2 == 0 ? scratch.key_gradients : scratch.value_gradients) + kv * shared * head_elements;
+      call.k.sum_parts(parts, head_elements, shared, call.tokens, d, call.at(qkv_gradient, column), shape.row());
+    }
+    at::native::cpublas::brgemm_release();
+  }
 }
 
-void attention_cached(Dtype dtype, const AttentionShape& shape, const void* query, const void* cached_keys,
-                      const void* cached_values, int64_t length, void* output) {
-  const int64_t width = shape.kv_heads * shape.head_dim;
-  const int64_t seen = shape.window > 0 ? std::min(length, shape.window) : length;
-  const int64_t skipped = (length - seen) * width * size_of(dtype);
-  const auto at_row = [&](const void* from) { return static_cast<char*>(const_cast<void*>(from)) + skipped; };
-  const auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
-      queries(dtype, shape, const_cast<void*>(query), shape.row(), 1),
-      keys(dtype, shape, at_row(cached_keys), width, seen), keys(dtype, shape, at_row(cached_values), width, seen), 0.0,
-      false, std::nullopt, shape.scale);
-  queries(dtype, shape, output, shape.heads * shape.head_dim, 1).copy_(out);
+void attention_cached(Dtype dtype, const AttentionShape& shape, const void* query, const void* keys, const void* values,
+                      int64_t length, void* output) {
+  flash_attention_cached(dtype, shape, query, keys, values, length, output);
 }
 
 }  // namespace sluice::models

@@ -10,25 +10,25 @@ at::Tensor view(Dtype dtype, const Matrix& m) {
                        at::TensorOptions().dtype(dtype == Dtype::f32 ? at::kFloat : at::kBFloat16));
 }
 
-}  // namespace
-
-void multiply_by_transposed(Dtype dtype, Matrix x, Matrix w, void* y) {
-  at::Tensor out = view(dtype, {y, x.rows, w.rows});
-  at::mm_out(out, view(dtype, x), view(dtype, w).t());
-}
-
-void multiply(Dtype dtype, Matrix x, Matrix w, void* y, Into into) {
-  at::Tensor out = view(dtype, {y, x.rows, w.columns});
-  if (into == Into::overwrite) {
-    at::mm_out(out, view(dtype, x), view(dtype, w));
+void product(Dtype dtype, const at::Tensor& a, const at::Tensor& b, const Target& y) {
+  at::Tensor out = view(dtype, {y.data, a.size(0), b.size(1), y.stride});
+  if (y.into == Into::overwrite) {
+    at::mm_out(out, a, b);
   } else {
-    at::addmm_out(out, out, view(dtype, x), view(dtype, w));
+    at::addmm_out(out, out, a, b);
   }
 }
 
-void multiply_transposed_by(Dtype dtype, Matrix a, Matrix b, void* y) {
-  at::Tensor out = view(dtype, {y, a.columns, b.columns});
-  at::mm_out(out, view(dtype, a).t(), view(dtype, b));
+}  // namespace
+
+void multiply_by_transposed(Dtype dtype, Matrix x, Matrix w, Target y) {
+  product(dtype, view(dtype, x), view(dtype, w).t(), y);
+}
+
+void multiply(Dtype dtype, Matrix x, Matrix w, Target y) { product(dtype, view(dtype, x), view(dtype, w), y); }
+
+void multiply_transposed_by(Dtype dtype, Matrix a, Matrix b, Target y) {
+  product(dtype, view(dtype, a).t(), view(dtype, b), y);
 }
 
 }  // namespace sluice::models

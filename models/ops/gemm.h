@@ -14,12 +14,19 @@ struct Matrix {
   int64_t stride = 0;
 };
 
-// y [N, O] = x [N, I] w^T, w [O, I]. y is contiguous.
-void multiply_by_transposed(Dtype dtype, Matrix x, Matrix w, void* y);
-// y [N, I] = x [N, O] w, w [O, I]; added to y when `accumulate`.
+// Where a product goes: over what is there, or added to it with one rounding. Stride as in Matrix.
 enum class Into { overwrite, accumulate };
-void multiply(Dtype dtype, Matrix x, Matrix w, void* y, Into into = Into::overwrite);
+struct Target {
+  void* data = nullptr;
+  int64_t stride = 0;
+  Into into = Into::overwrite;
+};
+
+// y [N, O] = x [N, I] w^T, w [O, I].
+void multiply_by_transposed(Dtype dtype, Matrix x, Matrix w, Target y);
+// y [N, I] = x [N, O] w, w [O, I].
+void multiply(Dtype dtype, Matrix x, Matrix w, Target y);
 // y [O, I] = a^T b, a [N, O], b [N, I].
-void multiply_transposed_by(Dtype dtype, Matrix a, Matrix b, void* y);
+void multiply_transposed_by(Dtype dtype, Matrix a, Matrix b, Target y);
 
 }  // namespace sluice::models

@@ -38,8 +38,9 @@ void* GradientWriter::at(int64_t offset) const {
 void GradientWriter::product(Matrix a, Matrix b, int64_t offset) {
   if (!wanted()) return;
   const bool direct = store_ == Store::overwrite && gradient_dtype_ == compute_dtype_;
-  multiply_transposed_by(compute_dtype_, a, b, direct ? at(offset) : temporary_);
-  if (!direct) store_gradient(temporary_, compute_dtype_, at(offset), gradient_dtype_, store_, a.columns * b.columns);
+  multiply_transposed_by(compute_dtype_, a, b, {direct ? at(offset) : temporary_});
+  if (!direct)
+    kernels(compute_dtype_).store_gradient(temporary_, at(offset), gradient_dtype_, store_, a.columns * b.columns);
 }
 
 void GradientWriter::runs(const float* runs, int64_t count, int64_t width, int64_t offset) {

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "models/ops/element.h"
+#include "models/ops/isa.h"
 
 namespace sluice::models {
 
@@ -14,32 +15,19 @@ extern const Kernels kernels_v1[2];
 namespace {
 
 const Kernels* best_table() {
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd"))
-    return kernels_v4;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-      __builtin_cpu_supports("f16c"))
-    return kernels_v3;
+  switch (best_isa()) {
+    case Isa::v4:
+      return kernels_v4;
+    case Isa::v3:
+      return kernels_v3;
+    case Isa::v1:
+      break;
+  }
   return kernels_v1;
 }
 
-constexpr int64_t kBlock = 1 << 14;
-
-template <class From, class To>
-void store_elements(const From* from, To* to, Store how, int64_t elements) {
-#pragma omp parallel for schedule(static) if (elements > kBlock)
-  for (int64_t begin = 0; begin < elements; begin += kBlock) {
-    const int64_t end = std::min(elements, begin + kBlock);
-    if (how == Store::overwrite) {
-#pragma omp simd
-      for (int64_t i = begin; i < end; ++i) store(to + i, load(from + i));
-    } else {
-#pragma omp simd
-      for (int64_t i = begin; i < end; ++i) store(to + i, load(to + i) + load(from + i));
-    }
-  }
-}
+// Work below this many elements stays on one thread.
+constexpr int64_t kParallelElements = 1 << 14;
 
 // Calls body with the pointer typed.
 template <class Body>
@@ -56,12 +44,6 @@ void with_type(void* at, Dtype dtype, const Body& body) {
 const Kernels& kernels(Dtype dtype) {
   static const Kernels* const table = best_table();
   return table[dtype == Dtype::f32 ? 0 : 1];
-}
-
-void store_gradient(const void* from, Dtype from_dtype, void* to, Dtype to_dtype, Store how, int64_t elements) {
-  with_type(from, from_dtype, [&](const auto* source) {
-    with_type(to, to_dtype, [&](auto* target) { store_elements(source, target, how, elements); });
-  });
 }
 
 void store_runs(const float* runs, int64_t count, int64_t width, void* to, Dtype to_dtype, Store how) {
@@ -81,7 +63,7 @@ void scatter_add_rows(const void* dy, Dtype dtype, const int32_t* token_ids, int
   with_type(dy, dtype, [&](const auto* source) {
     with_type(table_gradient, gradient_dtype, [&](auto* target) {
     // One thread owns all occurrences of a token: its sum is in token order.
-#pragma omp parallel for schedule(static) if (tokens * width > kBlock)
+#pragma omp parallel for schedule(static) if (tokens * width > kParallelElements)
       for (int64_t i = 0; i < tokens; ++i) {
         const int32_t token = token_ids[order[i]];
         if (token == skip || (i > 0 && token_ids[order[i - 1]] == token)) continue;

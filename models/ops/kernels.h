@@ -30,6 +30,8 @@ struct DropoutKey {
   uint64_t seed = 0, step = 0, site = 0, micro_batch = 0;
 };
 
+enum class Store { overwrite, accumulate };
+
 // One entry per element type: void* point to elements of it.
 struct Kernels {
   // y = round(x / rms(x)) * w, the order of rounding of transformers' RMSNorm. With `addend`: x += addend first (in
@@ -53,10 +55,8 @@ struct Kernels {
   void (*add_bias)(void* x, const void* bias, int64_t rows, int64_t width);
   // runs: fp32 [runs, width].
   void (*column_runs)(const void* x, float* runs, int64_t rows, int64_t width);
-  // to[i] (+)= scale * from[i] for `width` elements of every row.
-  void (*add_scaled)(void* to, int64_t to_stride, const void* from, int64_t from_stride, float scale, int64_t rows,
-                     int64_t width);
   void (*add)(const void* a, const void* b, void* y, int64_t elements);
+  void (*scale)(void* x, float factor, int64_t elements);
   // y = x * keep / (1 - p), keep from the counter-based generator: a function of key and element only. y may alias x.
   void (*dropout)(const void* x, void* y, int64_t elements, float p, DropoutKey key);
   // Rows of logits [rows, V] become gradients scale * (softmax - onehot) when `gradient`; row_losses[i] = -log
@@ -66,13 +66,12 @@ struct Kernels {
   void (*gather_rows)(const void* table, const int32_t* rows, void* y, int64_t count, int64_t width);
   // y[rows[i]] = x[i]; other rows of y are left as they are. rows are distinct.
   void (*scatter_rows)(const void* x, const int32_t* rows, void* y, int64_t count, int64_t width);
+  // `to` of its own type.
+  void (*store_gradient)(const void* from, void* to, Dtype to_dtype, Store store, int64_t elements);
 };
 
 const Kernels& kernels(Dtype dtype);
 
-// Gradient accumulation, `from` of the compute dtype, `to` of the gradient dtype.
-enum class Store { overwrite, accumulate };
-void store_gradient(const void* from, Dtype from_dtype, void* to, Dtype to_dtype, Store store, int64_t elements);
 // Adds fp32 runs [runs, width] in order, then stores.
 void store_runs(const float* runs, int64_t count, int64_t width, void* to, Dtype to_dtype, Store store);
 

@@ -6,6 +6,7 @@
 
 #include "models/ops/element.h"
 #include "models/ops/kernels.h"
+#include "models/ops/vector_math.h"
 
 namespace sluice::models {
 namespace {
@@ -150,27 +151,6 @@ void rope(void* x_v, Heads heads, const int32_t* positions, RopeAngles angles, f
   });
 }
 
-// exp to about one fp32 ulp for -87 < x < 88, by 2^k * p(r) (Cephes expf's polynomial), without a call or a branch so
-// that loops around it vectorise. k is rounded by adding 1.5 * 2^23, which leaves it in the low bits.
-__attribute__((always_inline)) inline float fast_exp(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 88.0f ? 88.0f : x;
-  const float shifted = x * 1.44269504088896341f + 12582912.0f;
-  const float k = shifted - 12582912.0f;
-  const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const uint32_t power = (std::bit_cast<uint32_t>(shifted) << 23) + 0x3f800000u;
-  return p * std::bit_cast<float>(power);
-}
-
-__attribute__((always_inline)) inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
-
 template <class T>
 void swiglu(const void* gate_up_v, void* y_v, int64_t rows, int64_t ffn) {
   const T* gate_up = static_cast<const T*>(gate_up_v);
@@ -238,19 +218,6 @@ void column_runs(const void* x_v, float* runs, int64_t rows, int64_t width) {
 }
 
 template <class T>
-void add_scaled(void* to_v, int64_t to_stride, const void* from_v, int64_t from_stride, float scale, int64_t rows,
-                int64_t width) {
-  T* to = static_cast<T*>(to_v);
-  const T* from = static_cast<const T*>(from_v);
-  for_rows(rows, width, [=](int64_t row) {
-    T* to_row = to + row * to_stride;
-    const T* from_row = from + row * from_stride;
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) store(to_row + i, load(to_row + i) + scale * load(from_row + i));
-  });
-}
-
-template <class T>
 void add(const void* a_v, const void* b_v, void* y_v, int64_t elements) {
   const T* a = static_cast<const T*>(a_v);
   const T* b = static_cast<const T*>(b_v);
@@ -263,11 +230,27 @@ void add(const void* a_v, const void* b_v, void* y_v, int64_t elements) {
   });
 }
 
-// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3).
-struct Philox {
-  uint32_t key0, key1;
-  void operator()(const uint32_t counter[4], uint32_t out[4]) const {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key0, k1 = key1;
+template <class T>
+void scale(void* x_v, float factor, int64_t elements) {
+  T* x = static_cast<T*>(x_v);
+  constexpr int64_t kBlock = 4096;
+  for_rows((elements + kBlock - 1) / kBlock, kBlock, [=](int64_t block) {
+    const int64_t end = std::min(elements, (block + 1) * kBlock);
+#pragma omp simd
+    for (int64_t i = block * kBlock; i < end; ++i) store(x + i, load(x + i) * factor);
+  });
+}
+
+// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3), one counter per
+// lane.
+constexpr int64_t kPhiloxLanes = 64;
+
+void philox(uint64_t key, uint64_t first_counter, uint32_t high_a, uint32_t high_b, uint32_t random[4][kPhiloxLanes]) {
+#pragma omp simd
+  for (int32_t lane = 0; lane < kPhiloxLanes; ++lane) {
+    const uint64_t counter = first_counter + static_cast<uint64_t>(lane);
+    uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = high_a, c3 = high_b;
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < 10; ++round) {
       const uint64_t a = uint64_t{0xD2511F53} * c0, b = uint64_t{0xCD9E8D57} * c2;
       c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
@@ -277,27 +260,28 @@ struct Philox {
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
-    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+    random[0][lane] = c0, random[1][lane] = c1, random[2][lane] = c2, random[3][lane] = c3;
   }
-};
+}
 
 template <class T>
 void dropout(const void* x_v, void* y_v, int64_t elements, float p, DropoutKey key) {
   const T* x = static_cast<const T*>(x_v);
   T* y = static_cast<T*>(y_v);
   const uint64_t mixed = key.seed ^ (key.site * 0x9E3779B97F4A7C15ull);
-  const Philox philox{static_cast<uint32_t>(mixed), static_cast<uint32_t>(mixed >> 32)};
   const auto threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0);
   const float scale = 1.0f / (1.0f - p);
-  constexpr int64_t kBlock = 4096;
-  for_rows((elements + kBlock - 1) / kBlock, kBlock * 8, [=](int64_t block) {
-    for (int64_t i = block * kBlock; i < std::min(elements, (block + 1) * kBlock); i += 4) {
-      const uint32_t counter[4] = {static_cast<uint32_t>(i / 4), static_cast<uint32_t>((i / 4) >> 32),
-                                   static_cast<uint32_t>(key.step), static_cast<uint32_t>(key.micro_batch)};
-      uint32_t random[4];
-      philox(counter, random);
-      for (int64_t j = 0; j < std::min<int64_t>(4, elements - i); ++j)
-        store(y + i + j, random[j] < threshold ? 0.0f : load(x + i + j) * scale);
+  constexpr int64_t kChunk = 4 * kPhiloxLanes;
+  for_rows((elements + kChunk - 1) / kChunk, kChunk * 8, [=](int64_t chunk) {
+    uint32_t random[4][kPhiloxLanes];
+    philox(mixed, static_cast<uint64_t>(chunk * kPhiloxLanes), static_cast<uint32_t>(key.step),
+           static_cast<uint32_t>(key.micro_batch), random);
+    const uint32_t* draws = &random[0][0];
+    const int64_t begin = chunk * kChunk, count = std::min(kChunk, elements - begin);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const float kept = load(x + begin + i) * scale;
+      store(y + begin + i, draws[i] < threshold ? 0.0f : kept);
     }
   });
 }
@@ -353,11 +337,33 @@ void scatter_rows(const void* x, const int32_t* rows, void* y, int64_t count, in
   });
 }
 
+template <class From, class To>
+void store_elements(const From* from, To* to, Store how, int64_t elements) {
+  constexpr int64_t kBlock = 1 << 14;
+  for_rows((elements + kBlock - 1) / kBlock, kBlock, [=](int64_t block) {
+    const int64_t begin = block * kBlock, end = std::min(elements, begin + kBlock);
+    if (how == Store::overwrite) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) store(to + i, load(from + i));
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) store(to + i, load(to + i) + load(from + i));
+    }
+  });
+}
+
+template <class T>
+void store_gradient(const void* from, void* to, Dtype to_dtype, Store how, int64_t elements) {
+  to_dtype == Dtype::f32 ? store_elements(static_cast<const T*>(from), static_cast<float*>(to), how, elements)
+                         : store_elements(static_cast<const T*>(from), static_cast<Bf16*>(to), how, elements);
+}
+
 template <class T>
 constexpr Kernels table_of() {
-  return {rms_norm<T>, rms_norm_backward<T>, head_norm<T>,     head_norm_backward<T>, rope<T>,
-          swiglu<T>,   swiglu_backward<T>,   add_bias<T>,      column_runs<T>,        add_scaled<T>,
-          add<T>,      dropout<T>,           cross_entropy<T>, gather_rows<T>,        scatter_rows<T>};
+  return {rms_norm<T>,      rms_norm_backward<T>, head_norm<T>,     head_norm_backward<T>, rope<T>,
+          swiglu<T>,        swiglu_backward<T>,   add_bias<T>,      column_runs<T>,        add<T>,
+          scale<T>,         dropout<T>,           cross_entropy<T>, gather_rows<T>,        scatter_rows<T>,
+          store_gradient<T>};
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
-// Cuts a workspace into named pieces. The same cutting with no memory gives its size.
+// Cuts a workspace into named pieces. The same cutting with no memory gives its size. Pieces that are never needed at
+// the same time share memory: cut one phase, rewind to the mark before it, cut the next.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -20,6 +22,7 @@ class Scratch {
   void* take(Dtype dtype, int64_t elements) {
     const int64_t begin = used_;
     used_ += round_up(elements * size_of(dtype), kTensorAlignmentBytes);
+    most_ = std::max(most_, used_);
     if (memory_.data() == nullptr) return nullptr;
     SLUICE_CHECK(used_ <= static_cast<int64_t>(memory_.size()), "the workspace is smaller than workspace_bytes said");
     return memory_.data() + begin;
@@ -28,11 +31,14 @@ class Scratch {
   T* take_as(Dtype dtype, int64_t elements) {
     return static_cast<T*>(take(dtype, elements));
   }
-  Bytes used() const { return Bytes{used_ > 0 ? used_ : kTensorAlignmentBytes}; }
+  int64_t mark() const { return used_; }
+  void rewind(int64_t mark) { used_ = mark; }
+  // The most that was cut at any time.
+  Bytes used() const { return Bytes{std::max(most_, kTensorAlignmentBytes)}; }
 
  private:
   std::span<std::byte> memory_;
-  int64_t used_ = 0;
+  int64_t used_ = 0, most_ = 0;
 };
 
 }  // namespace sluice::models

@@ -35,7 +35,11 @@ std::vector<Candidate> candidates(const PlanRequest& request) {
                      request.states.value_or(states), request.activations.value_or(fate),
                      request.prefetch.value_or(prefetch), ring});
   };
-  for (const SlotFate fate : fates) add(fate, 2, 6);
+  // Deep rings let reads run ahead of writes; recomputation costs more than shallow ones.
+  for (const SlotFate fate : fates) {
+    add(fate, 4, 32);
+    add(fate, 2, 6);
+  }
   for (const SlotFate fate : fates) add(fate, 1, 2);
   return all;
 }

@@ -1,7 +1,8 @@
 """A real model, SmolLM2-135M-Instruct, beside transformers and peft.
 
 `make quickstart` writes its directory, or SLUICE_SMOLLM2 names it. SLUICE_SMOLLM2_STEPS=50 gives the closing figure.
-The judge attends by sdpa: on this model its gradient norms are nearer to those in fp64 than eager's (6e-6 and 1.8e-5 off).
+The judge computes in fp64: in fp32 its gradient norms are up to 1.4e-4 off those (LoRA, step 3), which is more than is
+allowed between it and us.
 """
 
 import os
@@ -48,7 +49,7 @@ def test_full_fine_tuning_of_smollm2_follows_transformers(tmp_path):
     recipe = Recipe(micro_batches=4, steps=STEPS, learning_rate=5e-5, warmup_steps=1)
     job, rows = job_and_rows(recipe, tmp_path)
     run = sluice_run.train(job, tmp_path, threads=2)
-    curve = reference.train(reference.load(MODEL, attention="sdpa"), rows, recipe)
+    curve = reference.train(reference.load(MODEL, torch.float64), rows, recipe)
     parity.assert_same_curve(run, curve)
 
 
@@ -61,5 +62,5 @@ def test_lora_on_smollm2_follows_peft(tmp_path):
     job, rows = job_and_rows(recipe, tmp_path, adapter="lora", lora_r=8, lora_alpha=16, lora_target_linear=True,
                              lora_model_dir=str(adapter_dir))
     run = sluice_run.train(job, tmp_path, threads=2)
-    curve = reference.train(reference.load_with_adapter(MODEL, adapter_dir, attention="sdpa"), rows, recipe)
+    curve = reference.train(reference.load_with_adapter(MODEL, adapter_dir, torch.float64), rows, recipe)
     parity.assert_same_curve(run, curve)

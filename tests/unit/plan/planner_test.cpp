@@ -19,7 +19,7 @@ TEST(Planner, KeepsEverythingInRamWhenItFits) {
 
 TEST(Planner, MovesStatesToDiskBeforeWeightsAsTheCapFalls) {
   // Many layers, so that their states weigh more than the ring that streams them.
-  const JobShape job = toy_job(1, /*adapter=*/false, /*layers=*/40);
+  const JobShape job = toy_job(1, /*adapter=*/false, /*layers=*/200);
   PlanRequest request = toy_request(job);
   const auto host_peak = [&](const Planned& planned) { return planned.memory.peak[static_cast<size_t>(Tier::host)]; };
   const Bytes all = host_peak(make_plan(job, request));
