@@ -63,6 +63,10 @@ void add_generate(CLI::App& app, Action& action) {
       ->needs(chat)
       ->type_name("TEXT");
   add_sampling(*command, *options);
+  command
+      ->add_option("--logits", options->logits,
+                   "write the prompt's token ids and fp32 logits to this safetensors file instead of answering")
+      ->type_name("FILE");
   command->callback([options, raw_prompt, chat, &action] {
     options->raw = chat->count() == 0;
     if (options->raw) options->prompt = *raw_prompt;

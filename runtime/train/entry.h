@@ -31,6 +31,7 @@ struct GenerateOptions {
   double top_p = 1;        // 1: all
   int64_t top_k = 0;       // 0: all
   uint64_t seed = 42;
+  std::filesystem::path logits;  // safetensors file for the prompt's logits; empty: answer
 };
 
 // Every function returns the exit code, or throws SetupError (2), RunError (3) or anything else (3).

@@ -12,6 +12,7 @@
 #include "runtime/plan/plan.h"
 #include "runtime/train/model_setup.h"
 #include "runtime/train/sampler.h"
+#include "runtime/train/tensor_file_writer.h"
 #include "runtime/train/text_process.h"
 #include "swap/host_slab.h"
 
@@ -89,8 +90,8 @@ class Decoder {
     for (auto& each : boundaries_) each = std::make_unique<swap::HostSlab>(boundary);
   }
 
-  // Logits after the last of `ids`, which follow what was fed before.
-  std::vector<float> feed(const std::vector<int32_t>& ids) {
+  // `ids` follow what was fed before.
+  void feed(const std::vector<int32_t>& ids) {
     const auto count = static_cast<int64_t>(ids.size());
     std::vector<int32_t> positions(ids.size());
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(past_));
@@ -118,13 +119,19 @@ class Decoder {
       }
     }
     past_ += count;
+    fed_ = count;
+  }
+
+  // fp32 logits [V] after position `row` of what was fed last.
+  std::vector<float> logits(int64_t row) const {
     std::vector<float> logits(static_cast<size_t>(model().vocabulary));
-    const std::vector<int32_t> last = {static_cast<int32_t>(count - 1)};
+    const std::vector<int32_t> rows = {static_cast<int32_t>(row)};
     const models::HeadProgram& head = model().head();
-    head.logits(boundaries_[(model().blocks.size() - 1) % 2]->memory().data(), last, loaded_.parameters(head),
+    head.logits(boundaries_[(model().blocks.size() - 1) % 2]->memory().data(), rows, loaded_.parameters(head),
                 logits.data(), workspace_->memory());
     return logits;
   }
+  std::vector<float> last_logits() const { return logits(fed_ - 1); }
 
  private:
   const models::Model& model() const { return loaded_.model(); }
@@ -134,7 +141,7 @@ class Decoder {
 
   const LoadedModel& loaded_;
   int64_t positions_max_;
-  int64_t past_ = 0;
+  int64_t past_ = 0, fed_ = 0;
   std::vector<std::unique_ptr<swap::HostSlab>> caches_;
   std::unique_ptr<swap::HostSlab> workspace_;
   std::array<std::unique_ptr<swap::HostSlab>, 2> boundaries_;
@@ -146,6 +153,26 @@ std::vector<int32_t> encode_prompt(TextServer& text, const GenerateOptions& opti
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", options.prompt});
   return text.encode_chat(messages);
+}
+
+// token_ids [T] and logits [T, V] of the prompt.
+void write_logits(Decoder& decoder, const std::vector<int32_t>& ids, int64_t vocabulary,
+                  const std::filesystem::path& file) {
+  const auto tokens = static_cast<int64_t>(ids.size());
+  const models::TensorFileLayout layout = models::plan_tensor_file(
+      {{"token_ids", Dtype::i32, {tokens}}, {"logits", Dtype::f32, {tokens, vocabulary}}}, {});
+  TensorFileWriter writer(file.has_parent_path() ? file.parent_path() : ".", file.filename(), layout);
+  decoder.feed(ids);
+  for (const models::TensorLocation& tensor : layout.tensors) {
+    if (tensor.name == "token_ids") {
+      writer.write(tensor.offset, std::as_bytes(std::span(ids)));
+      continue;
+    }
+    for (int64_t row = 0; row < tokens; ++row)
+      writer.write(tensor.offset + row * vocabulary * size_of(Dtype::f32),
+                   std::as_bytes(std::span<const float>(decoder.logits(row))));
+  }
+  writer.sync();
 }
 
 }  // namespace
@@ -161,10 +188,15 @@ int generate_text(const GenerateOptions& options) {
                          std::to_string(loaded.model().positions_max),
                      "lower --max-new-tokens or shorten the prompt");
   Decoder decoder(loaded, positions);
+  if (!options.logits.empty()) {
+    write_logits(decoder, next, loaded.model().vocabulary, options.logits);
+    return 0;
+  }
   Sampler sampler({options.temperature, options.top_p, options.top_k, options.seed});
   text.stream_begin();
   for (int64_t i = 0; i < options.max_new_tokens; ++i) {
-    const int32_t token = sampler.pick(decoder.feed(next));
+    decoder.feed(next);
+    const int32_t token = sampler.pick(decoder.last_logits());
     if (std::ranges::find(text.eos_token_ids(), token) != text.eos_token_ids().end()) break;
     next = {token};
     std::printf("%s", text.stream(next).c_str());

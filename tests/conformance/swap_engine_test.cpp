@@ -3,10 +3,17 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -309,6 +316,72 @@ TEST_P(Swap, CutsRequestsAboveTheKernelsLimit) {
   expect_ok(settle(engine, 1));
   EXPECT_EQ(std::memcmp(in.memory().data() + bytes - 3, "end", 3), 0);
   EXPECT_GE(engine.counters().requests, 2);
+}
+
+// What a container's seccomp profile does to io_uring.
+void refuse_io_uring() {
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter{std::size(program), program};
+  SLUICE_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no new privileges");
+  SLUICE_CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0, "a seccomp filter");
+}
+
+// An ordinary user who may lock little memory: root is not held to the limit.
+void limit_locked_memory(rlim_t bytes) {
+  const rlimit limit{bytes, bytes};
+  SLUICE_CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0, "RLIMIT_MEMLOCK");
+  constexpr uid_t kNobody = 65534;
+  SLUICE_CHECK(geteuid() != 0 || setresuid(kNobody, kNobody, kNobody) == 0, "another user");
+}
+
+// In a process of its own: writes, reads back, prints the backend and the warnings, ends with 0 when all is well.
+[[noreturn]] void write_and_read_back() {
+  {
+    const Folder folder;
+    SwapOptions options;
+    options.nvme_paths = {folder.path()};
+    SwapEngine engine(options);
+    HostSlab written(MiB(1)), read(MiB(1));
+    fill(written.memory(), 5);
+    engine.register_memory(written.memory());
+    const ExtentId extent = engine.create_extent(MiB(1), "test");
+    engine.write(extent, written.memory(), 1);
+    expect_ok(settle(engine, 1));
+    engine.read(extent, read.memory(), 2);
+    expect_ok(settle(engine, 1));
+    EXPECT_EQ(std::memcmp(written.memory().data(), read.memory().data(), written.memory().size()), 0);
+    std::fprintf(stderr, "%s\n", engine.backend() == BackendKind::uring ? "uring" : "thread");
+    for (const std::string& warning : engine.warnings()) std::fprintf(stderr, "%s\n", warning.c_str());
+  }
+  std::_Exit(testing::Test::HasFailure() ? 1 : 0);
+}
+
+bool uring_is_allowed() {
+  const Folder folder;
+  SwapOptions options;
+  options.nvme_paths = {folder.path()};
+  return SwapEngine(options).backend() == BackendKind::uring;
+}
+
+TEST(SwapRestrictedDeathTest, WorksOnThreadsWhereIoUringIsRefusedAndSaysSo) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT((refuse_io_uring(), write_and_read_back()), testing::ExitedWithCode(0),
+              "thread\n.*io_uring.*so I/O runs on threads; .");
+}
+
+TEST(SwapRestrictedDeathTest, WorksUnregisteredWhereMemlockIsTooSmallAndSaysSo) {
+  if (!uring_is_allowed()) GTEST_SKIP() << "io_uring is refused here";
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT((limit_locked_memory(512 << 10), write_and_read_back()), testing::ExitedWithCode(0),
+              "uring\n.*not registered with io_uring.*raise `ulimit -l`");
+  // Kernels before 5.12 count the rings too, and refuse them.
+  EXPECT_EXIT((limit_locked_memory(0), write_and_read_back()), testing::ExitedWithCode(0),
+              "(thread|uring)\n.*io_uring.*raise `ulimit -l`");
 }
 
 TEST(SwapFaults, ShortAndInterruptedTransfersAreTakenUpAgain) {

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import safetensors.torch
 import yaml
 
 COMMAND_SECONDS_MAX = 300
@@ -82,6 +83,13 @@ def generate_greedily(model_dir, prompt, tokens, adapter_dir=None):
                   "--temperature", 0)
     assert done.returncode == 0, f"sluice generate ended with {done.returncode}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def logits(saved, prompt, file):
+    """`saved`: the arguments that name the model. token_ids [T] and logits [T, V] of the prompt."""
+    done = sluice("generate", *saved, "--raw-prompt", prompt, "--max-new-tokens", 1, "--logits", file)
+    assert done.returncode == 0, f"sluice generate ended with {done.returncode}\n{done.stderr[-4000:]}"
+    return safetensors.torch.load_file(file)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What is saved loads in transformers and peft, and computes there what it computed here."""
 
+import copy
 import json
 import warnings
 
@@ -13,6 +14,7 @@ from golden.test_parity import lora_keys, new_adapter
 
 VALIDATION_ROWS = 20
 LOSS_DIFFERENCE_MAX = 1e-5
+LOGIT_DIFFERENCE_MAX = 1e-5
 GENERATED_TOKENS = 12
 PROMPTS = ("the disk reads", "every block", "so that the next answer is")
 MODELS = ("llama_tied", "llama_linear_biased", "llama_yarn_untied", "mistral_window", "qwen2_tied", "qwen3_untied")
@@ -81,6 +83,19 @@ def assert_same_answers(model, tokenizer, answer):
         assert answer(prompt).strip("\n") == tokenizer.decode(theirs, skip_special_tokens=True).strip("\n"), prompt
 
 
+def assert_same_logits(model, tokenizer, saved, tmp_path):
+    """`saved`: what `sluice generate` takes for the result. Logits of 12 are 1.4e-5 off in the judge's own fp32."""
+    exact = copy.deepcopy(model).double()
+    for prompt in PROMPTS:
+        ours = sluice_run.logits(saved, prompt, tmp_path / "logits.safetensors")
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        assert ours["token_ids"].tolist() == ids[0].tolist()
+        with torch.no_grad():
+            truth = exact.eval()(ids).logits[0]
+            judge = (model.eval()(ids).logits[0] - truth).abs().max()
+        assert (ours["logits"] - truth).abs().max() <= max(LOGIT_DIFFERENCE_MAX, 2 * judge), prompt
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_loads_in_transformers_and_gives_our_losses(full_runs, name):
     model_dir, run, cache = full_runs.of(name)
@@ -96,6 +111,21 @@ def test_a_saved_model_answers_in_transformers_as_it_does_here(full_runs, name):
     _, run, _ = full_runs.of(name)
     assert_same_answers(load_without_complaint(run.output_dir), transformers.AutoTokenizer.from_pretrained(run.output_dir),
                         lambda prompt: sluice_run.generate_greedily(run.output_dir, prompt, GENERATED_TOKENS))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_model_has_our_logits_in_transformers(full_runs, name, tmp_path):
+    _, run, _ = full_runs.of(name)
+    assert_same_logits(load_without_complaint(run.output_dir), transformers.AutoTokenizer.from_pretrained(run.output_dir),
+                       ["--model", run.output_dir], tmp_path)
+
+
+@pytest.mark.parametrize("name", ("llama_tied", "mistral_window", "qwen3_untied"))
+def test_a_saved_adapter_has_our_logits_in_peft(lora_runs, name, tmp_path):
+    model_dir, run, _ = lora_runs.of(name)
+    assert_same_logits(load_adapter_without_complaint(model_dir, run.output_dir),
+                       transformers.AutoTokenizer.from_pretrained(run.output_dir),
+                       ["--model", model_dir, "--adapter", run.output_dir], tmp_path)
 
 
 @pytest.mark.parametrize("name", ("llama_tied", "mistral_window", "qwen3_untied"))
