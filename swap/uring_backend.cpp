@@ -134,10 +134,9 @@ Result<std::unique_ptr<IoBackend>> make_uring_backend(int depth) {
   if (refused < 0)
     return Error{ErrorCode::unsupported, std::string("io_uring is refused: ") + std::strerror(-refused),
                  // ENOMEM: its rings count against RLIMIT_MEMLOCK.
-                 refused == -ENOMEM
-                     ? "raise `ulimit -l` or set offload.io_backend: thread"
-                     : "allow it (container seccomp profile, sysctl kernel.io_uring_disabled=0) or set "
-                       "offload.io_backend: thread"};
+                 refused == -ENOMEM ? "raise `ulimit -l` or set offload.io_backend: thread"
+                                    : "allow it (container seccomp profile, sysctl kernel.io_uring_disabled=0) or set "
+                                      "offload.io_backend: thread"};
   return std::unique_ptr<IoBackend>(std::make_unique<UringBackend>(ring, depth));
 }
 

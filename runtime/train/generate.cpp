@@ -159,8 +159,8 @@ std::vector<int32_t> encode_prompt(TextServer& text, const GenerateOptions& opti
 void write_logits(Decoder& decoder, const std::vector<int32_t>& ids, int64_t vocabulary,
                   const std::filesystem::path& file) {
   const auto tokens = static_cast<int64_t>(ids.size());
-  const models::TensorFileLayout layout = models::plan_tensor_file(
-      {{"token_ids", Dtype::i32, {tokens}}, {"logits", Dtype::f32, {tokens, vocabulary}}}, {});
+  const models::TensorFileLayout layout =
+      models::plan_tensor_file({{"token_ids", Dtype::i32, {tokens}}, {"logits", Dtype::f32, {tokens, vocabulary}}}, {});
   TensorFileWriter writer(file.has_parent_path() ? file.parent_path() : ".", file.filename(), layout);
   decoder.feed(ids);
   for (const models::TensorLocation& tensor : layout.tensors) {
