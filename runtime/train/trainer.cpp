@@ -56,12 +56,12 @@ class Trainer {
   Trainer(Job& job, const TrainOptions& options)
       : job_(job), config_(job.config), options_(options), swap_(swap_options(config_)) {
     start_adapter();
+    probe();  // its memory goes before the arenas come: loading takes no more than training
     exec::ExecutorOptions executor_options;
     executor_options.h2d = executor_options.d2h = {config_.device == DeviceKind::emulated ? 20e9 : 0};
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
                                                  executor_options);
     for (const std::string& warning : swap_.warnings()) std::fprintf(stderr, "note: %s\n", warning.c_str());
-    probe();
   }
 
   int run() {
