@@ -1,7 +1,9 @@
-// Measures, in about a second, the rates that a job's bound is computed from. The full probe of a machine is another
-// matter; this one knows the job: its GEMM shape, its drives, its number of optimizer threads.
+// Measures, in a few seconds, the rates that a job's time and bound are computed from: its drives, its number of
+// optimizer threads, and what these and its compute leave of one another. The full probe of a machine is another
+// matter.
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "runtime/core/dtype.h"
@@ -11,15 +13,15 @@
 namespace sluice::exec {
 
 struct RateProbeOptions {
-  Dtype compute_dtype = Dtype::f32;
-  // The job's largest layer GEMM: [tokens, in] x [in, out].
-  int64_t tokens = 512, in = 576, out = 1536;
-  int optimizer_threads = 0;
+  // What compute does all the time, once per call (block_pass.h).
+  std::function<void()> compute_load;
+  int optimizer_threads = 0;  // 0: one per core
+  bool uses_disk = true;      // else nothing is written, and the drive's rates stay zero
   // Host memory for the probe, at least kRateProbeBytes, 4096-byte aligned. Its content is lost.
   std::span<std::byte> memory;
   plan::MachineProfile emulated;  // h2d and d2h are taken from here
 };
-inline constexpr Bytes kRateProbeBytes = MiB(64);
+inline constexpr Bytes kRateProbeBytes = MiB(192);
 
 // Throws RunError when the drive fails.
 plan::MachineProfile probe_rates(swap::SwapEngine& swap, const RateProbeOptions& options);

@@ -27,6 +27,7 @@ struct SlotShape {
   std::string name;
   Bytes bytes;                 // at tokens_max
   double recompute_flops = 0;  // at tokens_max
+  Microseconds recompute_time;
 };
 
 enum class ComputePass : uint8_t { forward, backward };
@@ -39,6 +40,8 @@ struct BlockShape {
   double backward_flops = 0;  // without recomputation
   // Bytes of scratch when the slots with kept[i] != 0 are there.
   std::function<Bytes(ComputePass, std::span<const uint8_t> kept)> workspace_bytes;
+  // The passes in time, without recomputation; the head's backward is loss and gradients in one go.
+  Microseconds forward_time, backward_time;
 };
 
 // The first block has no input, the last no output: it computes the loss and the first gradient in one go.

@@ -83,6 +83,7 @@ struct Op {
   int micro_batch = kNone;
   int64_t begin = 0, end = 0;  // elements of the group, for chunked ops
   double flops = 0;            // compute ops
+  Microseconds time = {};      // of compute ops with the device to themselves
   int64_t bytes = 0;           // moved, for the others
   std::vector<Operand> operands = {};
   std::vector<uint8_t> accumulate = {};  // backward, loss: per group of the block

@@ -462,6 +462,7 @@ class Builder {
   void forward(int b, int mb, const std::vector<Operand>& parameters) {
     Op op{.kind = OpKind::forward, .lane = Lane::compute, .block = b, .micro_batch = mb};
     op.flops = block(b).forward_flops;
+    op.time = block(b).forward_time;
     op.operands = parameters;
     if (b > 0) op.operands.push_back(whole(Role::input, Access::read, live_boundary(b, mb)));
     const BufferId output = live_boundary(b + 1, mb);
@@ -504,6 +505,7 @@ class Builder {
     const int head = blocks() - 1;
     Op op{.kind = kind, .lane = Lane::compute, .block = head, .micro_batch = mb};
     op.flops = block(head).forward_flops + (kind == OpKind::loss ? block(head).backward_flops : 0);
+    op.time = kind == OpKind::loss ? block(head).backward_time : block(head).forward_time;
     op.operands = parameters;
     op.operands.push_back(whole(Role::input, Access::read, live_boundary(head, mb)));
     op.operands.push_back(whole(Role::workspace, Access::read_write, workspace()));
@@ -518,6 +520,7 @@ class Builder {
   void backward(int b, int mb, const std::vector<Operand>& parameters) {
     Op op{.kind = OpKind::backward, .lane = Lane::compute, .block = b, .micro_batch = mb};
     op.flops = block(b).backward_flops;
+    op.time = block(b).backward_time;
     op.operands = parameters;
     if (b > 0) {
       // What is kept stayed where forward put it; the rest is fetched.
@@ -529,6 +532,7 @@ class Builder {
         op.operands.push_back(whole(Role::slot, Access::read, bring_back(saved_slot(b, s, mb)), s));
       } else {
         op.flops += block(b).slots[index(s)].recompute_flops;
+        op.time += block(b).slots[index(s)].recompute_time;
       }
     }
     op.operands.push_back(whole(Role::output_gradient, Access::read, live_gradient(mb)));

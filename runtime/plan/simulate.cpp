@@ -1,53 +1,133 @@
 #include "runtime/plan/simulate.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace sluice::plan {
 namespace {
 
-Microseconds duration(const Op& op, const MachineProfile& profile) {
-  const Bytes bytes{op.bytes};
-  switch (op.lane) {
-    case Lane::compute:
-      return {op.flops / profile.compute_flops_per_second * 1e6};
+constexpr size_t index(Lane lane) { return static_cast<size_t>(lane); }
+
+BytesPerSecond rate_of(Lane lane, const MachineProfile& profile) {
+  switch (lane) {
     case Lane::h2d:
-      return bytes / profile.h2d;
+      return profile.h2d;
     case Lane::d2h:
-      return bytes / profile.d2h;
+      return profile.d2h;
     case Lane::read:
-      return bytes / profile.disk_read;
+      return profile.disk_read;
     case Lane::write:
-      return bytes / profile.disk_write;
+      return profile.disk_write;
     case Lane::optim:
-      return bytes / profile.optimizer;
+      return profile.optimizer;
+    case Lane::compute:
+      break;
   }
   return {};
 }
+
+// A rate that was not measured, because the job's steps do not need it, counts as no time.
+Microseconds alone(Lane lane, Microseconds compute, Bytes bytes, const MachineProfile& profile) {
+  if (lane == Lane::compute) return compute;
+  const BytesPerSecond rate = rate_of(lane, profile);
+  return rate.count > 0 ? bytes / rate : Microseconds{};
+}
+
+// All lanes at once: from one end of an op to the next, every busy lane works at a constant rate.
+class Clockwork {
+ public:
+  Clockwork(const Schedule& schedule, const MachineProfile& profile)
+      : schedule_(schedule), profile_(profile), waiting_(schedule.ops.size()), dependents_(schedule.ops.size()) {
+    for (size_t id = 0; id < schedule.ops.size(); ++id) {
+      const Op& op = schedule.ops[id];
+      lanes_[index(op.lane)].order.push_back(id);
+      waiting_[id] = op.after.size();
+      for (OpId before : op.after) dependents_[static_cast<size_t>(before)].push_back(id);
+    }
+  }
+
+  std::vector<Slice> run() {
+    std::vector<Slice> slices(schedule_.ops.size());
+    for (start(slices); busy(); start(slices)) advance(slices);
+    return slices;
+  }
+
+ private:
+  static constexpr size_t kIdle = std::numeric_limits<size_t>::max();
+  struct LaneState {
+    std::vector<size_t> order;
+    size_t next = 0;
+    size_t op = kIdle;
+    double left = 0;  // microseconds of work alone
+    double rate = 1;
+  };
+
+  bool busy() const {
+    return std::any_of(lanes_.begin(), lanes_.end(), [](const LaneState& lane) { return lane.op != kIdle; });
+  }
+
+  void start(std::vector<Slice>& slices) {
+    for (LaneState& lane : lanes_) {
+      if (lane.op != kIdle || lane.next == lane.order.size() || waiting_[lane.order[lane.next]] > 0) continue;
+      lane.op = lane.order[lane.next++];
+      const Op& op = schedule_.ops[lane.op];
+      lane.left = alone(op.lane, op.time, Bytes{op.bytes}, profile_).count;
+      slices[lane.op].begin = {now_};
+    }
+    for (size_t a = 0; a < kLaneCount; ++a) {
+      lanes_[a].rate = 1;
+      for (size_t b = 0; b < kLaneCount; ++b)
+        if (b != a && lanes_[b].op != kIdle) lanes_[a].rate *= profile_.beside[a][b];
+    }
+  }
+
+  void advance(std::vector<Slice>& slices) {
+    double step = std::numeric_limits<double>::infinity();
+    for (const LaneState& lane : lanes_)
+      if (lane.op != kIdle) step = std::min(step, lane.left / lane.rate);
+    now_ += step;
+    for (LaneState& lane : lanes_) {
+      if (lane.op == kIdle) continue;
+      const bool ends = lane.left / lane.rate <= step;
+      lane.left -= step * lane.rate;
+      if (!ends) continue;
+      slices[lane.op].end = {now_};
+      for (size_t dependent : dependents_[lane.op]) --waiting_[dependent];
+      lane.op = kIdle;
+    }
+  }
+
+  const Schedule& schedule_;
+  const MachineProfile& profile_;
+  std::vector<size_t> waiting_;
+  std::vector<std::vector<size_t>> dependents_;
+  std::array<LaneState, kLaneCount> lanes_;
+  double now_ = 0;
+};
 
 }  // namespace
 
 std::array<LaneWork, kLaneCount> work_of(const Schedule& schedule) {
   std::array<LaneWork, kLaneCount> work{};
   for (const Op& op : schedule.ops) {
-    LaneWork& lane = work[static_cast<size_t>(op.lane)];
+    LaneWork& lane = work[index(op.lane)];
     lane.flops += op.flops;
+    lane.time += op.time;
     lane.bytes += op.bytes;
   }
   return work;
 }
 
 Bound bound_of(const std::array<LaneWork, kLaneCount>& work, const MachineProfile& profile) {
+  std::array<double, kLaneCount> own{};
+  for (size_t lane = 0; lane < kLaneCount; ++lane)
+    own[lane] = alone(static_cast<Lane>(lane), work[lane].time, Bytes{work[lane].bytes}, profile).count;
   Bound bound;
-  for (size_t lane = 0; lane < kLaneCount; ++lane) {
-    Op all{.lane = static_cast<Lane>(lane), .flops = work[lane].flops, .bytes = work[lane].bytes};
-    bound.by_lane[lane] = duration(all, profile);
-  }
-  const int64_t read = work[static_cast<size_t>(Lane::read)].bytes;
-  const int64_t written = work[static_cast<size_t>(Lane::write)].bytes;
-  if (read > 0 && written > 0) {
-    const Microseconds together = Bytes{read + written} / profile.disk_both;
-    auto& longer = bound.by_lane[static_cast<size_t>(read >= written ? Lane::read : Lane::write)];
-    longer = std::max(longer, together);
+  for (size_t a = 0; a < kLaneCount; ++a) {
+    double time = own[a];
+    for (size_t b = 0; b < kLaneCount && own[a] > 0; ++b)
+      if (b != a) time += own[b] * std::min(1.0, (1 - profile.beside[a][b]) / profile.beside[b][a]);
+    bound.by_lane[a] = {time};
   }
   const auto most = std::max_element(bound.by_lane.begin(), bound.by_lane.end());
   bound.time = *most;
@@ -59,20 +139,14 @@ Simulation simulate(const Schedule& schedule, const std::vector<Buffer>& buffers
   Simulation result;
   result.work = work_of(schedule);
   result.bound = bound_of(result.work, profile);
-  std::array<Microseconds, kLaneCount> free_at{};
-  for (const Op& op : schedule.ops) {
-    auto& lane = free_at[static_cast<size_t>(op.lane)];
-    Microseconds begin = lane;
-    for (OpId dependency : op.after) begin = std::max(begin, result.ops[static_cast<size_t>(dependency)].end);
-    lane = begin + duration(op, profile);
-    result.ops.push_back({begin, lane});
-    result.time = std::max(result.time, lane);
+  result.ops = Clockwork(schedule, profile).run();
+  for (const Slice& slice : result.ops) result.time = std::max(result.time, slice.end);
+  for (const Op& op : schedule.ops)
     for (const Operand& operand : op.operands) {
       const Buffer& buffer = buffers[static_cast<size_t>(operand.buffer)];
       auto& peak = result.peak[static_cast<size_t>(buffer.tier)];
       peak = std::max(peak, Bytes{buffer.offset + buffer.bytes});
     }
-  }
   return result;
 }
 

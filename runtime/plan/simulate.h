@@ -1,5 +1,9 @@
 // Predicts a schedule's time: every lane is one server that takes its ops in program order when their dependencies
-// have ended. The same value gives the lower bound: each lane's work over its measured rate, the largest of them.
+// have ended, and works at its measured rate times what the other lanes that are busy leave of it.
+//
+// The same value gives the lower bound: the largest of the lanes' own work plus what the other lanes' work takes from
+// them. While lane b runs beside a, a is slowed to beside[a][b]; b's work w takes w / beside[b][a] then, so it costs a
+// min(w, w (1 - beside[a][b]) / beside[b][a]): either they overlap, or they do not.
 #pragma once
 
 #include <array>
@@ -16,6 +20,7 @@ struct Slice {
 
 struct LaneWork {
   double flops = 0;
+  Microseconds time;  // of compute ops
   int64_t bytes = 0;
 };
 
@@ -34,7 +39,6 @@ struct Simulation {
 };
 
 std::array<LaneWork, kLaneCount> work_of(const Schedule& schedule);
-// When disk reads and writes share the drive, their sum over `disk_both` bounds too.
 Bound bound_of(const std::array<LaneWork, kLaneCount>& work, const MachineProfile& profile);
 Simulation simulate(const Schedule& schedule, const std::vector<Buffer>& buffers, const MachineProfile& profile);
 

@@ -151,7 +151,9 @@ Job prepare_job(const Config& config, Purpose purpose) {
   job.learning_rate = LearningRate(config, job.steps.steps_total());
   job.sources = sources_of(job.setup, plan::Plan().chunk_elements);
   if (job.resume) add_resumed_states(*job.resume, job.setup, job.sources);
-  job.shape = shape_of(job.setup, job.sources, batch_shape(job));
+  job.batch = batch_shape(job);
+  job.shape = shape_of(job.setup, job.sources, job.batch,
+                       exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch)));
   job.request = request_of(config, job.setup, job.sources, job.resume.has_value());
   job.planned = plan::make_plan(job.shape, job.request);
   return job;

@@ -21,6 +21,7 @@ struct Job {
   std::unique_ptr<TokenDataset> validation;  // null: none
   BatchPlan steps;
   LearningRate learning_rate;
+  BatchShape batch;
   exec::JobSources sources;
   plan::JobShape shape;
   plan::PlanRequest request;

@@ -20,11 +20,15 @@ Bytes resident_bytes() {
   return Bytes{resident * 4096};
 }
 
-int64_t largest_matrix_elements(const models::Model& model) {
-  int64_t most = 0;
-  for (const models::ParameterGroup& group : model.groups)
-    for (const models::ParameterTensor& tensor : group.tensors) most = std::max(most, tensor.elements);
-  return most;
+// Recomputation was measured for all slots together: each takes its share by FLOPs.
+void set_times(plan::BlockShape& block, const exec::BlockPass& pass) {
+  block.forward_time = pass.forward;
+  block.backward_time = pass.backward;
+  double flops = 0;
+  for (const plan::SlotShape& slot : block.slots) flops += slot.recompute_flops;
+  const double extra = std::max(0.0, pass.backward_recomputing.count - pass.backward.count);
+  for (plan::SlotShape& slot : block.slots)
+    slot.recompute_time = {flops > 0 ? extra * slot.recompute_flops / flops : 0};
 }
 
 models::AdapterSpec adapter_from(const Config& config, const models::DecoderSpec& spec) {
@@ -107,7 +111,13 @@ exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements) {
   return sources;
 }
 
-plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources, const BatchShape& batch) {
+exec::PassSize pass_size(const ModelSetup& setup, const BatchShape& batch) {
+  const bool bf16 = setup.model.compute_dtype == Dtype::bf16 && batch.micro_batches == 1;
+  return {batch.tokens_max, std::min(batch.document_max, batch.tokens_max), bf16 ? Dtype::bf16 : Dtype::f32};
+}
+
+plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources, const BatchShape& batch,
+                        const exec::BlockPasses& passes) {
   const models::Model& model = setup.model;
   const bool split = model.compute_dtype == Dtype::bf16;
   const int64_t weight_bytes = size_of(model.compute_dtype);
@@ -115,7 +125,7 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
   shape.tokens_max = batch.tokens_max;
   shape.micro_batches = batch.micro_batches;
   shape.boundary_bytes = Bytes{batch.tokens_max * model.hidden * weight_bytes};
-  shape.gradient_bytes_per_element = split && batch.micro_batches == 1 ? 2 : 4;
+  shape.gradient_bytes_per_element = size_of(pass_size(setup, batch).gradient_dtype);
   for (size_t g = 0; g < model.groups.size(); ++g)
     shape.groups.push_back({model.groups[g].name, model.groups[g].trainable, model.groups[g].elements, weight_bytes,
                             split ? 10 : 8, Bytes{sources.weights[g].staging_bytes_max}});
@@ -132,6 +142,7 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
         cost.attention_flops_per_token_per_position * static_cast<double>(batch.document_max) / 2 * tokens;
     each.forward_flops = cost.forward_flops_per_token * tokens + attention;
     each.backward_flops = cost.backward_flops_per_token * tokens + 2.5 * attention;
+    set_times(each, passes.blocks[shape.blocks.size()]);
     each.workspace_bytes = [program = block.get(), most = batch.tokens_max](plan::ComputePass pass,
                                                                             std::span<const uint8_t> kept) {
       return program->workspace_bytes(
@@ -140,9 +151,7 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
     shape.blocks.push_back(std::move(each));
   }
   shape.process_bytes = resident_bytes();
-  // LibTorch's GEMMs may repack a weight, its attention makes its own outputs and gradients.
-  shape.transient_bytes = Bytes{2 * largest_matrix_elements(model) * weight_bytes +
-                                16 * batch.tokens_max * model.hidden * 4 + MiB(64).count};
+  shape.transient_bytes = passes.transient;
   return shape;
 }
 

@@ -10,6 +10,7 @@
 #include "models/decoder.h"
 #include "models/locate_weights.h"
 #include "models/safetensors.h"
+#include "runtime/exec/block_pass.h"
 #include "runtime/exec/executor.h"
 #include "runtime/plan/job_shape.h"
 #include "runtime/train/config.h"
@@ -40,7 +41,11 @@ struct BatchShape {
   int64_t document_max = 0;  // longest document
   int micro_batches = 1;
 };
-plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources, const BatchShape& batch);
+// Times and transient memory are as measured: exec::measure_block_passes.
+plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources, const BatchShape& batch,
+                        const exec::BlockPasses& passes);
+// What the passes are measured at.
+exec::PassSize pass_size(const ModelSetup& setup, const BatchShape& batch);
 
 // Per group: virgin states take their low halves from a source with more bits than the compute weight.
 std::vector<uint8_t> source_low_bits(const ModelSetup& setup, const exec::JobSources& sources);

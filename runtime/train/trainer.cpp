@@ -111,10 +111,8 @@ class Trainer {
   void probe() {
     swap::HostSlab memory(exec::kRateProbeBytes);
     exec::RateProbeOptions options;
-    options.compute_dtype = config_.compute_dtype;
-    options.tokens = job_.shape.tokens_max;
-    options.in = job_.setup.spec.hidden;
-    options.out = job_.setup.spec.ffn;
+    options.compute_load = exec::layer_load(job_.setup.model, pass_size(job_.setup, job_.batch));
+    options.uses_disk = job_.planned.memory.peak[static_cast<size_t>(Tier::disk)].count > 0;
     options.memory = memory.memory();
     options.emulated.h2d = options.emulated.d2h = {20e9};
     profile_ = exec::probe_rates(swap_, options);
@@ -206,7 +204,7 @@ class Trainer {
     // The schedule counts full micro-batches; the step computed on the tokens that were there.
     const double share = static_cast<double>(record.tokens) /
                          static_cast<double>(job_.shape.tokens_max * static_cast<int64_t>(result.loss_sums.size()));
-    work[static_cast<size_t>(Lane::compute)].flops *= share;
+    work[static_cast<size_t>(Lane::compute)].time.count *= share;
     const plan::Bound bound = plan::bound_of(work, profile_);
     record.bound_seconds = bound.time.count / 1e6;
     record.percent_of_bound = 100 * record.bound_seconds / record.step_seconds;

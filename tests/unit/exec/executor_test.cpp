@@ -113,7 +113,7 @@ class Toy {
 
   PhaseResult run(const plan::Phase& phase, const optim::AdamWSettings& update) {
     const plan::Schedule& schedule = planned_.schedule(phase, shape_, request_);
-    const plan::MachineProfile rates{1e9, {1e9}, {1e9}, {1e9}, {1e9}, {1e9}, {1e9}};
+    const plan::MachineProfile rates{{1e9}, {1e9}, {1e9}, {1e9}, {1e9}};
     const auto peak = plan::simulate(schedule, planned_.layout.buffers(), rates).peak;
     for (size_t tier = 0; tier < kTierCount; ++tier)
       simulated_peak_[tier] = std::max(simulated_peak_[tier], peak[tier]);

@@ -27,6 +27,13 @@ inline JobShape toy_job(int micro_batches, bool adapter = false, int layers = 3)
     job.blocks.push_back(std::move(block));
   }
   job.blocks.push_back({"head", {embedding, add_group("head", 32, !adapter)}, {}, 1e9, 2e9, scratch});
+  // At 1e11 FLOP/s.
+  for (BlockShape& block : job.blocks) {
+    block.forward_time = {block.forward_flops / 1e5};
+    block.backward_time = {
+        (&block == &job.blocks.back() ? block.forward_flops + block.backward_flops : block.backward_flops) / 1e5};
+    for (SlotShape& slot : block.slots) slot.recompute_time = {slot.recompute_flops / 1e5};
+  }
   return job;
 }
 

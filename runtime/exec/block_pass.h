@@ -1,0 +1,37 @@
+// Runs every kind of block once at the job's size, before anything else is allocated: how long its program takes on
+// this machine, and what it allocates beside its workspace (LibTorch, oneDNN, thread stacks).
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "models/program.h"
+
+namespace sluice::exec {
+
+struct BlockPass {
+  Microseconds forward;               // of the head: its loss without gradients
+  Microseconds backward;              // with all slots kept; of the head: loss and gradients
+  Microseconds backward_recomputing;  // with no slot kept
+};
+
+struct BlockPasses {
+  std::vector<BlockPass> blocks;  // one per block of the model; blocks of one kind share their figures
+  Bytes transient;                // the most that was resident beyond what the passes were given
+};
+
+struct PassSize {
+  int64_t tokens = 0;    // of a micro-batch
+  int64_t document = 0;  // tokens of its documents
+  Dtype gradient_dtype = Dtype::f32;
+};
+
+// Blocks for a few times the cost of one layer's and the head's backward. Takes the memory of one block at a time:
+// its parameters, gradients, slots and workspace. Throws SetupError when the machine does not have it.
+BlockPasses measure_block_passes(const models::Model& model, const PassSize& size);
+
+// One forward and backward of the middle layer per call: what compute does all the time. Owns its memory, refers to
+// `model`.
+std::function<void()> layer_load(const models::Model& model, const PassSize& size);
+
+}  // namespace sluice::exec
