@@ -11,7 +11,8 @@ namespace {
 std::string decision(const GroupPlan& group) {
   std::ostringstream text;
   text << "{weights: " << name_of(group.weights) << ", states: " << name_of(group.states)
-       << ", gradients: " << name_of(group.gradients) << "}";
+       << ", gradients: " << name_of(group.gradients)
+       << ", update: " << name_of(group.update) << "}";
   return text.str();
 }
 
@@ -44,6 +45,10 @@ std::string_view name_of(SlotFate fate) {
   return names[static_cast<size_t>(fate)];
 }
 
+std::string_view name_of(UpdateTime time) {
+  return time == UpdateTime::before_forward ? "before forward" : "behind backward";
+}
+
 std::string to_yaml(const Plan& plan, const JobShape& shape) {
   SLUICE_CHECK(plan.groups.size() == shape.groups.size(), "the plan is for another model");
   std::ostringstream out;
@@ -51,6 +56,7 @@ std::string to_yaml(const Plan& plan, const JobShape& shape) {
       << "micro_batches: " << shape.micro_batches << '\n'
       << "tokens_per_micro_batch: " << shape.tokens_max << '\n'
       << "prefetch: " << plan.prefetch << '\n'
+      << "undoable: " << (plan.undoable ? "true" : "false") << '\n'
       << "chunk_elements: " << plan.chunk_elements << '\n'
       << "chunk_ring: " << plan.chunk_ring << '\n'
       << "gradient_bytes_per_element: " << shape.gradient_bytes_per_element << '\n'

@@ -17,10 +17,16 @@ enum class DeviceMemory : uint8_t { unified, separate };
 enum class SlotFate : uint8_t { keep, host, disk, recompute };
 std::string_view name_of(SlotFate fate);
 
+// When a trained group is updated: just before its next forward, when the global norm is known, or at once behind its
+// backward.
+enum class UpdateTime : uint8_t { before_forward, behind_backward };
+std::string_view name_of(UpdateTime time);
+
 struct GroupPlan {
   Tier weights = Tier::host;    // home of the compute weights
   Tier states = Tier::host;     // home of lo, m, v; never the device yet
   Tier gradients = Tier::host;  // where they wait for their update
+  UpdateTime update = UpdateTime::before_forward;
 };
 
 struct BlockPlan {
@@ -32,6 +38,9 @@ struct Plan {
   DeviceMemory memory = DeviceMemory::unified;
   std::vector<GroupPlan> groups;
   std::vector<BlockPlan> blocks;
+  // Updates behind backward leave the old weights and states in place and write a second set, as the clip factor is not
+  // known yet: a step whose norm turns out to exceed the limit is updated once more from the old set.
+  bool undoable = false;
   int prefetch = 2;                  // blocks fetched ahead of the one that computes
   int64_t chunk_elements = 1 << 20;  // parameters per update; a multiple of 4096
   int chunk_ring = 6;                // chunks of state in flight
