@@ -27,6 +27,7 @@ struct Microseconds {
   double count = 0;
   constexpr auto operator<=>(const Microseconds&) const = default;
   constexpr Microseconds operator+(Microseconds other) const { return {count + other.count}; }
+  constexpr Microseconds operator*(double times) const { return {count * times}; }
   constexpr Microseconds& operator+=(Microseconds other) {
     count += other.count;
     return *this;

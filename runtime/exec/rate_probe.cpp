@@ -177,7 +177,7 @@ class Probe {
 
 }  // namespace
 
-plan::MachineProfile probe_rates(swap::SwapEngine& swap, const RateProbeOptions& options) {
+plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions& options) {
   SLUICE_CHECK(static_cast<int64_t>(options.memory.size()) >= kRateProbeBytes.count, "the probe needs its memory");
   plan::MachineProfile profile = options.emulated;
   const Load compute = compute_load(options.compute_load);
@@ -189,8 +189,8 @@ plan::MachineProfile probe_rates(swap::SwapEngine& swap, const RateProbeOptions&
     optim::WorkerPool pool(threads);
     profile.optimizer = probe.lane(Lane::optim, optimizer_load(options.memory, pool));
   }
-  if (!options.uses_disk) return profile;
-  Drive drive(swap, options.memory);
+  if (swap == nullptr) return profile;
+  Drive drive(*swap, options.memory);
   profile.disk_read = probe.lane(Lane::read, drive.load(Direction::read));
   profile.disk_write = probe.lane(Lane::write, drive.load(Direction::write));
   share_drive(profile, {rate_alone(drive.load(Direction::both))});

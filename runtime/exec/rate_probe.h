@@ -16,14 +16,13 @@ struct RateProbeOptions {
   // What compute does all the time, once per call (block_pass.h).
   std::function<void()> compute_load;
   int optimizer_threads = 0;  // 0: one per core
-  bool uses_disk = true;      // else nothing is written, and the drive's rates stay zero
   // Host memory for the probe, at least kRateProbeBytes, 4096-byte aligned. Its content is lost.
   std::span<std::byte> memory;
   plan::MachineProfile emulated;  // h2d and d2h are taken from here
 };
 inline constexpr Bytes kRateProbeBytes = MiB(192);
 
-// Throws RunError when the drive fails.
-plan::MachineProfile probe_rates(swap::SwapEngine& swap, const RateProbeOptions& options);
+// Without a swap engine nothing is written, and the drive's rates stay zero. Throws RunError when the drive fails.
+plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions& options);
 
 }  // namespace sluice::exec

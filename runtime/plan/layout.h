@@ -2,8 +2,8 @@
 // built; `freeze` ends that, and from then on nothing can be added: what was planned is all there will be.
 #pragma once
 
-#include <map>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "runtime/plan/schedule.h"
@@ -29,7 +29,7 @@ class Layout {
   bool frozen_ = false;
   std::array<int64_t, kTierCount> end_{};
   std::vector<Buffer> buffers_;
-  std::map<std::string, BufferId> by_name_;
+  std::unordered_map<std::string, BufferId> by_name_;
 };
 
 }  // namespace sluice::plan

@@ -11,8 +11,7 @@ namespace {
 std::string decision(const GroupPlan& group) {
   std::ostringstream text;
   text << "{weights: " << name_of(group.weights) << ", states: " << name_of(group.states)
-       << ", gradients: " << name_of(group.gradients)
-       << ", update: " << name_of(group.update) << "}";
+       << ", gradients: " << name_of(group.gradients) << ", update: " << name_of(group.update) << "}";
   return text.str();
 }
 

@@ -1,90 +1,18 @@
 #include "runtime/plan/planner.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <sstream>
+#include <future>
+#include <thread>
 
 #include "runtime/core/result.h"
+#include "runtime/plan/choices.h"
+#include "runtime/plan/search.h"
 #include "runtime/plan/verify.h"
 
 namespace sluice::plan {
 namespace {
 
-// One arrangement, from the fastest to the smallest.
-struct Candidate {
-  Tier weights, gradients, states;
-  SlotFate activations;
-  int prefetch, chunk_ring;
-};
-
-std::vector<Candidate> candidates(const PlanRequest& request) {
-  std::vector<std::array<Tier, 3>> residences;
-  if (request.memory == DeviceMemory::separate) residences.push_back({Tier::device, Tier::host, Tier::host});
-  residences.push_back({Tier::host, Tier::host, Tier::host});
-  residences.push_back({Tier::host, Tier::host, Tier::disk});
-  residences.push_back({Tier::disk, Tier::host, Tier::disk});
-  residences.push_back({Tier::disk, Tier::disk, Tier::disk});
-  std::vector<SlotFate> fates = {SlotFate::keep};
-  if (request.memory == DeviceMemory::separate) fates.push_back(SlotFate::host);
-  fates.push_back(SlotFate::recompute);
-  fates.push_back(SlotFate::disk);
-  std::vector<Candidate> all;
-  const auto add = [&](SlotFate fate, int prefetch, int ring) {
-    for (const auto& [weights, gradients, states] : residences)
-      all.push_back({request.weights.value_or(weights), request.gradients.value_or(gradients),
-                     request.states.value_or(states), request.activations.value_or(fate),
-                     request.prefetch.value_or(prefetch), ring});
-  };
-  // Deep rings let reads run ahead of writes; recomputation costs more than shallow ones.
-  for (const SlotFate fate : fates) {
-    add(fate, 4, 32);
-    add(fate, 2, 6);
-  }
-  for (const SlotFate fate : fates) add(fate, 1, 2);
-  return all;
-}
-
-Plan plan_of(const Candidate& candidate, const JobShape& shape, const PlanRequest& request) {
-  Plan plan;
-  plan.memory = request.memory;
-  plan.prefetch = candidate.prefetch;
-  plan.chunk_ring = candidate.chunk_ring;
-  const bool all_trained =
-      std::all_of(shape.groups.begin(), shape.groups.end(), [](const GroupShape& g) { return g.trainable; });
-  for (const GroupShape& group : shape.groups) {
-    GroupPlan where;
-    // Adapters are small beside the frozen base: their weights stay in RAM.
-    where.weights = group.trainable && !all_trained ? Tier::host : candidate.weights;
-    if (plan.memory == DeviceMemory::unified && where.weights == Tier::device) where.weights = Tier::host;
-    // The update runs on the host.
-    where.gradients = candidate.gradients == Tier::device ? Tier::host : candidate.gradients;
-    where.states = candidate.states == Tier::device ? Tier::host : candidate.states;
-    plan.groups.push_back(where);
-  }
-  for (const BlockShape& block : shape.blocks) {
-    BlockPlan fates;
-    fates.input = candidate.activations == SlotFate::recompute ? SlotFate::keep : candidate.activations;
-    fates.slots.assign(block.slots.size(), candidate.activations);
-    plan.blocks.push_back(std::move(fates));
-  }
-  return plan;
-}
-
-Bytes host_bytes(const MemoryUse& memory, const JobShape& shape) {
-  return memory.peak[static_cast<size_t>(Tier::host)] + shape.process_bytes + shape.transient_bytes;
-}
-
-struct Shortfall {
-  Tier tier;
-  Bytes needed;
-};
-std::optional<Shortfall> shortfall(const MemoryUse& memory, const JobShape& shape, const PlanRequest& request) {
-  for (size_t tier = 0; tier < kTierCount; ++tier) {
-    const Bytes needed = static_cast<Tier>(tier) == Tier::host ? host_bytes(memory, shape) : memory.peak[tier];
-    if (needed > request.caps[tier]) return Shortfall{static_cast<Tier>(tier), needed};
-  }
-  return std::nullopt;
-}
+using Caps = std::array<Bytes, kTierCount>;
 
 Planned lower(Plan plan, const JobShape& shape, const PlanRequest& request) {
   Planned planned;
@@ -102,37 +30,190 @@ void prove(const Schedule& schedule, const Planned& planned) {
     throw RunError(proof.error());
 }
 
-std::vector<std::string> reasons_of(const Candidate& chosen, const PlanRequest& request, size_t rejected) {
-  std::vector<std::string> reasons;
-  const auto say = [&](const char* what, bool forced, std::string_view value) {
-    if (!forced)
-      reasons.push_back(std::string(what) + " = " + std::string(value) +
-                        ": the fastest of the arrangements that fits the caps");
-  };
-  say("params", request.weights.has_value(), name_of(chosen.weights));
-  say("gradients", request.gradients.has_value(), name_of(chosen.gradients));
-  say("optimizer", request.states.has_value(), name_of(chosen.states));
-  say("activations", request.activations.has_value(), name_of(chosen.activations));
-  if (rejected > 0) reasons.push_back(std::to_string(rejected) + " faster arrangements did not fit");
-  return reasons;
+// The proofs take longer than the lowering: one core each.
+void prove_all(const Planned& planned) {
+  std::vector<std::future<void>> proofs;
+  const size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  for (const auto& each : planned.schedules) {
+    if (proofs.size() >= cores) proofs[proofs.size() - cores].wait();
+    proofs.push_back(std::async(std::launch::async, [&] { prove(each.second, planned); }));
+  }
+  for (std::future<void>& proof : proofs) proof.get();
 }
+
+// What exact lowering takes beyond the caps, per tier; at most zero: it fits.
+Caps excess(const Planned& planned, const JobShape& shape, const PlanRequest& request) {
+  Caps over;
+  for (size_t tier = 0; tier < kTierCount; ++tier)
+    over[tier] = memory_in(static_cast<Tier>(tier), planned.memory, shape) - request.caps[tier];
+  return over;
+}
+bool fits(const Caps& over) {
+  return std::all_of(over.begin(), over.end(), [](Bytes bytes) { return bytes.count <= 0; });
+}
+
+// The search scores the steady step alone, coarsely. What all phases take beyond that, in exact lowering, is taken off
+// its caps.
+class Fitting {
+ public:
+  Fitting(const JobShape& shape, const PlanRequest& request)
+      : shape_(shape),
+        request_(request),
+        choices_(shape, request, request.chunk_elements),
+        score_(shape, request, choices_, request_.profile) {}
+
+  std::optional<Planned> find() {
+    calibrate();
+    std::optional<Assignment> found;
+    std::optional<Planned> planned = lowered_in_caps([&] { return found = search(choices_, score_, {search_caps()}); });
+    if (planned) finish(*planned, *found);
+    return planned;
+  }
+  bool fits_somehow() {
+    calibrate();
+    return lowered_in_caps([&] { return search_any(choices_, score_, {search_caps()}); }).has_value();
+  }
+
+  bool fastest_needs_disk() {
+    const Planned planned = lowered(choices_.fastest());
+    return planned.memory.peak[static_cast<size_t>(Tier::disk)].count > 0 || !fits(excess(planned, shape_, request_));
+  }
+
+ private:
+  Planned lowered(const Assignment& assignment) const { return lower(choices_.plan_of(assignment), shape_, request_); }
+
+  // Coarse figures are corrected until the winner's exact ones fit.
+  template <class Search>
+  std::optional<Planned> lowered_in_caps(const Search& search) {
+    constexpr int kAttempts = 4;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      const std::optional<Assignment> found = search();
+      if (!found) return std::nullopt;
+      Planned planned = lowered(*found);
+      const Caps over = excess(planned, shape_, request_);
+      if (fits(over)) return planned;
+      for (size_t tier = 0; tier < kTierCount; ++tier) beyond_[tier] += std::max(over[tier], Bytes{});
+    }
+    return std::nullopt;
+  }
+
+  // How far off the coarse figures are for the smallest plan.
+  void calibrate() {
+    const Planned exact = lowered(choices_.smallest());
+    const Score& coarse = score_(choices_.smallest(), /*timed=*/false);
+    for (size_t tier = 0; tier < kTierCount; ++tier)
+      beyond_[tier] = memory_in(static_cast<Tier>(tier), exact.memory, shape_) - coarse.memory[tier];
+  }
+  Caps search_caps() const {
+    Caps caps = request_.caps;
+    for (size_t tier = 0; tier < kTierCount; ++tier) caps[tier] -= beyond_[tier];
+    return caps;
+  }
+
+  void finish(Planned& planned, const Assignment& assignment) {
+    prove_all(planned);
+    planned.steady = simulate(planned.schedule(steady_phase(shape_.micro_batches), shape_, request_),
+                              planned.layout.buffers(), request_.profile);
+    planned.plan.reasons = reasons(assignment);
+  }
+
+  std::vector<std::string> reasons(const Assignment& assignment) {
+    std::vector<std::string> lines;
+    for (int f = 0; f < static_cast<int>(choices_.families().size()); ++f) {
+      const Choice& first = choices_.all()[static_cast<size_t>(choices_.families()[static_cast<size_t>(f)].members[0])];
+      if (first.options.size() > 1) lines.push_back(reason(assignment, f, first));
+    }
+    return lines;
+  }
+  std::string reason(const Assignment& assignment, int f, const Choice& first) {
+    const Family& family = choices_.families()[static_cast<size_t>(f)];
+    std::string line = family.name.substr(0, family.name.find('/'));
+    if (first.kind == ChoiceKind::weights || first.kind == ChoiceKind::states || first.kind == ChoiceKind::gradients)
+      line += " of " + shape_.groups[static_cast<size_t>(first.index)].name;
+    if (family.members.size() > 1) line += " and its like";
+    line += ':';
+    for (int option = 0; option < static_cast<int>(first.options.size()); ++option) {
+      const auto count = std::count_if(family.members.begin(), family.members.end(),
+                                       [&](int i) { return assignment[static_cast<size_t>(i)] == option; });
+      if (count == 0) continue;
+      line += ' ' + choices_.option_name(family.members[0], option);
+      if (family.members.size() > 1) line += " x" + std::to_string(count);
+    }
+    const std::optional<Gain> gain = next_gain(choices_, score_, assignment, f);
+    if (!gain) return line + "; the fastest place there is";
+    line += "; one more in " + choices_.option_name(gain->choice, gain->option);
+    line += gain->saved.count < 1 ? " saves no time" : " saves " + to_string(gain->saved) + " a step";
+    for (size_t tier = 0; tier < kTierCount; ++tier)
+      if (gain->bytes[tier] > 0)
+        line +=
+            ", takes " + to_string(Bytes{gain->bytes[tier]}) + " of " + std::string(name_of(static_cast<Tier>(tier)));
+    return line;
+  }
+
+  const JobShape& shape_;
+  const PlanRequest& request_;
+  Choices choices_;
+  Scorer score_;
+  Caps beyond_;
+};
+
+bool fits_somehow(const JobShape& shape, const PlanRequest& request) { return Fitting(shape, request).fits_somehow(); }
 
 const char* cap_name(Tier tier) {
   return tier == Tier::device ? "max_gpu" : tier == Tier::host ? "max_cpu" : "max_disk";
 }
 
-[[noreturn]] void refuse(const Shortfall& least, const PlanRequest& request) {
-  const auto tier = static_cast<size_t>(least.tier);
-  const std::string& origin = request.cap_origins[tier];
-  const std::string key = std::string("offload.") + cap_name(least.tier);
-  const std::string mib = std::to_string((least.needed.count >> 20) + 1) + "MiB";
-  throw SetupError("the job does not fit: tier " + std::string(name_of(least.tier)) + " needs at least " +
-                       to_string(least.needed) + " and " + origin + " is " + to_string(request.caps[tier]),
-                   (origin == key ? "set " + key + " to " + mib + " or more" : "free at least " + mib) +
-                       ", or lower micro_batch_size or sequence_len");
+// The least cap of one tier with which, the others as they are, a plan exists; none when that alone does not help.
+std::optional<Bytes> least_cap(Tier tier, const JobShape& shape, PlanRequest request) {
+  Bytes& cap = request.caps[static_cast<size_t>(tier)];
+  const int64_t now = cap.count;
+  int64_t high = std::max<int64_t>(now, MiB(1).count);
+  for (cap.count = high; !fits_somehow(shape, request); cap.count = high) {
+    if (high > (int64_t{1} << 50)) return std::nullopt;
+    high *= 2;
+  }
+  int64_t low = now;
+  // To one part in a hundred: every step is a search of its own.
+  while (high - low > std::max<int64_t>(high / 100, 4096)) {
+    cap.count = low + (high - low) / 2;
+    (fits_somehow(shape, request) ? high : low) = cap.count;
+  }
+  return Bytes{high};
+}
+
+[[noreturn]] void refuse(const JobShape& shape, const PlanRequest& request) {
+  // What the smallest arrangement takes says which caps are short.
+  const Choices choices(shape, request, request.chunk_elements);
+  const Planned smallest = lower(choices.plan_of(choices.smallest()), shape, request);
+  std::string what = "the job does not fit:", fix;
+  const auto separate = [](const std::string& text) { return text.empty() ? "" : ", or "; };
+  for (size_t t = 0; t < kTierCount; ++t) {
+    const auto tier = static_cast<Tier>(t);
+    const Bytes needed = memory_in(tier, smallest.memory, shape);
+    if (needed > request.caps[t])
+      what += " tier " + std::string(name_of(tier)) + " needs at least " + to_string(needed) + " and " +
+              request.cap_origins[t] + " is " + to_string(request.caps[t]) + ";";
+    const std::optional<Bytes> enough = least_cap(tier, shape, request);
+    if (!enough) continue;
+    const std::string key = std::string("offload.") + cap_name(tier);
+    const std::string mib = std::to_string((enough->count >> 20) + 1) + "MiB";
+    fix +=
+        separate(fix) + (request.cap_origins[t] == key ? "set " + key + " to " + mib + " or more"
+                                                       : "free at least " + mib + " of " + std::string(name_of(tier)));
+  }
+  what.pop_back();
+  if (request.settings_that_fit)
+    for (const std::string& setting : request.settings_that_fit()) fix += separate(fix) + setting;
+  if (fix.empty()) fix = "no single setting helps: raise several caps, or take a smaller model or adapter: lora";
+  throw SetupError(what, fix);
 }
 
 }  // namespace
+
+Bytes memory_in(Tier tier, const MemoryUse& memory, const JobShape& shape) {
+  const Bytes arena = memory.peak[static_cast<size_t>(tier)];
+  return tier == Tier::host ? arena + shape.process_bytes + shape.transient_bytes : arena;
+}
 
 const Schedule& Planned::schedule(const Phase& phase, const JobShape& shape, const PlanRequest& request) {
   const auto found = schedules.find(phase);
@@ -142,65 +223,18 @@ const Schedule& Planned::schedule(const Phase& phase, const JobShape& shape, con
   return schedules.emplace(phase, std::move(built)).first->second;
 }
 
+std::optional<Planned> find_plan(const JobShape& shape, const PlanRequest& request) {
+  return Fitting(shape, request).find();
+}
+
 Planned make_plan(const JobShape& shape, const PlanRequest& request) {
-  std::optional<Shortfall> least;
-  size_t rejected = 0;
-  for (const Candidate& candidate : candidates(request)) {
-    Planned planned = lower(plan_of(candidate, shape, request), shape, request);
-    const std::optional<Shortfall> missing = shortfall(planned.memory, shape, request);
-    if (!missing) {
-      planned.plan.reasons = reasons_of(candidate, request, rejected);
-      for (const auto& [phase, schedule] : planned.schedules) prove(schedule, planned);
-      return planned;
-    }
-    ++rejected;
-    if (!least || missing->needed < least->needed) least = missing;
-  }
-  refuse(*least, request);
+  std::optional<Planned> planned = find_plan(shape, request);
+  if (!planned) refuse(shape, request);
+  return std::move(*planned);
 }
 
-std::string memory_table(const MemoryUse& memory, const JobShape& shape, const std::array<Bytes, kTierCount>& caps) {
-  std::ostringstream out;
-  char line[160];
-  std::snprintf(line, sizeof line, "%-14s %14s %14s %14s\n", "peak bytes", "device", "host", "disk");
-  out << line;
-  const auto row = [&](std::string_view name, Bytes device, Bytes host, Bytes disk) {
-    if (device.count + host.count + disk.count == 0) return;
-    std::snprintf(line, sizeof line, "%-14s %14s %14s %14s\n", std::string(name).c_str(), to_string(device).c_str(),
-                  to_string(host).c_str(), to_string(disk).c_str());
-    out << line;
-  };
-  for (size_t tag = 0; tag < kTagCount; ++tag)
-    row(name_of(static_cast<Tag>(tag)), memory.by_tag[0][tag], memory.by_tag[1][tag], memory.by_tag[2][tag]);
-  row("inside a block", {}, shape.transient_bytes, {});
-  row("process", {}, shape.process_bytes, {});
-  row("total", memory.peak[0], host_bytes(memory, shape), memory.peak[2]);
-  row("cap", caps[0], caps[1], caps[2]);
-  return out.str();
-}
-
-std::string to_json(const Planned& planned, const JobShape& shape, const std::array<Bytes, kTierCount>& caps) {
-  std::string yaml;
-  for (const char c : to_yaml(planned.plan, shape)) {
-    if (c == '\n') {
-      yaml += "\\n";
-    } else {
-      if (c == '"' || c == '\\') yaml += '\\';
-      yaml += c;
-    }
-  }
-  std::ostringstream out;
-  out << "{\"plan_yaml\": \"" << yaml << "\", \"peak_bytes\": {";
-  for (size_t tier = 0; tier < kTierCount; ++tier) {
-    out << (tier == 0 ? "\"" : ", \"") << name_of(static_cast<Tier>(tier)) << "\": {";
-    for (size_t tag = 0; tag < kTagCount; ++tag)
-      out << (tag == 0 ? "\"" : ", \"") << name_of(static_cast<Tag>(tag))
-          << "\": " << planned.memory.by_tag[tier][tag].count;
-    out << ", \"total\": " << planned.memory.peak[tier].count << ", \"cap\": " << caps[tier].count << "}";
-  }
-  out << "}, \"process_bytes\": " << shape.process_bytes.count
-      << ", \"transient_bytes\": " << shape.transient_bytes.count << "}";
-  return out.str();
+bool needs_disk(const JobShape& shape, const PlanRequest& request) {
+  return Fitting(shape, request).fastest_needs_disk();
 }
 
 }  // namespace sluice::plan

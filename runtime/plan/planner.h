@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -9,8 +10,10 @@
 
 #include "runtime/plan/job_shape.h"
 #include "runtime/plan/layout.h"
+#include "runtime/plan/machine_profile.h"
 #include "runtime/plan/plan.h"
 #include "runtime/plan/schedule_builder.h"
+#include "runtime/plan/simulate.h"
 
 namespace sluice::plan {
 
@@ -20,12 +23,17 @@ struct PlanRequest {
   std::optional<Tier> weights, states, gradients;
   std::optional<SlotFate> activations;
   std::optional<int> prefetch;
-  bool clips = false;  // the update waits for the global norm, or must be undoable
+  bool clips = false;                  // the update waits for the global norm, or must be undoable
   std::array<Bytes, kTierCount> caps;  // device, host (the whole process), disk
   // What set each cap, for messages: "offload.max_cpu", or "the free space of /mnt/nvme0".
   std::array<std::string, kTierCount> cap_origins = {"offload.max_gpu", "offload.max_cpu", "offload.max_disk"};
   std::vector<uint8_t> source_low_bits;  // see build_schedule
   bool resumes = false;
+  int64_t chunk_elements = 1 << 20;  // parameters per update: chunk_elements_for
+  // A job that fits in memory is planned without the drive's rates: the disk is not used then unless forced.
+  MachineProfile profile;
+  // Asked when nothing fits: other settings of the job that do, as sentences.
+  std::function<std::vector<std::string>()> settings_that_fit;
 };
 
 struct Planned {
@@ -33,18 +41,20 @@ struct Planned {
   Layout layout;  // frozen
   std::map<Phase, Schedule> schedules;
   MemoryUse memory;
+  Simulation steady;  // of the full step, once states are stored
 
   // Builds and verifies phases that were not foreseen (a last step with fewer micro-batches).
   const Schedule& schedule(const Phase& phase, const JobShape& shape, const PlanRequest& request);
 };
 
-// Throws SetupError when nothing fits, naming the cap and the smallest value that works.
+// Throws SetupError when nothing fits, naming the caps and the smallest values that work.
 Planned make_plan(const JobShape& shape, const PlanRequest& request);
+// Nothing when nothing fits.
+std::optional<Planned> find_plan(const JobShape& shape, const PlanRequest& request);
+// False when everything fits in memory and nothing is forced to the disk: the drive's rates do not matter.
+bool needs_disk(const JobShape& shape, const PlanRequest& request);
 
-// Peak bytes per tier by tag, one row each, then totals against the caps.
-std::string memory_table(const MemoryUse& memory, const JobShape& shape, const std::array<Bytes, kTierCount>& caps);
-
-// The same and the decisions, for programs: {"plan_yaml", "peak_bytes": {tier: {tag: n, total, cap}}, ...}.
-std::string to_json(const Planned& planned, const JobShape& shape, const std::array<Bytes, kTierCount>& caps);
+// What a plan takes of a tier; of the host also what the process takes beside its arenas.
+Bytes memory_in(Tier tier, const MemoryUse& memory, const JobShape& shape);
 
 }  // namespace sluice::plan

@@ -83,23 +83,35 @@ class Builder {
   }
 
   OpId emit(Op op) {
-    std::set<OpId> after;
     for (const Operand& operand : op.operands) {
-      const Hazard& hazard = hazards_[operand.buffer];
-      if (hazard.writer != kNone) after.insert(hazard.writer);
-      if (operand.access != Access::read) after.insert(hazard.readers.begin(), hazard.readers.end());
+      const Hazard& hazard = hazard_of(operand.buffer);
+      if (hazard.writer != kNone) op.after.push_back(hazard.writer);
+      if (operand.access != Access::read) op.after.insert(op.after.end(), hazard.readers.begin(), hazard.readers.end());
     }
-    op.after.assign(after.begin(), after.end());
+    std::sort(op.after.begin(), op.after.end());
+    op.after.erase(std::unique(op.after.begin(), op.after.end()), op.after.end());
     const auto id = static_cast<OpId>(schedule_.ops.size());
     for (const Operand& operand : op.operands)
-      if (operand.access != Access::read) hazards_[operand.buffer] = {id, {}};
+      if (operand.access != Access::read) {
+        hazard_of(operand.buffer).writer = id;
+        hazard_of(operand.buffer).readers.clear();
+      }
     for (const Operand& operand : op.operands) {
-      Hazard& hazard = hazards_[operand.buffer];
+      Hazard& hazard = hazard_of(operand.buffer);
       if (hazard.writer != id) hazard.readers.push_back(id);
     }
     for (const Operand& operand : op.operands) rings_.touch(operand.buffer);
     schedule_.ops.push_back(std::move(op));
     return id;
+  }
+
+  struct Hazard {
+    OpId writer = kNone;
+    std::vector<OpId> readers;
+  };
+  Hazard& hazard_of(BufferId buffer) {
+    if (index(buffer) >= hazards_.size()) hazards_.resize(layout_.buffers().size());
+    return hazards_[index(buffer)];
   }
 
   void move(OpKind kind, Lane lane, Operand from, Operand to, int g, int b, int mb) {
@@ -422,6 +434,7 @@ class Builder {
     return kept;
   }
   BufferId workspace() {
+    if (workspace_ != kNone) return workspace_;
     Bytes most{64};
     for (int b = 0; b < blocks(); ++b) {
       std::vector<uint8_t> kept, none(block(b).slots.size(), 0);
@@ -429,7 +442,7 @@ class Builder {
       for (const auto& mask : {kept, none}) most = std::max(most, block(b).workspace_bytes(ComputePass::forward, mask));
       most = std::max(most, block(b).workspace_bytes(ComputePass::backward, kept));
     }
-    return layout_.passing("workspace", device_tier(), Tag::workspace, most.count);
+    return workspace_ = layout_.passing("workspace", device_tier(), Tag::workspace, most.count);
   }
 
   // --- forward -------------------------------------------------------------------------------------------------
@@ -593,11 +606,6 @@ class Builder {
     }
   }
 
-  struct Hazard {
-    OpId writer = kNone;
-    std::vector<OpId> readers;
-  };
-
   const JobShape& shape_;
   const Plan& plan_;
   const Phase phase_;
@@ -605,10 +613,11 @@ class Builder {
   Layout& layout_;
   RingSet rings_;
   Schedule schedule_;
-  std::map<BufferId, Hazard> hazards_;
+  std::vector<Hazard> hazards_;          // per buffer
   std::vector<int> block_of_first_use_;  // per group: the last block whose backward adds to it
   std::map<int, int> uses_;              // blocks that use the group
   int first_trained_block_ = 0;
+  BufferId workspace_ = kNone;
   std::set<int> updated_, written_, begun_;
   std::map<int, BufferId> accumulating_;
 };
@@ -647,6 +656,14 @@ Schedule build_schedule(const JobShape& shape, const Plan& plan, const Phase& ph
   SLUICE_CHECK(plan.chunk_elements % 4096 == 0, "chunks must keep O_DIRECT alignment");
   return Builder(shape, plan, phase, source_low_bits, layout).build();
 }
+
+bool holds_a_chunk(const Buffer& buffer) {
+  for (const char* ring : {"staging", "states.ring", "gradients.chunk.ring"})
+    if (buffer.name.starts_with(ring)) return true;
+  return false;
+}
+
+Phase steady_phase(int micro_batches) { return {PhaseKind::train, micro_batches, true, true, true}; }
 
 std::vector<Phase> phases_of(const JobShape& shape, bool resumes) {
   const int m = shape.micro_batches;

@@ -39,7 +39,11 @@ std::string weights_extent_name(int g);
 std::string host_states_name(int g);
 std::string states_extent_name(int g, int64_t chunk);
 inline constexpr const char* kStatesRingFirst = "states.ring[0]";
+// One of a ring of chunks of an update, in memory.
+bool holds_a_chunk(const Buffer& buffer);
 
+// The full step, once states and weights have been stored.
+Phase steady_phase(int micro_batches);
 // Every phase that a job may run, for sizing the arenas: all micro-batch counts use buffers of the largest.
 std::vector<Phase> phases_of(const JobShape& shape, bool resumes);
 

@@ -26,7 +26,6 @@ BytesPerSecond rate_of(Lane lane, const MachineProfile& profile) {
   return {};
 }
 
-// A rate that was not measured, because the job's steps do not need it, counts as no time.
 Microseconds alone(Lane lane, Microseconds compute, Bytes bytes, const MachineProfile& profile) {
   if (lane == Lane::compute) return compute;
   const BytesPerSecond rate = rate_of(lane, profile);
@@ -107,6 +106,10 @@ class Clockwork {
 
 }  // namespace
 
+Microseconds time_alone(Lane lane, const LaneWork& work, const MachineProfile& profile) {
+  return alone(lane, work.time, Bytes{work.bytes}, profile);
+}
+
 std::array<LaneWork, kLaneCount> work_of(const Schedule& schedule) {
   std::array<LaneWork, kLaneCount> work{};
   for (const Op& op : schedule.ops) {
@@ -121,7 +124,7 @@ std::array<LaneWork, kLaneCount> work_of(const Schedule& schedule) {
 Bound bound_of(const std::array<LaneWork, kLaneCount>& work, const MachineProfile& profile) {
   std::array<double, kLaneCount> own{};
   for (size_t lane = 0; lane < kLaneCount; ++lane)
-    own[lane] = alone(static_cast<Lane>(lane), work[lane].time, Bytes{work[lane].bytes}, profile).count;
+    own[lane] = time_alone(static_cast<Lane>(lane), work[lane], profile).count;
   Bound bound;
   for (size_t a = 0; a < kLaneCount; ++a) {
     double time = own[a];

@@ -38,6 +38,10 @@ struct Simulation {
   std::array<Bytes, kTierCount> peak;  // end of the highest buffer that an op touches
 };
 
+// The lane's work with nothing beside it. A rate that was not measured, because the job's steps do not need it, counts
+// as no time.
+Microseconds time_alone(Lane lane, const LaneWork& work, const MachineProfile& profile);
+
 std::array<LaneWork, kLaneCount> work_of(const Schedule& schedule);
 Bound bound_of(const std::array<LaneWork, kLaneCount>& work, const MachineProfile& profile);
 Simulation simulate(const Schedule& schedule, const std::vector<Buffer>& buffers, const MachineProfile& profile);

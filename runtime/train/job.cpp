@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "runtime/core/result.h"
+#include "runtime/plan/choices.h"
+#include "runtime/train/job_rates.h"
 #include "runtime/train/text_process.h"
 
 namespace sluice::train {
@@ -81,9 +83,15 @@ std::optional<plan::SlotFate> forced(ActivationFate fate) {
   return std::nullopt;
 }
 
-plan::PlanRequest request_of(const Config& config, const ModelSetup& setup, const exec::JobSources& sources,
-                             bool resumes) {
-  plan::PlanRequest request;
+int64_t chunk_elements(const ModelSetup& setup) {
+  int64_t largest = 0;
+  for (const models::ParameterGroup& group : setup.model.groups) largest = std::max(largest, group.elements);
+  return plan::chunk_elements_for(largest);
+}
+
+void fill_request(Job& job) {
+  const Config& config = job.config;
+  plan::PlanRequest& request = job.request;
   request.memory = config.device == DeviceKind::emulated ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
   request.weights = forced(config.offload.params);
   request.states = forced(config.offload.optimizer);
@@ -98,9 +106,10 @@ plan::PlanRequest request_of(const Config& config, const ModelSetup& setup, cons
   if (!config.offload.max_gpu) request.cap_origins[0] = "the free memory";
   if (!config.offload.max_cpu) request.cap_origins[1] = "the free memory";
   if (!config.offload.max_disk) request.cap_origins[2] = "the free space of " + joined(config.offload.nvme_path);
-  request.source_low_bits = source_low_bits(setup, sources);
-  request.resumes = resumes;
-  return request;
+  request.clips = config.max_grad_norm > 0;
+  request.source_low_bits = source_low_bits(job.setup, job.sources);
+  request.resumes = job.resume.has_value();
+  request.profile = measure_rates(job);
 }
 
 void refuse_long_rows(const TokenDataset& data, const ModelSetup& setup) {
@@ -149,12 +158,13 @@ Job prepare_job(const Config& config, Purpose purpose) {
   refuse_long_rows(*job.training, job.setup);
   job.steps = BatchPlan(config, job.training->rows());
   job.learning_rate = LearningRate(config, job.steps.steps_total());
-  job.sources = sources_of(job.setup, plan::Plan().chunk_elements);
+  job.request.chunk_elements = chunk_elements(job.setup);
+  job.sources = sources_of(job.setup, job.request.chunk_elements);
   if (job.resume) add_resumed_states(*job.resume, job.setup, job.sources);
   job.batch = batch_shape(job);
   job.shape = shape_of(job.setup, job.sources, job.batch,
                        exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch)));
-  job.request = request_of(config, job.setup, job.sources, job.resume.has_value());
+  fill_request(job);
   job.planned = plan::make_plan(job.shape, job.request);
   return job;
 }

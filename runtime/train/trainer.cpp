@@ -10,12 +10,12 @@
 #include <sstream>
 
 #include "runtime/core/result.h"
-#include "runtime/exec/rate_probe.h"
 #include "runtime/exec/trace.h"
+#include "runtime/plan/report.h"
 #include "runtime/train/job.h"
+#include "runtime/train/job_rates.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/tensor_file_writer.h"
-#include "swap/host_slab.h"
 
 namespace sluice::train {
 namespace {
@@ -30,14 +30,6 @@ struct Progress {
   bool weights_stored = false;
   optim::AdamWSettings update;
 };
-
-swap::SwapOptions swap_options(const Config& config) {
-  swap::SwapOptions options;
-  options.nvme_paths = config.offload.nvme_path;
-  if (config.offload.io_backend == "uring") options.backend = swap::BackendKind::uring;
-  if (config.offload.io_backend == "thread") options.backend = swap::BackendKind::thread;
-  return options;
-}
 
 // Seconds since this process was started, whatever it did before main.
 double seconds_since_launch() {
@@ -56,9 +48,8 @@ class Trainer {
   Trainer(Job& job, const TrainOptions& options)
       : job_(job), config_(job.config), options_(options), swap_(swap_options(config_)) {
     start_adapter();
-    probe();  // its memory goes before the arenas come: loading takes no more than training
     exec::ExecutorOptions executor_options;
-    executor_options.h2d = executor_options.d2h = {config_.device == DeviceKind::emulated ? 20e9 : 0};
+    executor_options.h2d = executor_options.d2h = {config_.device == DeviceKind::emulated ? kEmulatedLink.count : 0};
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
                                                  executor_options);
     for (const std::string& warning : swap_.warnings()) std::fprintf(stderr, "note: %s\n", warning.c_str());
@@ -108,24 +99,14 @@ class Trainer {
     job_.sources = sources_of(job_.setup, job_.planned.plan.chunk_elements);
   }
 
-  void probe() {
-    swap::HostSlab memory(exec::kRateProbeBytes);
-    exec::RateProbeOptions options;
-    options.compute_load = exec::layer_load(job_.setup.model, pass_size(job_.setup, job_.batch));
-    options.uses_disk = job_.planned.memory.peak[static_cast<size_t>(Tier::disk)].count > 0;
-    options.memory = memory.memory();
-    options.emulated.h2d = options.emulated.d2h = {20e9};
-    profile_ = exec::probe_rates(swap_, options);
-  }
-
   exec::PhaseResult run_phase(const plan::Phase& phase, std::span<const models::MicroBatch> micro_batches) {
     const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
     const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
     exec::PhaseResult result = executor_->run(schedule, {micro_batches, progress_.update});
     if (!options_.trace.empty()) {
       trace_.add("executed", schedule, result.ops, begin_us);
-      trace_.add("simulated", schedule, plan::simulate(schedule, job_.planned.layout.buffers(), profile_).ops,
-                 begin_us);
+      trace_.add("simulated", schedule,
+                 plan::simulate(schedule, job_.planned.layout.buffers(), job_.request.profile).ops, begin_us);
     }
     return result;
   }
@@ -205,7 +186,7 @@ class Trainer {
     const double share = static_cast<double>(record.tokens) /
                          static_cast<double>(job_.shape.tokens_max * static_cast<int64_t>(result.loss_sums.size()));
     work[static_cast<size_t>(Lane::compute)].time.count *= share;
-    const plan::Bound bound = plan::bound_of(work, profile_);
+    const plan::Bound bound = plan::bound_of(work, job_.request.profile);
     record.bound_seconds = bound.time.count / 1e6;
     record.percent_of_bound = 100 * record.bound_seconds / record.step_seconds;
     record.binding_lane = name_of(bound.lane);
@@ -259,7 +240,6 @@ class Trainer {
   const TrainOptions options_;
   swap::SwapEngine swap_;
   std::unique_ptr<exec::Executor> executor_;
-  plan::MachineProfile profile_;
   Progress progress_;
   exec::TraceWriter trace_;
   fs::path initial_adapter_;
@@ -268,9 +248,15 @@ class Trainer {
   const Clock::time_point begin_ = Clock::now();
 };
 
+plan::Forecast forecast_of(const Job& job) {
+  const int64_t steps = job.steps.steps_total() - (job.resume ? job.resume->step : 0);
+  return plan::forecast_of(job.planned, job.shape, job.request.profile, steps);
+}
+
 void show_plan(const Job& job) {
-  std::printf("%s\n%s\n", plan::to_yaml(job.planned.plan, job.shape).c_str(),
-              plan::memory_table(job.planned.memory, job.shape, job.request.caps).c_str());
+  std::printf("%s\n%s\n%s", plan::to_yaml(job.planned.plan, job.shape).c_str(),
+              plan::memory_table(job.planned.memory, job.shape, job.request.caps).c_str(),
+              plan::forecast_table(forecast_of(job), {}).c_str());
 }
 
 }  // namespace
@@ -278,16 +264,9 @@ void show_plan(const Job& job) {
 int print_plan(const Config& config, const PlanOptions& options) {
   const Job job = prepare_job(config, Purpose::inspect);
   if (options.json) {
-    std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps).c_str());
+    std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps, forecast_of(job)).c_str());
   } else {
     show_plan(job);
-    for (const auto& [phase, schedule] : job.planned.schedules) {
-      const auto work = plan::work_of(schedule);
-      std::printf("%-32s %6zu ops, %8.1f GFLOP, disk %s read, %s written\n", schedule.name.c_str(), schedule.ops.size(),
-                  work[static_cast<size_t>(Lane::compute)].flops / 1e9,
-                  to_string(Bytes{work[static_cast<size_t>(Lane::read)].bytes}).c_str(),
-                  to_string(Bytes{work[static_cast<size_t>(Lane::write)].bytes}).c_str());
-    }
   }
   return 0;
 }
@@ -296,7 +275,7 @@ int run_training(const Config& config, const TrainOptions& options) {
   Job job = prepare_job(config, options.dry_run ? Purpose::inspect : Purpose::run);
   if (options.dry_run) {
     show_plan(job);
-    const plan::Phase steady{plan::PhaseKind::train, job.shape.micro_batches, true, true, true};
+    const plan::Phase steady = plan::steady_phase(job.shape.micro_batches);
     std::printf(
         "%s",
         plan::to_table(job.planned.schedule(steady, job.shape, job.request), job.planned.layout.buffers()).c_str());

@@ -17,16 +17,23 @@ TEST(Planner, KeepsEverythingInRamWhenItFits) {
   EXPECT_EQ(planned.memory.peak[static_cast<size_t>(Tier::disk)].count, 0);
 }
 
-TEST(Planner, MovesStatesToDiskBeforeWeightsAsTheCapFalls) {
-  // Many layers, so that their states weigh more than the ring that streams them.
-  const JobShape job = toy_job(1, /*adapter=*/false, /*layers=*/200);
-  PlanRequest request = toy_request(job);
-  const auto host_peak = [&](const Planned& planned) { return planned.memory.peak[static_cast<size_t>(Tier::host)]; };
-  const Bytes all = host_peak(make_plan(job, request));
-  request.caps[1] = all - Bytes{1};
-  const Planned tighter = make_plan(job, request);
-  EXPECT_LT(host_peak(tighter), all);
-  EXPECT_EQ(tighter.plan.groups[0].states, Tier::disk);
+TEST(Planner, IsNeverSlowerWithMoreMemory) {
+  for (const bool drive_binds : {false, true}) {
+    const JobShape job = toy_job(1, /*adapter=*/false, /*layers=*/60);
+    PlanRequest request = toy_request(job);
+    if (drive_binds) request.profile.disk_read = request.profile.disk_write = {1e6};
+    const Planned all = make_plan(job, request);
+    const int64_t most = all.memory.peak[static_cast<size_t>(Tier::host)].count;
+    double faster = all.steady.time.count;
+    for (int percent = 95; percent >= 25; percent -= 10) {
+      request.caps[1] = Bytes{most * percent / 100};
+      const Planned planned = make_plan(job, request);
+      EXPECT_LE(planned.memory.peak[1].count, request.caps[1].count);
+      EXPECT_GE(planned.steady.time.count, faster * 0.99) << percent << "% of the memory";
+      faster = planned.steady.time.count;
+    }
+    EXPECT_EQ(drive_binds, faster > 1.5 * all.steady.time.count);
+  }
 }
 
 TEST(Planner, NeverPlansAboveTheCapAndNamesTheSmallestThatWorks) {

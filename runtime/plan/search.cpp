@@ -1,0 +1,337 @@
+#include "runtime/plan/search.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace sluice::plan {
+namespace {
+
+using Caps = std::array<Bytes, kTierCount>;
+
+// Moving down a tier relieves more than it burdens.
+constexpr std::array<double, kTierCount> kWeight = {4, 2, 1};
+// Gains below this share of a step are not worth another round.
+constexpr double kWorthwhile = 1e-5;
+
+double violation(const Score& score, const Caps& caps) {
+  double sum = 0;
+  for (size_t tier = 0; tier < kTierCount; ++tier)
+    sum += kWeight[tier] * static_cast<double>(std::max<int64_t>(0, (score.memory[tier] - caps[tier]).count));
+  return sum;
+}
+bool fits(const Score& score, const Caps& caps) { return violation(score, caps) == 0; }
+
+struct Move {
+  int family = 0;
+  int from = 0, to = 0;
+  int count = 1;
+};
+
+class Searcher {
+ public:
+  Searcher(const Choices& choices, Scorer& score, const SearchLimits& limits)
+      : choices_(choices), score_(score), limits_(limits) {}
+
+  std::optional<Assignment> run() {
+    std::optional<Assignment> best;
+    const Assignment fastest = choices_.fastest();
+    const bool all_fits = fits(score_(fastest), limits_.caps);
+    for (const Assignment& start : {all_fits ? fastest : shallow(fastest), choices_.smallest()}) {
+      std::optional<Assignment> found = evict(start, /*timed=*/true);
+      if (!found) continue;
+      begin_stage();
+      improve(*found);
+      if (!best || score_(*found).price < score_(*best).price) best = std::move(found);
+    }
+    begin_stage();
+    if (best) polish(*best);
+    return best;
+  }
+  std::optional<Assignment> any() { return evict(choices_.smallest(), /*timed=*/false); }
+
+ private:
+  const Choice& choice(int i) const { return choices_.all()[static_cast<size_t>(i)]; }
+  const Family& family(int f) const { return choices_.families()[static_cast<size_t>(f)]; }
+  // Every stage has its own share of what the search may spend.
+  void begin_stage() { stage_end_ = score_.spent() + limits_.ops / 3; }
+  bool exhausted() const { return score_.spent() >= stage_end_; }
+
+  // The same with the smallest rings: what streams takes the least.
+  Assignment shallow(Assignment a) const {
+    for (size_t i = 0; i < a.size(); ++i)
+      if (choices_.all()[i].kind == ChoiceKind::prefetch || choices_.all()[i].kind == ChoiceKind::chunk_ring)
+        a[i] = static_cast<int>(choices_.all()[i].options.size()) - 1;
+    return a;
+  }
+
+  // How many of the family have an option.
+  int count(const Assignment& a, int f, int option) const {
+    return static_cast<int>(std::count_if(family(f).members.begin(), family(f).members.end(),
+                                          [&](int i) { return a[static_cast<size_t>(i)] == option; }));
+  }
+
+  // Up takes those that come first in rank, down those that come last.
+  Assignment moved(const Assignment& a, const Move& move) const {
+    Assignment b = a;
+    std::vector<int> members = family(move.family).members;
+    if (move.to > move.from) std::reverse(members.begin(), members.end());
+    int left = move.count;
+    for (const int i : members) {
+      if (left == 0) break;
+      if (b[static_cast<size_t>(i)] != move.from) continue;
+      b[static_cast<size_t>(i)] = move.to;
+      --left;
+    }
+    return b;
+  }
+
+  std::vector<Move> moves(const Assignment& a) const {
+    std::vector<Move> all;
+    for (int f = 0; f < static_cast<int>(choices_.families().size()); ++f) {
+      const auto options = static_cast<int>(choice(family(f).members.front()).options.size());
+      for (int from = 0; from < options; ++from) {
+        const int here = count(a, f, from);
+        for (int to = 0; to < options && here > 0; ++to)
+          if (to != from) all.push_back({f, from, to, here});
+      }
+    }
+    return all;
+  }
+
+  // So many that the tier which is over its cap is relieved.
+  int needed(const Score& now, const Move& move) const {
+    const Choice& one = choice(family(move.family).members.front());
+    int most = 1;
+    for (size_t tier = 0; tier < kTierCount; ++tier) {
+      const int64_t over = (now.memory[tier] - limits_.caps[tier]).count;
+      const int64_t relief = bytes_at(one, move.from, tier) - bytes_at(one, move.to, tier);
+      if (over > 0 && relief > 0)
+        most = std::max(most, static_cast<int>(std::min<int64_t>((over + relief - 1) / relief, 1 << 20)));
+    }
+    return most;
+  }
+  // No more than a quarter of the family at once, as what is cheap for the first few may be dear for the rest; all of
+  // it when that will not do by far.
+  int enough(const Score& now, const Move& move) const {
+    const int need = needed(now, move);
+    if (need >= 2 * move.count) return move.count;
+    return std::min({need, move.count, quarter(move.family)});
+  }
+  static int64_t bytes_at(const Choice& one, int option, size_t tier) {
+    return one.bytes[static_cast<size_t>(option)][tier];
+  }
+  int quarter(int f) const { return static_cast<int>(family(f).members.size() + 3) / 4; }
+
+  // Rounds: every move is priced by the time it costs per byte, then the cheapest are taken, each checked anew.
+  std::optional<Assignment> evict(Assignment a, bool timed) {
+    while (!fits(score_(a, timed), limits_.caps)) {
+      const std::vector<Priced> priced = prices(a, timed);
+      if (priced.empty()) return std::nullopt;
+      std::vector<int> touched;
+      for (const Priced& each : priced) {
+        // What is dear may be cheap no longer needed, or cheaper, after this round.
+        if (each.price > 2 * priced.front().price || fits(score_(a, timed), limits_.caps)) break;
+        if (std::find(touched.begin(), touched.end(), each.move.family) != touched.end()) continue;
+        Move move = each.move;
+        move.count = std::min(move.count, std::max(enough(score_(a, timed), move), each.move.count));
+        Assignment b = moved(a, move);
+        if (violation(score_(b, timed), limits_.caps) >= violation(score_(a, timed), limits_.caps)) continue;
+        touched.push_back(move.family);
+        a = std::move(b);
+      }
+    }
+    return a;
+  }
+
+  struct Priced {
+    Move move;
+    double price, relief;
+  };
+  std::vector<Priced> prices(const Assignment& a, bool timed) {
+    std::vector<Priced> priced;
+    const Score now = score_(a, timed);
+    prepare_trials(
+        a, [&](const Move& move) { return enough(now, move); }, timed);
+    for (Move move : moves(a)) {
+      const int whole = move.count;
+      move.count = enough(now, move);
+      const auto relief_of = [&] {
+        return violation(now, limits_.caps) - violation(score_(moved(a, move), timed), limits_.caps);
+      };
+      double relief = relief_of();
+      // The first of a family to leave may need a ring of buffers that takes more than it gives back.
+      if (relief <= 0 && move.count < whole) {
+        move.count = whole;
+        relief = relief_of();
+      }
+      const Score& then = score_(moved(a, move), timed);
+      if (relief > 0) priced.push_back({move, std::max(0.0, then.price.count - now.price.count) / relief, relief});
+    }
+    std::stable_sort(priced.begin(), priced.end(), [](const Priced& x, const Priced& y) {
+      return x.price != y.price ? x.price < y.price : x.relief > y.relief;
+    });
+    return priced;
+  }
+
+  // Scores what the next loop will ask for, on all cores.
+  template <class Count>
+  void prepare_trials(const Assignment& a, const Count& count_of, bool timed) {
+    std::vector<Assignment> trials;
+    for (Move move : moves(a)) {
+      move.count = count_of(move);
+      trials.push_back(moved(a, move));
+    }
+    score_.prepare(trials, timed);
+  }
+
+  struct Trial {
+    Move move;
+    double saved = 0;  // microseconds
+    double bytes = 0;  // more, weighted by tier
+    bool fits = false;
+    double worth() const { return saved / std::max(bytes, 1.0); }
+  };
+
+  std::vector<Trial> trials(const Assignment& a) {
+    std::vector<Trial> all;
+    const Score now = score_(a);
+    prepare_trials(
+        a, [&](const Move& move) { return std::min(move.count, quarter(move.family)); }, true);
+    prepare_trials(
+        a, [&](const Move&) { return 1; }, true);
+    for (Move move : moves(a)) {
+      const int most = move.count;
+      for (int each : {std::min(most, quarter(move.family)), 1}) {
+        if (exhausted()) return all;
+        move.count = each;
+        const Score& then = score_(moved(a, move));
+        Trial trial{move, now.price.count - then.price.count, 0, fits(then, limits_.caps)};
+        for (size_t tier = 0; tier < kTierCount; ++tier)
+          trial.bytes += kWeight[tier] * static_cast<double>((then.memory[tier] - now.memory[tier]).count);
+        all.push_back(trial);
+        if (each == 1) break;
+      }
+    }
+    return all;
+  }
+
+  // Rounds: every move is tried alone, then what helps is taken in order of time saved per byte.
+  void improve(Assignment& a) {
+    while (!exhausted()) {
+      std::vector<Trial> all = trials(a);
+      const double worth = kWorthwhile * score_(a).price.count;
+      std::stable_sort(all.begin(), all.end(), [](const Trial& x, const Trial& y) { return x.worth() > y.worth(); });
+      std::vector<int> touched;
+      for (const Trial& trial : all) {
+        if (trial.saved <= worth || exhausted()) continue;
+        if (std::find(touched.begin(), touched.end(), trial.move.family) != touched.end()) continue;
+        Assignment b = moved(a, trial.move);
+        if (!fits(score_(b, false), limits_.caps) || score_(b).price.count >= score_(a).price.count - worth) continue;
+        touched.push_back(trial.move.family);
+        a = std::move(b);
+      }
+      if (touched.empty() && !exchange(a, all, worth)) return;
+    }
+  }
+
+  // What is wanted most per byte, paid for by what is missed least per byte, each repeated while that is a gain.
+  bool exchange(Assignment& a, const std::vector<Trial>& all, double worth) {
+    constexpr int kFailures = 12;
+    std::vector<Trial> wanted, given;
+    for (const Trial& trial : all) {
+      if (trial.saved > 0 && !trial.fits) wanted.push_back(trial);
+      if (trial.bytes < 0) given.push_back(trial);
+    }
+    std::stable_sort(wanted.begin(), wanted.end(),
+                     [](const Trial& x, const Trial& y) { return x.worth() > y.worth(); });
+    std::stable_sort(given.begin(), given.end(),
+                     [](const Trial& x, const Trial& y) { return x.saved / -x.bytes > y.saved / -y.bytes; });
+    bool improved = false;
+    int failures = 0;
+    for (const Trial& trial : wanted) {
+      bool helped = false;
+      while (exchanged(a, trial.move, given, worth)) helped = improved = true;
+      if (!helped && ++failures == kFailures) break;
+    }
+    return improved;
+  }
+  bool exchanged(Assignment& a, Move wanted, const std::vector<Trial>& given, double worth) {
+    wanted.count = std::min(wanted.count, count(a, wanted.family, wanted.from));
+    if (wanted.count == 0) return false;
+    Assignment b = moved(a, wanted);
+    for (const Trial& trial : given) {
+      if (exhausted()) return false;
+      if (fits(score_(b, false), limits_.caps)) break;
+      Move move = trial.move;
+      move.count = count(b, move.family, move.from);
+      if (move.family == wanted.family || move.count == 0) continue;
+      move.count = std::min(move.count, needed(score_(b, false), move));
+      b = moved(b, move);
+    }
+    if (!fits(score_(b, false), limits_.caps) || score_(b).price.count >= score_(a).price.count - worth) return false;
+    a = std::move(b);
+    return true;
+  }
+
+  // Small jobs: every single change and every pair of changes, of any member.
+  void polish(Assignment& a) {
+    constexpr size_t kFew = 120;
+    std::vector<std::pair<size_t, int>> changes;
+    for (size_t i = 0; i < choices_.all().size(); ++i)
+      for (int option = 0; option < static_cast<int>(choices_.all()[i].options.size()); ++option)
+        changes.emplace_back(i, option);
+    for (bool improved = changes.size() <= kFew; improved && !exhausted();) {
+      improved = false;
+      const auto take = [&](const Assignment& b) {
+        if (!fits(score_(b, false), limits_.caps) || score_(b).price >= score_(a).price) return;
+        a = b;
+        improved = true;
+      };
+      for (size_t first = 0; first < changes.size() && !exhausted(); ++first) {
+        Assignment b = a;
+        b[changes[first].first] = changes[first].second;
+        take(b);
+        for (size_t second = first + 1; second < changes.size() && !exhausted(); ++second) {
+          Assignment c = b;
+          c[changes[second].first] = changes[second].second;
+          take(c);
+        }
+      }
+    }
+  }
+
+  const Choices& choices_;
+  Scorer& score_;
+  const SearchLimits& limits_;
+  int64_t stage_end_ = 0;
+};
+
+}  // namespace
+
+std::optional<Assignment> search(const Choices& choices, Scorer& score, const SearchLimits& limits) {
+  return Searcher(choices, score, limits).run();
+}
+
+std::optional<Assignment> search_any(const Choices& choices, Scorer& score, const SearchLimits& limits) {
+  return Searcher(choices, score, limits).any();
+}
+
+std::optional<Gain> next_gain(const Choices& choices, Scorer& score, const Assignment& assignment, int family) {
+  const auto& members = choices.families()[static_cast<size_t>(family)].members;
+  std::optional<Gain> best;
+  for (const int i : members) {
+    const int now = assignment[static_cast<size_t>(i)];
+    for (int option = 0; option < now; ++option) {
+      Assignment faster = assignment;
+      faster[static_cast<size_t>(i)] = option;
+      Gain gain{i, option, {score(assignment).time.count - score(faster).time.count}, {}};
+      for (size_t tier = 0; tier < kTierCount; ++tier)
+        gain.bytes[tier] = (score(faster).memory[tier] - score(assignment).memory[tier]).count;
+      if (!best || gain.saved > best->saved) best = gain;
+    }
+    if (best) break;  // the first in rank that has a faster option
+  }
+  return best;
+}
+
+}  // namespace sluice::plan

@@ -1,0 +1,65 @@
+#include "runtime/train/job_rates.h"
+
+#include <unistd.h>
+
+#include "runtime/exec/rate_probe.h"
+#include "swap/host_slab.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A folder not made yet lies on its parent's file system.
+fs::path nearest_existing(fs::path path) {
+  std::error_code failed;
+  path = fs::absolute(path);
+  while (!fs::exists(path, failed) && path != path.parent_path()) path = path.parent_path();
+  return path;
+}
+
+// Folders on the drives that the job will use, gone with this.
+class ProbeFolders {
+ public:
+  explicit ProbeFolders(const std::vector<fs::path>& nvme_paths) {
+    for (const fs::path& path : nvme_paths)
+      folders_.push_back(nearest_existing(path) /
+                         (".sluice-probe-" + std::to_string(getpid()) + '-' + std::to_string(folders_.size())));
+  }
+  ~ProbeFolders() {
+    std::error_code ignored;
+    for (const fs::path& folder : folders_) fs::remove_all(folder, ignored);
+  }
+  ProbeFolders(const ProbeFolders&) = delete;
+  ProbeFolders& operator=(const ProbeFolders&) = delete;
+  const std::vector<fs::path>& paths() const { return folders_; }
+
+ private:
+  std::vector<fs::path> folders_;
+};
+
+}  // namespace
+
+plan::MachineProfile measure_rates(const Job& job) {
+  swap::HostSlab memory(exec::kRateProbeBytes);
+  exec::RateProbeOptions options;
+  options.compute_load = exec::layer_load(job.setup.model, pass_size(job.setup, job.batch));
+  options.memory = memory.memory();
+  options.emulated.h2d = options.emulated.d2h = kEmulatedLink;
+  if (!plan::needs_disk(job.shape, job.request)) return exec::probe_rates(nullptr, options);
+  const ProbeFolders folders(job.config.offload.nvme_path);
+  swap::SwapOptions drives = swap_options(job.config);
+  drives.nvme_paths = folders.paths();
+  swap::SwapEngine swap(drives);
+  return exec::probe_rates(&swap, options);
+}
+
+swap::SwapOptions swap_options(const Config& config) {
+  swap::SwapOptions options;
+  options.nvme_paths = config.offload.nvme_path;
+  if (config.offload.io_backend == "uring") options.backend = swap::BackendKind::uring;
+  if (config.offload.io_backend == "thread") options.backend = swap::BackendKind::thread;
+  return options;
+}
+
+}  // namespace sluice::train

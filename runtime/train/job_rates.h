@@ -1,0 +1,18 @@
+// The rates that a job is planned with, measured on this machine for this job.
+#pragma once
+
+#include "runtime/train/job.h"
+#include "swap/swap_engine.h"
+
+namespace sluice::train {
+
+// The drive is probed, in a folder of its own that is gone afterwards, only when the job cannot do without it. Takes
+// 1 s, with the drive 3 s. Throws SetupError when the drive cannot be used.
+plan::MachineProfile measure_rates(const Job& job);
+
+swap::SwapOptions swap_options(const Config& config);
+
+// Copies of the emulated device take at least their bytes over this.
+inline constexpr BytesPerSecond kEmulatedLink{20e9};
+
+}  // namespace sluice::train
