@@ -157,8 +157,6 @@ class Fitting {
   Caps beyond_;
 };
 
-bool fits_somehow(const JobShape& shape, const PlanRequest& request) { return Fitting(shape, request).fits_somehow(); }
-
 const char* cap_name(Tier tier) {
   return tier == Tier::device ? "max_gpu" : tier == Tier::host ? "max_cpu" : "max_disk";
 }
@@ -168,7 +166,7 @@ std::optional<Bytes> least_cap(Tier tier, const JobShape& shape, PlanRequest req
   Bytes& cap = request.caps[static_cast<size_t>(tier)];
   const int64_t now = cap.count;
   int64_t high = std::max<int64_t>(now, MiB(1).count);
-  for (cap.count = high; !fits_somehow(shape, request); cap.count = high) {
+  for (cap.count = high; !can_fit(shape, request); cap.count = high) {
     if (high > (int64_t{1} << 50)) return std::nullopt;
     high *= 2;
   }
@@ -176,7 +174,7 @@ std::optional<Bytes> least_cap(Tier tier, const JobShape& shape, PlanRequest req
   // To one part in a hundred: every step is a search of its own.
   while (high - low > std::max<int64_t>(high / 100, 4096)) {
     cap.count = low + (high - low) / 2;
-    (fits_somehow(shape, request) ? high : low) = cap.count;
+    (can_fit(shape, request) ? high : low) = cap.count;
   }
   return Bytes{high};
 }
@@ -189,11 +187,11 @@ std::optional<Bytes> least_cap(Tier tier, const JobShape& shape, PlanRequest req
   const auto separate = [](const std::string& text) { return text.empty() ? "" : ", or "; };
   for (size_t t = 0; t < kTierCount; ++t) {
     const auto tier = static_cast<Tier>(t);
-    const Bytes needed = memory_in(tier, smallest.memory, shape);
+    const std::optional<Bytes> enough = least_cap(tier, shape, request);
+    const Bytes needed = enough.value_or(memory_in(tier, smallest.memory, shape));
     if (needed > request.caps[t])
       what += " tier " + std::string(name_of(tier)) + " needs at least " + to_string(needed) + " and " +
               request.cap_origins[t] + " is " + to_string(request.caps[t]) + ";";
-    const std::optional<Bytes> enough = least_cap(tier, shape, request);
     if (!enough) continue;
     const std::string key = std::string("offload.") + cap_name(tier);
     const std::string mib = std::to_string((enough->count >> 20) + 1) + "MiB";
@@ -226,6 +224,8 @@ const Schedule& Planned::schedule(const Phase& phase, const JobShape& shape, con
 std::optional<Planned> find_plan(const JobShape& shape, const PlanRequest& request) {
   return Fitting(shape, request).find();
 }
+
+bool can_fit(const JobShape& shape, const PlanRequest& request) { return Fitting(shape, request).fits_somehow(); }
 
 Planned make_plan(const JobShape& shape, const PlanRequest& request) {
   std::optional<Planned> planned = find_plan(shape, request);

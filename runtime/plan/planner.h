@@ -51,6 +51,8 @@ struct Planned {
 Planned make_plan(const JobShape& shape, const PlanRequest& request);
 // Nothing when nothing fits.
 std::optional<Planned> find_plan(const JobShape& shape, const PlanRequest& request);
+// The same, without looking for the fastest: much quicker.
+bool can_fit(const JobShape& shape, const PlanRequest& request);
 // False when everything fits in memory and nothing is forced to the disk: the drive's rates do not matter.
 bool needs_disk(const JobShape& shape, const PlanRequest& request);
 

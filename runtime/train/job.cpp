@@ -6,6 +6,7 @@
 
 #include "runtime/core/result.h"
 #include "runtime/plan/choices.h"
+#include "runtime/train/advice.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/text_process.h"
 
@@ -162,10 +163,12 @@ Job prepare_job(const Config& config, Purpose purpose) {
   job.sources = sources_of(job.setup, job.request.chunk_elements);
   if (job.resume) add_resumed_states(*job.resume, job.setup, job.sources);
   job.batch = batch_shape(job);
-  job.shape = shape_of(job.setup, job.sources, job.batch,
-                       exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch)));
+  job.passes = exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch));
+  job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
   fill_request(job);
+  job.request.settings_that_fit = [&job] { return settings_that_fit(job); };
   job.planned = plan::make_plan(job.shape, job.request);
+  job.request.settings_that_fit = nullptr;  // it refers to this very Job
   return job;
 }
 

@@ -23,6 +23,7 @@ struct Job {
   LearningRate learning_rate;
   BatchShape batch;
   exec::JobSources sources;
+  exec::BlockPasses passes;
   plan::JobShape shape;
   plan::PlanRequest request;
   plan::Planned planned;

@@ -12,6 +12,7 @@
 #include "runtime/core/result.h"
 #include "runtime/exec/trace.h"
 #include "runtime/plan/report.h"
+#include "runtime/train/advice.h"
 #include "runtime/train/job.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/metrics.h"
@@ -267,6 +268,7 @@ int print_plan(const Config& config, const PlanOptions& options) {
     std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps, forecast_of(job)).c_str());
   } else {
     show_plan(job);
+    std::printf("%s", to_text(faster_changes(job)).c_str());
   }
   return 0;
 }

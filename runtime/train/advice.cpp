@@ -1,0 +1,142 @@
+#include "runtime/train/advice.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+
+namespace sluice::train {
+namespace {
+
+constexpr double kWorthSaying = 0.03;
+
+// Times of passes grow with their tokens; what they allocate does so at most.
+exec::BlockPasses scaled(exec::BlockPasses passes, double times) {
+  for (exec::BlockPass& pass : passes.blocks)
+    for (Microseconds* each : {&pass.forward, &pass.backward, &pass.backward_recomputing}) *each = *each * times;
+  if (times > 1) passes.transient = {static_cast<int64_t>(static_cast<double>(passes.transient.count) * times)};
+  return passes;
+}
+
+plan::JobShape shape_at(const Job& job, const BatchShape& batch) {
+  const double times = static_cast<double>(batch.tokens_max) / static_cast<double>(job.batch.tokens_max);
+  plan::JobShape shape = shape_of(job.setup, job.sources, batch, scaled(job.passes, times));
+  shape.process_bytes = job.shape.process_bytes;  // not what planning has taken since
+  return shape;
+}
+
+BatchShape with_micro_batch_size(const Job& job, int64_t size) {
+  BatchShape batch = job.batch;
+  batch.tokens_max = job.training->tokens_max(size);
+  if (job.validation) batch.tokens_max = std::max(batch.tokens_max, job.validation->tokens_max(size));
+  return batch;
+}
+BatchShape with_sequence_len(const Job& job, int64_t length) {
+  BatchShape batch = job.batch;
+  batch.document_max = std::min(batch.document_max, length);
+  batch.tokens_max = std::min(batch.tokens_max, length * job.config.micro_batch_size);
+  return batch;
+}
+
+// The largest in [1, most] steps that fits, as fitting is monotone; 0: none.
+int64_t largest_that_fits(int64_t most, const std::function<bool(int64_t)>& fits) {
+  int64_t low = 0;
+  for (int64_t high = most; low < high;) {
+    const int64_t middle = low + (high - low + 1) / 2;
+    (fits(middle) ? low : high) = fits(middle) ? middle : middle - 1;
+  }
+  return low;
+}
+
+class Advisor {
+ public:
+  explicit Advisor(const Job& job) : job_(job), now_(speed(job.shape, job.planned)) {}
+
+  std::vector<Change> changes() {
+    larger_batches();
+    more_memory(Tier::device, "max_gpu");
+    more_memory(Tier::host, "max_cpu");
+    another_drive();
+    return std::move(changes_);
+  }
+
+ private:
+  static double speed(const plan::JobShape& shape, const plan::Planned& planned) {
+    return static_cast<double>(shape.tokens_max * shape.micro_batches) / (planned.steady.time.count / 1e6);
+  }
+
+  // False when it does not fit or does not help enough.
+  bool consider(const std::string& what, const plan::JobShape& shape, const plan::PlanRequest& request) {
+    const std::optional<plan::Planned> planned = plan::find_plan(shape, request);
+    if (!planned) return false;
+    const double tokens_per_second = speed(shape, *planned);
+    if (tokens_per_second < now_ * (1 + kWorthSaying)) return false;
+    changes_.push_back({what, tokens_per_second, tokens_per_second / now_ - 1});
+    return true;
+  }
+
+  void larger_batches() {
+    const Config& config = job_.config;
+    BatchShape batch = with_micro_batch_size(job_, 2 * config.micro_batch_size);
+    if (batch.tokens_max > job_.batch.tokens_max)
+      consider("micro_batch_size " + std::to_string(2 * config.micro_batch_size), shape_at(job_, batch), job_.request);
+    batch = job_.batch;
+    batch.micro_batches *= 2;
+    consider("gradient_accumulation_steps " + std::to_string(batch.micro_batches), shape_at(job_, batch), job_.request);
+  }
+
+  void more_memory(Tier tier, const char* key) {
+    if (tier == Tier::device && job_.request.memory == plan::DeviceMemory::unified) return;
+    for (const int percent : {25, 50, 100}) {
+      plan::PlanRequest request = job_.request;
+      Bytes& cap = request.caps[static_cast<size_t>(tier)];
+      cap.count += cap.count / 100 * percent;
+      if (consider(std::string(key) + ' ' + to_string(cap) + " (+" + std::to_string(percent) + "%)", job_.shape,
+                   request))
+        return;
+    }
+  }
+
+  void another_drive() {
+    plan::PlanRequest request = job_.request;
+    if (request.profile.disk_read.count == 0) return;
+    request.profile.disk_read.count *= 2;
+    request.profile.disk_write.count *= 2;
+    consider("twice the drives", job_.shape, request);
+  }
+
+  const Job& job_;
+  const double now_;
+  std::vector<Change> changes_;
+};
+
+}  // namespace
+
+std::vector<std::string> settings_that_fit(const Job& job) {
+  const auto fits = [&](const BatchShape& batch) { return plan::can_fit(shape_at(job, batch), job.request); };
+  std::vector<std::string> settings;
+  const int64_t size = largest_that_fits(job.config.micro_batch_size - 1,
+                                         [&](int64_t each) { return fits(with_micro_batch_size(job, each)); });
+  if (size > 0) settings.push_back("set micro_batch_size to " + std::to_string(size));
+  constexpr int64_t kStep = 64;
+  const int64_t length = kStep * largest_that_fits((job.config.sequence_len - 1) / kStep, [&](int64_t each) {
+                           return fits(with_sequence_len(job, kStep * each));
+                         });
+  if (length > 0) settings.push_back("set sequence_len to " + std::to_string(length));
+  return settings;
+}
+
+std::vector<Change> faster_changes(const Job& job) { return Advisor(job).changes(); }
+
+std::string to_text(const std::vector<Change>& changes) {
+  if (changes.empty()) return "faster with    no single change of batch, memory or drives gains 3% or more\n";
+  std::string text;
+  for (const Change& change : changes) {
+    char line[200];
+    std::snprintf(line, sizeof line, "%-14s %s: %.0f tokens/s (+%.0f%%)\n", text.empty() ? "faster with" : "",
+                  change.what.c_str(), change.tokens_per_second, 100 * change.gain);
+    text += line;
+  }
+  return text;
+}
+
+}  // namespace sluice::train
