@@ -11,14 +11,20 @@ void add_plan(CLI::App& app, Action& action) {
   struct Arguments {
     JobArguments job;
     train::PlanOptions options;
+    std::string beside;
   };
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* command =
       app.add_subcommand("plan", "show how a job would run: where things live, peak bytes, the schedule");
   add_job_arguments(*command, arguments->job);
   command->add_flag("--json", arguments->options.json, "print JSON");
+  command->add_option("--diff", arguments->beside, "another job: print how its plan differs from this one's")
+      ->type_name("OTHER.yaml");
   command->callback([arguments, &action] {
-    action = [arguments] { return runtime_library().plan(load_job(arguments->job), arguments->options); };
+    action = [arguments] {
+      if (!arguments->beside.empty()) arguments->options.beside = load_job({arguments->beside, arguments->job.overrides});
+      return runtime_library().plan(load_job(arguments->job), arguments->options);
+    };
   });
 }
 

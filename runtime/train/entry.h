@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "runtime/train/config.h"
@@ -18,6 +19,7 @@ struct TrainOptions {
 
 struct PlanOptions {
   bool json = false;
+  std::optional<Config> beside;  // print what differs between this job's plan and the first one's
 };
 
 struct GenerateOptions {

@@ -16,6 +16,7 @@
 #include "runtime/train/job.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/metrics.h"
+#include "runtime/train/plan_diff.h"
 #include "runtime/train/tensor_file_writer.h"
 
 namespace sluice::train {
@@ -63,7 +64,7 @@ class Trainer {
     run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml",
-               plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n");
+               plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted());
     StepLog log(config_.output_dir / "trainer_log.jsonl", first);
     if (job_.validation) say_validation(evaluate(), "before training");
     start_seconds_ = seconds_since_launch();
@@ -84,6 +85,16 @@ class Trainer {
   static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 
   std::string backend_name() const { return swap_.backend() == swap::BackendKind::uring ? "uring" : "thread"; }
+
+  // What the plan promised, to be held against the log.
+  std::string predicted() const {
+    const auto peak = [&](Tier tier) {
+      return std::to_string(job_.planned.memory.peak[static_cast<size_t>(tier)].count);
+    };
+    return "predicted:\n  step_seconds: " + std::to_string(job_.planned.steady.time.count / 1e6) +
+           "\n  device_peak_bytes: " + peak(Tier::device) + "\n  host_peak_bytes: " + peak(Tier::host) +
+           "\n  disk_peak_bytes: " + peak(Tier::disk) + "\n";
+  }
 
   // A new adapter starts from a file, like everything else.
   void start_adapter() {
@@ -254,21 +265,22 @@ plan::Forecast forecast_of(const Job& job) {
   return plan::forecast_of(job.planned, job.shape, job.request.profile, steps);
 }
 
-void show_plan(const Job& job) {
-  std::printf("%s\n%s\n%s", plan::to_yaml(job.planned.plan, job.shape).c_str(),
-              plan::memory_table(job.planned.memory, job.shape, job.request.caps).c_str(),
-              plan::forecast_table(forecast_of(job), {}).c_str());
+std::string plan_text(const Job& job) {
+  return plan::to_yaml(job.planned.plan, job.shape) + '\n' +
+         plan::memory_table(job.planned.memory, job.shape, job.request.caps) + '\n' +
+         plan::forecast_table(forecast_of(job), {});
 }
 
 }  // namespace
 
 int print_plan(const Config& config, const PlanOptions& options) {
   const Job job = prepare_job(config, Purpose::inspect);
-  if (options.json) {
+  if (options.beside) {
+    std::printf("%s", line_diff(plan_text(job), plan_text(prepare_job(*options.beside, Purpose::inspect))).c_str());
+  } else if (options.json) {
     std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps, forecast_of(job)).c_str());
   } else {
-    show_plan(job);
-    std::printf("%s", to_text(faster_changes(job)).c_str());
+    std::printf("%s%s", plan_text(job).c_str(), to_text(faster_changes(job)).c_str());
   }
   return 0;
 }
@@ -276,7 +288,7 @@ int print_plan(const Config& config, const PlanOptions& options) {
 int run_training(const Config& config, const TrainOptions& options) {
   Job job = prepare_job(config, options.dry_run ? Purpose::inspect : Purpose::run);
   if (options.dry_run) {
-    show_plan(job);
+    std::printf("%s", plan_text(job).c_str());
     const plan::Phase steady = plan::steady_phase(job.shape.micro_batches);
     std::printf(
         "%s",

@@ -56,9 +56,10 @@ ALL = FEW + (
 
 
 def plan_of(run):
-    """The plan without its prose: reasons may name folders, which differ between any two runs."""
+    """The decisions alone: reasons may name folders, and what is predicted differs between any two runs."""
     plan = yaml.safe_load(run.plan_text())
     plan.pop("reasons")
+    plan.pop("predicted")
     return plan
 
 
