@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "runtime/train/config.h"
 
@@ -18,6 +19,13 @@ struct TrainOptions {
 
 struct PlanOptions {
   bool json = false;
+};
+
+struct ProbeOptions {
+  std::filesystem::path out = "machine.yaml";
+  std::vector<std::filesystem::path> nvme_paths;
+  bool force = false;  // measure although the cache has it
+  bool quick = false;
 };
 
 struct GenerateOptions {
@@ -41,6 +49,7 @@ struct EntryTable {
   int (*train)(const Config&, const TrainOptions&);
   int (*plan)(const Config&, const PlanOptions&);
   int (*generate)(const GenerateOptions&);
+  int (*probe)(const ProbeOptions&);
 };
 
 inline constexpr const char* kRuntimeLibrary = "libsluice_runtime.so";
