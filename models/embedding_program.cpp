@@ -13,6 +13,7 @@ class Embedding final : public BlockProgram {
   Embedding(const DecoderSpec& spec, int group, const ParameterGroup& layout, Dtype dtype)
       : groups_{group},
         elements_(layout.elements),
+        trainable_(layout.trainable),
         hidden_(spec.hidden),
         padding_(spec.padding_token ? static_cast<int32_t>(*spec.padding_token) : -1),
         dtype_(dtype) {}
@@ -21,7 +22,15 @@ class Embedding final : public BlockProgram {
   std::span<const int> groups() const override { return groups_; }
   std::span<const SlotSpec> slots() const override { return {}; }
   // Rows move, nothing is multiplied.
-  BlockCost cost() const override { return {static_cast<double>(hidden_), static_cast<double>(hidden_), 0}; }
+  BlockCost cost() const override {
+    const auto c = static_cast<double>(hidden_);
+    BlockCost cost;
+    cost.forward_flops_per_token = cost.backward_flops_per_token = c;
+    cost.forward_elements_per_token = 2 * c;
+    cost.backward_elements_per_token = trainable_ ? 3 * c : 0;
+    cost.gradient_elements = trainable_ ? elements_ : 0;
+    return cost;
+  }
 
   Bytes workspace_bytes(Pass pass, int64_t tokens_max, std::span<const uint8_t>) const override {
     Scratch measure;
@@ -47,7 +56,9 @@ class Embedding final : public BlockProgram {
  private:
   const std::string name_ = "embedding";
   std::vector<int> groups_;
-  int64_t elements_, hidden_;
+  int64_t elements_;
+  bool trainable_;
+  int64_t hidden_;
   int32_t padding_;
   Dtype dtype_;
 };

@@ -33,7 +33,14 @@ class Head final : public HeadProgram {
     projection_ = offset_of(layouts_[0], spec_.tied_head ? "model.embed_tokens.weight" : "lm_head.weight");
     norm_ = offset_of(layouts_.back(), "model.norm.weight");
     const double gemm = 2.0 * static_cast<double>(spec_.hidden) * static_cast<double>(spec_.vocabulary);
-    cost_ = {gemm, layouts_[0].trainable ? 2 * gemm : gemm, 0};
+    const auto c = static_cast<double>(spec_.hidden), v = static_cast<double>(spec_.vocabulary);
+    cost_.forward_flops_per_token = gemm;
+    cost_.backward_flops_per_token = layouts_[0].trainable ? 2 * gemm : gemm;
+    cost_.linears = {{spec_.hidden, spec_.vocabulary, layouts_[0].trainable, 1, -1, chunk_rows()}};
+    // Rows gathered and normed, logits read twice; then also written, and gradients normed and scattered.
+    cost_.forward_elements_per_token = 4 * c + 2 * v;
+    cost_.backward_elements_per_token = (4 + 4 + 2) * c + 3 * v;
+    cost_.gradient_elements = layouts_[0].trainable ? spec_.hidden * spec_.vocabulary : 0;
   }
 
   const std::string& name() const override { return name_; }

@@ -127,16 +127,43 @@ class Layer final : public LayerProgram {
     const auto c = static_cast<double>(spec_.hidden), f = static_cast<double>(spec_.ffn);
     const auto qkv = static_cast<double>(sizes_.attention.row());
     const auto width = static_cast<double>(sizes_.attention_width());
-    slots_ = {{"qkv", dtype_, sizes_.attention.row(), 2 * c * qkv},
+    const double gemm = 2 * (c * qkv + width * c + 3 * c * f);
+    const double adapter = adapters_.flops_per_token();
+    cost_.forward_flops_per_token = gemm + adapter;
+    // A frozen base has no weight gradients; its adapters have, after recomputing their low-rank activations.
+    cost_.backward_flops_per_token = (frozen_base() ? gemm : 2 * gemm) + 2.5 * adapter;
+    cost_.attention_flops_per_token_per_position = 4 * width;
+    cost_.heads = spec_.heads;
+    cost_.head_dim = spec_.head_dim;
+    cost_.attention_slot = kAttentionOutput;
+    for (const LinearCost& linear : {LinearCost{spec_.hidden, sizes_.attention.row(), !frozen_base(), 0, kQkv},
+                                     LinearCost{sizes_.attention_width(), spec_.hidden, !frozen_base(), 0, kResidual},
+                                     LinearCost{spec_.hidden, 2 * spec_.ffn, !frozen_base(), 0, kGateUp},
+                                     LinearCost{spec_.ffn, spec_.hidden, !frozen_base(), 0, -1}})
+      cost_.linears.push_back(linear);
+    adapters_.list({kQkv, kQkv, kQkv, kResidual, kGateUp, kGateUp, -1}, cost_.linears);
+    cost_.gradient_elements = (frozen_base() ? 0 : layer_group_.elements) + adapters_.elements();
+    set_elements(c, qkv, f);
+    slots_ = {{"qkv", dtype_, sizes_.attention.row(), 2 * c * qkv, 2 * c + rotated_elements()},
               {"attention_output", dtype_, sizes_.attention_width(), 4 * width * kNominalAttended},
               // Comes with attention_output.
               {"attention_logsumexp", Dtype::f32, spec_.heads, 0},
-              {"residual", dtype_, spec_.hidden, 2 * width * c},
+              {"residual", dtype_, spec_.hidden, 2 * width * c, 2 * c},
               {"mlp_gate_up", dtype_, 2 * spec_.ffn, 4 * c * f}};
-    const double gemm = 2 * (c * qkv + width * c + 3 * c * f);
-    const double adapter = adapters_.flops_per_token();
-    // A frozen base has no weight gradients; its adapters have, after recomputing their low-rank activations.
-    cost_ = {gemm + adapter, (frozen_base() ? gemm : 2 * gemm) + 2.5 * adapter, 4 * width};
+  }
+  // Norm of queries and keys and rotation in place, each reading and writing.
+  double rotated_elements() const {
+    const auto row = static_cast<double>(sizes_.attention.row());
+    const auto rotated = static_cast<double>((spec_.heads + spec_.kv_heads) * spec_.head_dim);
+    return spec_.qk_norm ? 2 * row + 4 * rotated : 2 * rotated;
+  }
+  void set_elements(double c, double qkv, double f) {
+    const double biases = (w_.qkv_bias >= 0 ? 2 * qkv : 0) + (w_.o_bias >= 0 ? 2 * c : 0) +
+                          (w_.gate_up_bias >= 0 ? 4 * f : 0) + (w_.down_bias >= 0 ? 2 * c : 0);
+    // Two norms (the second adds the residual), the gate, the last addition.
+    cost_.forward_elements_per_token = (2 + 4 + 3) * c + rotated_elements() + 3 * f + biases;
+    // Two norms again and backward, the gate backward.
+    cost_.backward_elements_per_token = 2 * (2 + 4) * c + rotated_elements() + 6 * f + biases / 2;
   }
 
   LayerPieces forward_pieces(const ForwardArgs& args) const {

@@ -26,7 +26,8 @@ struct SlotSpec {
   std::string name;  // "attention_output", "mlp_gate_up", ...
   Dtype dtype = Dtype::bf16;
   int64_t elements_per_token = 0;
-  double recompute_flops_per_token = 0;  // given that all earlier slots and the block's input are there
+  double recompute_flops_per_token = 0;     // given that all earlier slots and the block's input are there
+  double recompute_elements_per_token = 0;  // that row kernels read and write for it, beside its products
 };
 
 // The tokens that one block sees at once: documents laid end to end, attention only inside a document.
@@ -69,10 +70,26 @@ struct BackwardArgs {
   std::span<std::byte> workspace;
 };
 
+// A product of the forward, y [N, out] = x [N, in] w^T, and what backward makes of it: dx and dw.
+struct LinearCost {
+  int64_t in = 0, out = 0;
+  bool weight_gradient = true;
+  int forwards_in_backward = 0;  // whatever slots are kept
+  int slot = -1;                 // of slots(): recomputing that one runs it; -1: backward never needs it
+  int64_t tokens_max = 0;        // at once; 0: all of the micro-batch
+};
+
+// What predicts a pass's time on a machine that is not there: products by shape, attention, bytes of the rest.
 struct BlockCost {
   double forward_flops_per_token = 0;
   double backward_flops_per_token = 0;                // without recomputation
   double attention_flops_per_token_per_position = 0;  // forward; times mean attended length; backward 2.5 times that
+  std::vector<LinearCost> linears;
+  int64_t heads = 0, head_dim = 0;  // of attention; 0: none
+  int attention_slot = -1;          // its recomputation runs attention
+  // That row kernels read and write. Of the head, backward has loss and gradients, forward the loss alone.
+  double forward_elements_per_token = 0, backward_elements_per_token = 0;
+  int64_t gradient_elements = 0;  // weight gradients that backward stores
 };
 
 // A block that streams. Implementations are immutable after construction.

@@ -25,6 +25,15 @@ double AdapterSet::flops_per_token() const {
   return flops;
 }
 
+void AdapterSet::list(const std::array<int, kProjectionCount>& slots, std::vector<LinearCost>& linears) const {
+  for (size_t projection = 0; projection < kProjectionCount; ++projection) {
+    const auto& place = places_[projection];
+    if (!place) continue;
+    linears.push_back({place->in, spec_.rank, true, 1, slots[projection]});
+    linears.push_back({spec_.rank, place->out, true, 0, slots[projection]});
+  }
+}
+
 AdapterScratch AdapterSet::cut(Scratch& scratch, Pass pass, int64_t tokens) const {
   int64_t in = 0, out = 0;
   for (const auto& place : places_) {

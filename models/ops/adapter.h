@@ -3,6 +3,7 @@
 
 #include <array>
 #include <optional>
+#include <vector>
 
 #include "models/decoder.h"
 #include "models/decoder_groups.h"
@@ -36,6 +37,9 @@ class AdapterSet {
 
   bool targets(Projection projection) const { return places_[static_cast<size_t>(projection)].has_value(); }
   double flops_per_token() const;
+  // Adds its products: x A^T, whose result backward wants again, and (x A^T) B^T. `slots`: of each projection's output.
+  void list(const std::array<int, kProjectionCount>& slots, std::vector<LinearCost>& linears) const;
+  int64_t elements() const { return group_.elements; }
   AdapterScratch cut(Scratch& scratch, Pass pass, int64_t tokens) const;
   AdapterGradients gradients(void* gradient, Dtype gradient_dtype, bool accumulate,
                              const AdapterScratch& scratch) const;

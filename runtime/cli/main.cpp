@@ -57,6 +57,7 @@ int main_of(int argc, char** argv) {
   Action action;
   add_train(app, action);
   add_plan(app, action);
+  add_probe(app, action);
   add_preprocess(app, action);
   add_generate(app, action);
   try {

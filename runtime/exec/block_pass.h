@@ -13,6 +13,8 @@ struct BlockPass {
   Microseconds forward;               // of the head: its loss without gradients
   Microseconds backward;              // with all slots kept; of the head: loss and gradients
   Microseconds backward_recomputing;  // with no slot kept
+  // What each slot adds to it; empty where they were measured together.
+  std::vector<Microseconds> slot_recomputing;
 };
 
 struct BlockPasses {

@@ -27,47 +27,93 @@ Range overhead_range(double shortest_seconds) {
 
 bool held_out(size_t index) { return index % 3 == 2; }
 
-// Nearly linear, so that one disturbed measurement does not draw the rest; smooth near zero, so that the search sees
-// small gains.
-double loss_of(double log_ratio) {
-  constexpr double kSmooth = 0.02;
-  return std::sqrt(log_ratio * log_ratio + kSmooth * kSmooth);
+// Gaussian elimination of a small symmetric positive system.
+Logs solve(std::vector<Logs> matrix, Logs right) {
+  const size_t size = right.size();
+  for (size_t pivot = 0; pivot < size; ++pivot)
+    for (size_t row = pivot + 1; row < size; ++row) {
+      const double factor = matrix[row][pivot] / matrix[pivot][pivot];
+      for (size_t column = pivot; column < size; ++column) matrix[row][column] -= factor * matrix[pivot][column];
+      right[row] -= factor * right[pivot];
+    }
+  for (size_t row = size; row-- > 0;) {
+    for (size_t column = row + 1; column < size; ++column) right[row] -= matrix[row][column] * right[column];
+    right[row] /= matrix[row][row];
+  }
+  return right;
 }
 
-// Pattern search (Hooke & Jeeves 1961): steps along each axis, then along what a round of them came to. `loss` has few
-// parameters and is cheap.
-template <class Loss>
-Logs least(const Loss& loss, const Ranges& ranges) {
-  constexpr int kRoundsMax = 3000;
-  constexpr double kStepMin = 1e-6;
-  Logs at;
-  for (const Range& range : ranges) at.push_back(std::log(range.begin));
-  Logs steps(at.size(), 0.5);
-  double best = loss(at);
-  const auto try_one = [&](Logs candidate) {
-    for (size_t i = 0; i < candidate.size(); ++i)
-      candidate[i] = std::clamp(candidate[i], std::log(ranges[i].least), std::log(ranges[i].most));
-    const double value = loss(candidate);
-    if (!(value < best)) return false;
-    best = value;
-    at = candidate;
-    return true;
-  };
-  const auto moving = [&] { return *std::max_element(steps.begin(), steps.end()) > kStepMin; };
-  for (int round = 0; round < kRoundsMax && moving(); ++round) {
-    const Logs before = at;
-    for (size_t i = 0; i < at.size(); ++i) {
-      Logs up = at, down = at;
-      up[i] += steps[i];
-      down[i] -= steps[i];
-      const bool better = try_one(up) || try_one(down);
-      steps[i] *= better ? 1.4 : 0.5;
-    }
-    Logs beyond = at;
-    for (size_t i = 0; i < at.size(); ++i) beyond[i] += at[i] - before[i];
-    try_one(beyond);
+// Levenberg-Marquardt on logarithms of predicted over measured, reweighted so that the sum is nearly of their absolute
+// values: one disturbed measurement does not draw the rest.
+template <class Residuals>
+class Search {
+ public:
+  Search(const Residuals& residuals, const Ranges& ranges) : residuals_(residuals), ranges_(ranges) {
+    for (const Range& range : ranges) at_.push_back(std::log(range.begin));
   }
-  return at;
+
+  Logs least() {
+    constexpr int kRounds = 300;
+    constexpr double kDampingMax = 1e9;
+    double damping = 1e-2, best = loss(at_);
+    for (int round = 0; round < kRounds && damping < kDampingMax; ++round) {
+      const Logs next = step(damping);
+      const double there = loss(next);
+      if (there < best) {
+        best = there;
+        at_ = next;
+        damping = std::max(damping / 4, 1e-9);
+      } else {
+        damping *= 4;
+      }
+    }
+    return at_;
+  }
+
+ private:
+  static constexpr double kSmooth = 0.02;
+  static double size_of_error(double log_ratio) { return std::sqrt(log_ratio * log_ratio + kSmooth * kSmooth); }
+
+  double loss(const Logs& at) const {
+    double sum = 0;
+    for (const double residual : residuals_(at)) sum += size_of_error(residual);
+    return sum;
+  }
+
+  Logs step(double damping) const {
+    constexpr double kDelta = 1e-4;
+    const Logs here = residuals_(at_);
+    std::vector<Logs> slopes;  // by parameter
+    for (size_t p = 0; p < at_.size(); ++p) {
+      Logs near = at_;
+      near[p] += kDelta;
+      slopes.push_back(residuals_(near));
+      for (size_t i = 0; i < here.size(); ++i) slopes[p][i] = (slopes[p][i] - here[i]) / kDelta;
+    }
+    std::vector<Logs> matrix(at_.size(), Logs(at_.size(), 0));
+    Logs right(at_.size(), 0);
+    for (size_t p = 0; p < at_.size(); ++p) {
+      for (size_t i = 0; i < here.size(); ++i) {
+        const double weight = 1 / size_of_error(here[i]);
+        right[p] -= weight * slopes[p][i] * here[i];
+        for (size_t q = 0; q < at_.size(); ++q) matrix[p][q] += weight * slopes[p][i] * slopes[q][i];
+      }
+      matrix[p][p] += damping * (matrix[p][p] + 1);
+    }
+    Logs next = solve(std::move(matrix), std::move(right));
+    for (size_t p = 0; p < next.size(); ++p)
+      next[p] = std::clamp(at_[p] + next[p], std::log(ranges_[p].least), std::log(ranges_[p].most));
+    return next;
+  }
+
+  const Residuals& residuals_;
+  const Ranges& ranges_;
+  Logs at_;
+};
+
+template <class Residuals>
+Logs least(const Residuals& residuals, const Ranges& ranges) {
+  return Search<Residuals>(residuals, ranges).least();
 }
 
 struct Errors {
@@ -94,7 +140,9 @@ AttentionModel attention_model(const Logs& logs) {
   return {.forward_flops_per_second = std::exp(logs[0]),
           .backward_flops_per_second = std::exp(logs[1]),
           .length_half = std::exp(logs[2]),
-          .overhead = {std::exp(logs[3])}};
+          .backward_length_half = std::exp(logs[3]),
+          .head_dim_half = std::exp(logs[4]),
+          .overhead = {std::exp(logs[5])}};
 }
 
 double flops_of(const GemmSample& s) {
@@ -115,16 +163,16 @@ GemmModel fit_gemm(std::span<const GemmSample> samples) {
     rate = std::max(rate, flops_of(s) / s.seconds);
     shortest = std::min(shortest, s.seconds);
   }
-  const auto loss = [&](const Logs& logs) {
+  const auto residuals = [&](const Logs& logs) {
     const GemmModel model = gemm_model(logs);
-    double sum = 0;
+    Logs all;
     for (size_t i = 0; i < samples.size(); ++i)
       if (!held_out(i))
-        sum += loss_of(log_ratio(gemm_time(model, samples[i].m, samples[i].n, samples[i].k), samples[i].seconds));
-    return sum;
+        all.push_back(log_ratio(gemm_time(model, samples[i].m, samples[i].n, samples[i].k), samples[i].seconds));
+    return all;
   };
   GemmModel model =
-      gemm_model(least(loss, {rate_range(rate), kHalfSize, kHalfSize, kHalfSize, overhead_range(shortest)}));
+      gemm_model(least(residuals, {rate_range(rate), kHalfSize, kHalfSize, kHalfSize, overhead_range(shortest)}));
   std::vector<double> errors;
   for (size_t i = 0; i < samples.size(); ++i)
     if (held_out(i))
@@ -150,17 +198,18 @@ AttentionModel fit_attention(std::span<const AttentionSample> samples) {
   const auto backward = [](const AttentionModel& model, const AttentionSample& s) {
     return attention_backward_time(model, s.heads, s.head_dim, s.length);
   };
-  const auto loss = [&](const Logs& logs) {
+  const auto residuals = [&](const Logs& logs) {
     const AttentionModel model = attention_model(logs);
-    double sum = 0;
-    for (size_t i = 0; i < samples.size(); ++i)
-      if (!held_out(i))
-        sum += loss_of(log_ratio(forward(model, samples[i]), samples[i].forward_seconds)) +
-               loss_of(log_ratio(backward(model, samples[i]), samples[i].backward_seconds));
-    return sum;
+    Logs all;
+    for (size_t i = 0; i < samples.size(); ++i) {
+      if (held_out(i)) continue;
+      all.push_back(log_ratio(forward(model, samples[i]), samples[i].forward_seconds));
+      all.push_back(log_ratio(backward(model, samples[i]), samples[i].backward_seconds));
+    }
+    return all;
   };
-  AttentionModel model = attention_model(
-      least(loss, {rate_range(forward_rate), rate_range(backward_rate), kHalfSize, overhead_range(shortest)}));
+  AttentionModel model = attention_model(least(residuals, {rate_range(forward_rate), rate_range(backward_rate),
+                                                           kHalfSize, kHalfSize, kHalfSize, overhead_range(shortest)}));
   std::vector<double> errors;
   for (size_t i = 0; i < samples.size(); ++i) {
     if (!held_out(i)) continue;

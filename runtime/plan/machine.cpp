@@ -9,10 +9,6 @@ namespace {
 
 double saturation(int64_t size, double half) { return static_cast<double>(size) / (static_cast<double>(size) + half); }
 
-Microseconds attention_time(const AttentionModel& model, double flops, double rate, int64_t length) {
-  return model.overhead + Microseconds{flops / (rate * saturation(length, model.length_half)) * 1e6};
-}
-
 double attention_flops(int64_t heads, int64_t head_dim, int64_t length) {
   return 2.0 * static_cast<double>(heads * head_dim) * static_cast<double>(length) * static_cast<double>(length);
 }
@@ -56,12 +52,15 @@ Microseconds gemm_time(const GemmModel& model, int64_t m, int64_t n, int64_t k) 
 }
 
 Microseconds attention_forward_time(const AttentionModel& model, int64_t heads, int64_t head_dim, int64_t length) {
-  return attention_time(model, attention_flops(heads, head_dim, length), model.forward_flops_per_second, length);
+  const double fill = saturation(length, model.length_half) * saturation(head_dim, model.head_dim_half);
+  const double seconds = attention_flops(heads, head_dim, length) / (model.forward_flops_per_second * fill);
+  return model.overhead + Microseconds{seconds * 1e6};
 }
 
 Microseconds attention_backward_time(const AttentionModel& model, int64_t heads, int64_t head_dim, int64_t length) {
-  return attention_time(model, kBackwardWork * attention_flops(heads, head_dim, length),
-                        model.backward_flops_per_second, length);
+  const double fill = saturation(length, model.backward_length_half) * saturation(head_dim, model.head_dim_half);
+  const double flops = kBackwardWork * attention_flops(heads, head_dim, length);
+  return model.overhead + Microseconds{flops / (model.backward_flops_per_second * fill) * 1e6};
 }
 
 const DriveRate& best_rate(std::span<const DriveRate> rates) {

@@ -23,12 +23,13 @@ struct GemmModel {
   double error_median = 0, error_worst = 0;
 };
 
-// Causal attention over one document of `length` tokens takes
-// overhead + 2 heads * head_dim * length^2 / (flops_per_second * length / (length + length_half)):
+// Causal attention over one document of `length` tokens takes overhead + 2 heads * head_dim * length^2 /
+// (rate * fill), where fill = length / (length + length_half) * head_dim / (head_dim + head_dim_half):
 // 4 * head_dim FLOPs for every pair of positions that sees, forward; 2.5 times that backward.
 struct AttentionModel {
   double forward_flops_per_second = 0, backward_flops_per_second = 0;
-  double length_half = 0;
+  double length_half = 0, backward_length_half = 0;
+  double head_dim_half = 0;
   Microseconds overhead;
   double error_median = 0, error_worst = 0;
 };

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/train/config.h"
 
@@ -20,6 +21,13 @@ struct TrainOptions {
 struct PlanOptions {
   bool json = false;
   std::optional<Config> beside;  // print what differs between this job's plan and the first one's
+};
+
+struct ProbeOptions {
+  std::filesystem::path out = "machine.yaml";
+  std::vector<std::filesystem::path> nvme_paths;
+  bool force = false;  // measure although the cache has it
+  bool quick = false;
 };
 
 struct GenerateOptions {
@@ -43,6 +51,7 @@ struct EntryTable {
   int (*train)(const Config&, const TrainOptions&);
   int (*plan)(const Config&, const PlanOptions&);
   int (*generate)(const GenerateOptions&);
+  int (*probe)(const ProbeOptions&);
 };
 
 inline constexpr const char* kRuntimeLibrary = "libsluice_runtime.so";

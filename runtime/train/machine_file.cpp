@@ -31,9 +31,12 @@ plan::GemmModel read_gemm(const MachineBlock& block) {
 }
 
 plan::AttentionModel read_attention(const MachineBlock& block) {
+  const double length_half = block.number_or("length_half", 0);
   return {.forward_flops_per_second = block.quantity("forward", kFlopsRate),
           .backward_flops_per_second = block.quantity("backward", kFlopsRate),
-          .length_half = block.number_or("length_half", 0),
+          .length_half = length_half,
+          .backward_length_half = block.number_or("backward_length_half", length_half),
+          .head_dim_half = block.number_or("head_dim_half", 0),
           .overhead = {block.quantity_or("overhead", kTime, 0)},
           .error_median = block.quantity_or("error_median", kShare, 0),
           .error_worst = block.quantity_or("error_worst", kShare, 0)};
@@ -123,8 +126,9 @@ void read_compute(const MachineBlock& root, plan::Machine& machine) {
     attention.need(field.key, "{forward: 100 TFLOP/s, backward: 80 TFLOP/s}");
   }
   for (const DocumentField& field : attention.fields())
-    machine.attention[dtype_of(attention, field)] = read_attention(
-        attention.block(field, {"forward", "backward", "length_half", "overhead", "error_median", "error_worst"}));
+    machine.attention[dtype_of(attention, field)] =
+        read_attention(attention.block(field, {"forward", "backward", "length_half", "backward_length_half",
+                                               "head_dim_half", "overhead", "error_median", "error_worst"}));
 }
 
 void read_drives(const MachineBlock& root, plan::Machine& machine) {

@@ -19,8 +19,4 @@ std::string machine_text(const plan::Machine& machine);
 // Replaces the file whole or not at all. Throws SetupError.
 void write_machine(const plan::Machine& machine, const std::filesystem::path& file);
 
-// "1.7 GB/s", "163 TFLOP/s": also for people at a terminal.
-std::string rate_text(BytesPerSecond rate);
-std::string flops_rate_text(double flops_per_second);
-
 }  // namespace sluice::train

@@ -12,6 +12,8 @@
 namespace sluice::train {
 namespace {
 
+std::string rate_text(BytesPerSecond rate) { return text_of(kRate, rate.count); }
+
 std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
@@ -35,12 +37,15 @@ void write_compute(std::ostream& out, const plan::Machine& machine) {
     write_errors(out, model.error_median, model.error_worst);
     out << "}\n";
   }
-  out << "# Causal attention over a document of some length: overhead + FLOPs / rate / (length / (length + "
-         "length_half)).\nattention:\n";
+  out << "# Causal attention over a document of length L with D per head takes overhead + 2 heads D L^2 / rate, "
+         "divided by\n"
+         "# L / (L + length_half) and D / (D + head_dim_half); backward has 2.5 times the FLOPs.\nattention:\n";
   for (const auto& [dtype, model] : machine.attention) {
     out << "  " << name_of(dtype) << ": {forward: " << text_of(kFlopsRate, model.forward_flops_per_second)
         << ", backward: " << text_of(kFlopsRate, model.backward_flops_per_second)
-        << ", length_half: " << digits(model.length_half) << ", overhead: " << text_of(kTime, model.overhead.count);
+        << ", length_half: " << digits(model.length_half)
+        << ", backward_length_half: " << digits(model.backward_length_half)
+        << ", head_dim_half: " << digits(model.head_dim_half) << ", overhead: " << text_of(kTime, model.overhead.count);
     write_errors(out, model.error_median, model.error_worst);
     out << "}\n";
   }
@@ -94,9 +99,6 @@ void write_beside(std::ostream& out, const plan::Machine& machine) {
 
 }  // namespace
 
-std::string rate_text(BytesPerSecond rate) { return text_of(kRate, rate.count); }
-std::string flops_rate_text(double flops_per_second) { return text_of(kFlopsRate, flops_per_second); }
-
 std::string machine_text(const plan::Machine& machine) {
   std::ostringstream out;
   out << "# What this machine can do, for `sluice plan JOB.yaml --machine FILE`. Written by `sluice probe`.\n"
@@ -108,7 +110,8 @@ std::string machine_text(const plan::Machine& machine) {
   if (machine.device_bytes.count > 0)
     out << "device_memory: " << text_of(kBytes, static_cast<double>(machine.device_bytes.count)) << "\n";
   write_compute(out, machine);
-  out << "\n# Elementwise and row kernels of the device, read + written; DRAM from the host's threads; copies.\n"
+  out << "\n# Elementwise and row kernels of the device, read + written; DRAM from the host's threads; copies"
+      << (machine.device_bytes.count > 0 ? ".\n" : ": no GPU,\n# so that they are the memcpy of the emulated device.\n")
       << "device_stream: " << rate_text(machine.device_memory) << "\n"
       << "dram: " << rate_text(machine.dram) << "\n"
       << "h2d: " << rate_text(machine.h2d) << "\n"

@@ -29,14 +29,26 @@ std::string digits(double number) {
   return text;
 }
 
-std::string text_of(const Quantity& quantity, double value) {
-  const Unit* unit = &quantity.written.back();
+namespace {
+
+const Unit& unit_for(const Quantity& quantity, double value) {
   for (const Unit& candidate : quantity.written)
-    if (value >= candidate.factor) {
-      unit = &candidate;
-      break;
-    }
-  return digits(value / unit->factor) + " " + std::string(unit->name);
+    if (value >= candidate.factor) return candidate;
+  return quantity.written.back();
+}
+
+}  // namespace
+
+std::string text_of(const Quantity& quantity, double value) {
+  const Unit& unit = unit_for(quantity, value);
+  return digits(value / unit.factor) + " " + std::string(unit.name);
+}
+
+std::string short_text_of(const Quantity& quantity, double value) {
+  const Unit& unit = unit_for(quantity, value);
+  char text[40];
+  std::snprintf(text, sizeof text, "%.3g ", value / unit.factor);
+  return text + std::string(unit.name);
 }
 
 std::vector<std::string_view> Quantity::unit_names() const {

@@ -34,6 +34,8 @@ extern const Quantity kShare;      // of one
 // Six digits.
 std::string digits(double number);
 std::string text_of(const Quantity& quantity, double value);
+// Three digits, for people.
+std::string short_text_of(const Quantity& quantity, double value);
 
 // "1, 2 or 3".
 std::string listed(const std::vector<std::string_view>& names);

@@ -3,6 +3,7 @@
 
 #include "runtime/train/entry.h"
 #include "runtime/train/generate.h"
+#include "runtime/train/machine_cache.h"
 #include "runtime/train/trainer.h"
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
@@ -11,6 +12,7 @@ extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   // system, which would hand them out again page by page, cleared.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  static constexpr EntryTable table = {SLUICE_VERSION, sizeof(Config), run_training, print_plan, generate_text};
+  static constexpr EntryTable table = {SLUICE_VERSION, sizeof(Config), run_training,
+                                       print_plan,     generate_text,  run_probe};
   return &table;
 }

@@ -39,11 +39,18 @@ int generate(const GenerateOptions& options) {
   return 0;
 }
 
+int probe(const ProbeOptions& options) {
+  std::printf("probe out=%s nvme=", options.out.c_str());
+  for (const auto& path : options.nvme_paths) std::printf("%s,", path.c_str());
+  std::printf(" force=%d quick=%d\n", options.force, options.quick);
+  return 0;
+}
+
 }  // namespace
 }  // namespace sluice::train
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   using namespace sluice::train;
-  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate};
+  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate, probe};
   return &table;
 }

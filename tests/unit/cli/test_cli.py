@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-COMMANDS = ("train", "plan", "preprocess", "generate")
+COMMANDS = ("train", "plan", "probe", "preprocess", "generate")
 EXIT_SETUP, EXIT_RUN = 2, 3
 
 
@@ -38,7 +38,7 @@ def test_help_names_every_command():
 def test_every_command_has_its_help(command):
     done = sluice(command, "--help")
     assert done.returncode == 0 and done.stderr == "" and f"sluice {command}" in done.stdout
-    if command != "generate":
+    if command not in ("generate", "probe"):
         assert "micro_batch_size (or per_device_train_batch_size)" in done.stdout
 
 
@@ -159,3 +159,9 @@ def test_a_library_of_another_version_is_refused(tmp_path, job):
     done = sluice("train", job, binary=alone)
     assert done.returncode == EXIT_SETUP
     assert "libsluice_runtime.so (0.0.1) is not of the same build as sluice" in done.stderr
+
+
+def test_probe_passes_on_what_it_is_told():
+    assert sluice("probe").stdout == "probe out=machine.yaml nvme=., force=0 quick=0\n"
+    done = sluice("probe", "--nvme", "/a", "/b", "--out", "m.yaml", "--force", "--quick")
+    assert done.stdout == "probe out=m.yaml nvme=/a,/b, force=1 quick=1\n"

@@ -16,7 +16,7 @@ Machine small() {
   Machine machine;
   machine.name = "small";
   machine.gemm[Dtype::bf16] = {100e12, 64, 64, 64, {5}};
-  machine.attention[Dtype::bf16] = {80e12, 50e12, 128, {5}};
+  machine.attention[Dtype::bf16] = {80e12, 50e12, 128, 100, 16, {5}};
   machine.device_memory = {1e12};
   machine.h2d = {20e9};
   machine.d2h = {25e9};
@@ -135,12 +135,13 @@ TEST(Fit, is_not_drawn_by_one_disturbed_time) {
 }
 
 TEST(Fit, finds_forward_and_backward_of_attention) {
-  const AttentionModel truth{2e11, 1.5e11, 300, {15}};
+  const AttentionModel truth{2e11, 1.5e11, 300, 200, 40, {15}};
   std::vector<AttentionSample> samples;
   for (const int64_t heads : {4, 16})
-    for (int64_t length = 64; length <= 8192; length *= 2)
-      samples.push_back({heads, 64, length, attention_forward_time(truth, heads, 64, length).count * 1e-6,
-                         attention_backward_time(truth, heads, 64, length).count * 1e-6});
+    for (const int64_t size : {64, 128})
+      for (int64_t length = 64; length <= 8192; length *= 2)
+        samples.push_back({heads, size, length, attention_forward_time(truth, heads, size, length).count * 1e-6,
+                           attention_backward_time(truth, heads, size, length).count * 1e-6});
   const AttentionModel found = fit_attention(samples);
   EXPECT_NEAR(found.forward_flops_per_second, 2e11, 4e9);
   EXPECT_NEAR(found.backward_flops_per_second, 1.5e11, 3e9);

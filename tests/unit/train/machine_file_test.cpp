@@ -74,7 +74,7 @@ TEST(MachineFile, what_is_written_is_read_back) {
   machine.name = "a \"quoted\" \\ name";
   machine.measured = "2026-11-23T10:38:34Z";
   machine.gemm[Dtype::f32] = {1.5e12, 10, 20, 30, {7}, 0.03, 0.25};
-  machine.attention[Dtype::f32] = {1e12, 8e11, 64, {9}, 0.05, 0.5};
+  machine.attention[Dtype::f32] = {1e12, 8e11, 64, 96, 32, {9}, 0.05, 0.5};
   machine.drives[1].page_cache = machine.drives[1].spinning = true;
   machine.drives_at_most = {0, 0, {32e9}, {31e9}, {30e9}};
   machine.beside[0][3] = 0.75;

@@ -1,0 +1,225 @@
+#include "runtime/train/machine_cache.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <optional>
+#include <thread>
+
+#include "models/op_timing.h"
+#include "runtime/core/result.h"
+#include "runtime/exec/machine_probe.h"
+#include "runtime/train/machine_file.h"
+#include "runtime/train/machine_summary.h"
+
+namespace sluice::train {
+namespace {
+
+using exec::DriveKind;
+using exec::ProbeLength;
+using Paths = std::vector<std::filesystem::path>;
+
+constexpr double kDaysMax = 30;
+// Of the file and of what is measured: other figures from then on.
+constexpr int kProbeVersion = 1;
+
+std::filesystem::path cache_folder() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && cache[0] == '/') return std::filesystem::path(cache) / "sluice";
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || home[0] == 0)
+    throw SetupError("neither XDG_CACHE_HOME nor HOME is set", "set one: what the machine can do is kept there");
+  return std::filesystem::path(home) / ".cache" / "sluice";
+}
+
+// FNV-1a (Fowler, Noll, Vo), 64 bits.
+std::string hash_of(const std::string& text) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
+  return digits;
+}
+
+std::string time_text(std::time_t time) {
+  std::tm parts{};
+  gmtime_r(&time, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+// Days since; nothing when the text is no time, or lies ahead.
+std::optional<double> days_since(const std::string& text) {
+  std::tm parts{};
+  if (strptime(text.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts) == nullptr) return std::nullopt;
+  const double seconds = std::difftime(std::time(nullptr), timegm(&parts));
+  return seconds < 0 ? std::nullopt : std::optional(seconds / 86400);
+}
+
+class Host {
+ public:
+  // Looks at the drives; throws SetupError when one cannot be measured.
+  Host(const Paths& nvme_paths, ProbeLength length) : paths_(nvme_paths), length_(length) {
+    SLUICE_CHECK(!nvme_paths.empty(), "at least one nvme_path");
+    for (const std::filesystem::path& path : paths_) kinds_.push_back(exec::inspect_drive(path, length));
+    fingerprint_ = hash_of(identity());
+    file_ = cache_folder() / ("machine-" + fingerprint_ + (length == ProbeLength::quick ? "-quick" : "") + ".yaml");
+  }
+
+  const std::filesystem::path& file() const { return file_; }
+
+  std::vector<std::string> remarks() const {
+    std::vector<std::string> all;
+    for (size_t i = 0; i < paths_.size(); ++i) {
+      for (std::string& line : exec::remarks(paths_[i], kinds_[i])) all.push_back(std::move(line));
+      for (size_t j = 0; j < i; ++j)
+        if (kinds_[j].device == kinds_[i].device)
+          all.push_back(paths_[i].string() + " and " + paths_[j].string() +
+                        " are on one drive: no faster than one of them");
+    }
+    return all;
+  }
+
+  // Nothing: none there, unreadable, too old. `why` says which.
+  std::optional<plan::Machine> cached(std::string& why) const {
+    why = "there is no earlier probe of this hardware";
+    if (!std::filesystem::exists(file_)) return std::nullopt;
+    try {
+      plan::Machine machine = read_machine(file_);
+      const std::optional<double> days = days_since(machine.measured);
+      why = "the last probe is of " + machine.measured + ", more than " + std::to_string(static_cast<int>(kDaysMax)) +
+            " days ago";
+      if (machine.drives.size() != paths_.size() || !days || *days > kDaysMax) return std::nullopt;
+      for (size_t i = 0; i < paths_.size(); ++i) machine.drives[i].path = absolute(paths_[i]);
+      return machine;
+    } catch (const SetupError& error) {
+      why = error.error().message;
+      return std::nullopt;
+    }
+  }
+
+  plan::Machine measure() const {
+    exec::MachineProbeOptions options;
+    options.nvme_paths = paths_;
+    options.length = length_;
+    const bool terminal = isatty(STDERR_FILENO) == 1;
+    if (terminal)
+      options.progress = [](std::string_view part) {
+        std::fprintf(stderr, "\r\033[Kmeasuring: %.*s", static_cast<int>(part.size()), part.data());
+      };
+    const auto clear = [&] { terminal ? std::fprintf(stderr, "\r\033[K") : 0; };
+    plan::Machine machine;
+    try {
+      machine = exec::probe_machine(options);
+    } catch (...) {
+      clear();
+      throw;
+    }
+    clear();
+    machine.fingerprint = fingerprint_;
+    machine.measured = time_text(std::time(nullptr));
+    return machine;
+  }
+
+  // Before a minute is spent on it.
+  void check_cache_is_writable() const {
+    std::error_code failed;
+    std::filesystem::create_directories(file_.parent_path(), failed);
+    if (failed || access(file_.parent_path().c_str(), W_OK) != 0)
+      throw SetupError("cannot write to " + file_.parent_path().string(), kCacheFix);
+  }
+  static constexpr const char* kCacheFix = "set XDG_CACHE_HOME to a folder that you may write to";
+
+ private:
+  static std::string absolute(const std::filesystem::path& path) {
+    return std::filesystem::absolute(path).lexically_normal().string();
+  }
+
+  std::string identity() const {
+    std::string text = std::to_string(kProbeVersion) + "\n" + exec::processor_name() + "\n" +
+                       std::to_string(std::thread::hardware_concurrency()) + "\n";
+    // What the kernel keeps for itself differs a little from start to start.
+    constexpr int64_t kStep = MiB(256).count;
+    text += std::to_string(sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) / kStep) + "\n";
+    text += models::compute_library_version() + "\n";
+    for (const DriveKind& kind : kinds_)
+      text += kind.device + " " + std::to_string(kind.size.count) + " " + kind.file_system + "\n";
+    return text;
+  }
+
+  const Paths& paths_;
+  ProbeLength length_;
+  std::vector<DriveKind> kinds_;
+  std::string fingerprint_;
+  std::filesystem::path file_;
+};
+
+// What a user wrote into a file is not lost when it is written anew: nobody measures what a drive is rated for.
+void keep_ratings(plan::Machine& machine, const std::filesystem::path& out) {
+  if (!std::filesystem::exists(out)) return;
+  try {
+    const plan::Machine before = read_machine(out);
+    for (plan::Drive& drive : machine.drives)
+      for (const plan::Drive& old : before.drives)
+        if (old.path == drive.path) drive.rated_tbw = old.rated_tbw;
+  } catch (const SetupError&) {  // not a machine file: it is replaced
+  }
+}
+
+void check_out(const std::filesystem::path& out) {
+  const std::filesystem::path folder = out.has_parent_path() ? out.parent_path() : ".";
+  if (access(folder.c_str(), W_OK) != 0 || std::filesystem::is_directory(out))
+    throw SetupError("cannot write " + out.string(),
+                     "give --out a file in a folder that exists and that you may write to");
+}
+
+}  // namespace
+
+plan::Machine machine_of_this_host(const Paths& nvme_paths) {
+  const Host host(nvme_paths, ProbeLength::full);
+  std::string why;
+  if (std::optional<plan::Machine> machine = host.cached(why)) return std::move(*machine);
+  std::fprintf(stderr, "note: measuring this machine, once, for about a minute: %s\n", why.c_str());
+  plan::Machine machine = host.measure();
+  try {
+    host.check_cache_is_writable();
+    write_machine(machine, host.file());
+  } catch (const SetupError& error) {
+    std::fprintf(stderr, "note: %s, so the next job measures again; %s\n", error.error().message.c_str(),
+                 Host::kCacheFix);
+  }
+  return machine;
+}
+
+int run_probe(const ProbeOptions& options) {
+  check_out(options.out);
+  const Host host(options.nvme_paths, options.quick ? ProbeLength::quick : ProbeLength::full);
+  host.check_cache_is_writable();
+  for (const std::string& line : host.remarks()) std::fprintf(stderr, "note: %s\n", line.c_str());
+  std::string why;
+  std::optional<plan::Machine> machine;
+  if (!options.force) machine = host.cached(why);
+  const bool cached = machine.has_value();
+  if (!cached) {
+    const auto begin = std::chrono::steady_clock::now();
+    machine = host.measure();
+    write_machine(*machine, host.file());
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    std::printf("%s", machine_summary(*machine).c_str());
+    std::printf("measured in %.0f s, kept in %s\n", seconds, host.file().c_str());
+  } else {
+    std::printf("%s", machine_summary(*machine).c_str());
+    std::printf("measured before, at %s: read from %s (--force measures again)\n", machine->measured.c_str(),
+                host.file().c_str());
+  }
+  keep_ratings(*machine, options.out);
+  write_machine(*machine, options.out);
+  std::printf("written to %s\n", options.out.c_str());
+  return 0;
+}
+
+}  // namespace sluice::train

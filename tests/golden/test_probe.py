@@ -1,0 +1,79 @@
+"""`sluice probe` as a user runs it: a whole machine file, the cache, and drives that cannot be measured."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+EXIT_SETUP = 2
+
+
+def probe(directory, *arguments, wrapper=(), out="m.yaml"):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(directory / "cache")}
+    command = [*wrapper, os.environ["SLUICE_BINARY"], "probe", "--quick", "--out", str(directory / out), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=directory)
+
+
+def on_memory(directory, options, *arguments):
+    """With `drive`, a file system in memory, mounted for this one process."""
+    drive = directory / "drive"
+    drive.mkdir()
+    if not shutil.which("unshare"):
+        pytest.skip("no unshare")
+    mount = ["unshare", "--mount", "--map-root-user", "sh", "-c",
+             f'mount -t tmpfs -o {options} none "$0" && exec "$@"', str(drive)]
+    if subprocess.run([*mount, "true"], capture_output=True).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    return probe(directory, "--nvme", str(drive), *arguments, wrapper=mount)
+
+
+def test_writes_a_machine_file_and_keeps_it(tmp_path):
+    first = probe(tmp_path, "--nvme", str(tmp_path))
+    assert first.returncode == 0, first.stderr
+    assert "products, bf16" in first.stdout and "measured in" in first.stdout
+    machine = yaml.safe_load((tmp_path / "m.yaml").read_text())
+    assert {"f32", "bf16"} == set(machine["gemm"]) == set(machine["attention"])
+    assert machine["drives"][0]["path"] == str(tmp_path)
+    assert machine["cores"] == machine["optimizer"][-1]["threads"]
+    assert "error_median" in machine["gemm"]["bf16"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cache", "m.yaml"], "the probe left files behind"
+
+    text = (tmp_path / "m.yaml").read_text()
+    path = f'  - path: "{tmp_path}"\n'
+    rated = text.replace(path, path + "    rated_tbw: 600 TB\n")
+    assert rated != text
+    (tmp_path / "m.yaml").write_text(rated)
+    again = probe(tmp_path, "--nvme", str(tmp_path))
+    assert again.returncode == 0 and "measured before" in again.stdout
+    assert (tmp_path / "m.yaml").read_text() == rated, "what the user knows of the drive is lost"
+
+    (cached,) = (tmp_path / "cache/sluice").glob("machine-*.yaml")
+    cached.write_text(cached.read_text().replace("measured: \"20", "measured: \"19"))
+    stale = probe(tmp_path, "--nvme", str(tmp_path))
+    assert stale.returncode == 0 and "measured in" in stale.stdout
+
+
+def test_memory_is_measured_and_said_to_be_memory(tmp_path):
+    done = on_memory(tmp_path, "size=1g")
+    assert done.returncode == 0, done.stderr
+    assert "is memory (tmpfs), not a drive: what is measured is the page cache" in done.stderr
+    assert yaml.safe_load((tmp_path / "m.yaml").read_text())["drives"][0]["page_cache"] is True
+
+
+def test_a_full_drive_is_refused_before_anything_is_measured(tmp_path):
+    done = on_memory(tmp_path, "size=1m")
+    assert done.returncode == EXIT_SETUP and "free; the probe needs" in done.stderr and "fix: free space" in done.stderr
+    assert not (tmp_path / "m.yaml").exists()
+
+
+def test_a_read_only_drive_is_refused(tmp_path):
+    done = on_memory(tmp_path, "size=1g,ro")
+    assert done.returncode == EXIT_SETUP
+    assert "Read-only file system" in done.stderr and "fix: mount it for writing" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path):
+    done = probe(tmp_path, "--nvme", str(tmp_path), out="absent/m.yaml")
+    assert done.returncode == EXIT_SETUP and "cannot write" in done.stderr
