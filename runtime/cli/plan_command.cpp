@@ -18,11 +18,16 @@ void add_plan(CLI::App& app, Action& action) {
       app.add_subcommand("plan", "show how a job would run: where things live, peak bytes, the schedule");
   add_job_arguments(*command, arguments->job);
   command->add_flag("--json", arguments->options.json, "print JSON");
+  command
+      ->add_option("--machine", arguments->options.machine,
+                   "plan for the machine of this file (`sluice probe` writes one, configs/machine has some)")
+      ->type_name("MACHINE.yaml");
   command->add_option("--diff", arguments->beside, "another job: print how its plan differs from this one's")
       ->type_name("OTHER.yaml");
   command->callback([arguments, &action] {
     action = [arguments] {
-      if (!arguments->beside.empty()) arguments->options.beside = load_job({arguments->beside, arguments->job.overrides});
+      if (!arguments->beside.empty())
+        arguments->options.beside = load_job({arguments->beside, arguments->job.overrides});
       return runtime_library().plan(load_job(arguments->job), arguments->options);
     };
   });

@@ -37,11 +37,20 @@ class Probe {
   double compute_alone_;
 };
 
+// Copies to the host are the same work as copies to the device.
+plan::LaneMatrix as_copies_each_way(plan::LaneMatrix beside) {
+  constexpr auto compute = static_cast<size_t>(Lane::compute), in = static_cast<size_t>(Lane::h2d),
+                 out = static_cast<size_t>(Lane::d2h);
+  beside[compute][out] = beside[compute][in];
+  beside[out][compute] = beside[in][compute];
+  return beside;
+}
+
 }  // namespace
 
 plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions& options) {
   SLUICE_CHECK(static_cast<int64_t>(options.memory.size()) >= kRateProbeBytes.count, "the probe needs its memory");
-  plan::MachineProfile profile = options.emulated;
+  plan::MachineProfile profile;
   RepeatedLoad compute(options.compute_load);
   Probe probe(profile, compute);
   const int threads = options.optimizer_threads > 0
@@ -50,6 +59,12 @@ plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions&
   {
     OptimizerLoad update(threads, options.memory);
     profile.optimizer = probe.lane(Lane::optim, update);
+  }
+  if (options.link_each_way.count > 0) {
+    CopyLoad copy(options.memory);
+    profile.h2d = std::min(probe.lane(Lane::h2d, copy), options.link_each_way);
+    profile.d2h = profile.h2d;
+    profile.beside = as_copies_each_way(profile.beside);
   }
   if (swap == nullptr) return profile;
   const std::vector<swap::ExtentId> extents = make_extents(*swap, options.memory, kRequestBytes, 2 * kDepth);

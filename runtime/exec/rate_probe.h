@@ -18,7 +18,8 @@ struct RateProbeOptions {
   int optimizer_threads = 0;  // 0: one per core
   // Host memory for the probe, at least kRateProbeBytes, 4096-byte aligned. Its content is lost.
   std::span<std::byte> memory;
-  plan::MachineProfile emulated;  // h2d and d2h are taken from here
+  // Of an emulated device: its copies take at least their bytes over this, and at least what copying takes. 0: none.
+  BytesPerSecond link_each_way{0};
 };
 inline constexpr Bytes kRateProbeBytes = MiB(192);
 

@@ -11,8 +11,10 @@ constexpr double kWorthSaying = 0.03;
 
 // Times of passes grow with their tokens; what they allocate does so at most.
 exec::BlockPasses scaled(exec::BlockPasses passes, double times) {
-  for (exec::BlockPass& pass : passes.blocks)
+  for (exec::BlockPass& pass : passes.blocks) {
     for (Microseconds* each : {&pass.forward, &pass.backward, &pass.backward_recomputing}) *each = *each * times;
+    for (Microseconds& each : pass.slot_recomputing) each = each * times;
+  }
   if (times > 1) passes.transient = {static_cast<int64_t>(static_cast<double>(passes.transient.count) * times)};
   return passes;
 }

@@ -344,6 +344,8 @@ class ConfigReader {
           {{"auto", "auto"}, {"uring", "uring"}, {"thread", "thread"}}};
       offload.io_backend = read_choice(*backend, backends);
     }
+    if (const Setting* machine = find("offload.emulate"))
+      offload.emulate = read_path(*machine, "configs/machine/rtx4090_desktop.yaml");
     if (const Setting* paths = find("offload.nvme_path"))
       offload.nvme_path = read_paths(*paths, "[/mnt/nvme0, /mnt/nvme1]");
     else

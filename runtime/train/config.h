@@ -34,6 +34,7 @@ struct OffloadConfig {
   std::optional<Bytes> max_gpu, max_cpu, max_disk;
   std::optional<int> prefetch;      // blocks fetched ahead; default: the plan's choice
   std::string io_backend = "auto";  // auto | uring | thread
+  std::filesystem::path emulate;    // machine file whose link the emulated device copies over; empty: 20 GB/s
 };
 
 struct Config {

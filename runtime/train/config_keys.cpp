@@ -63,6 +63,7 @@ std::span<const Key> keys() {
       {"offload.max_disk", {}},
       {"offload.prefetch", {}},
       {"offload.io_backend", {}},
+      {"offload.emulate", {}},
   };
   return all;
 }

@@ -20,7 +20,8 @@ struct TrainOptions {
 
 struct PlanOptions {
   bool json = false;
-  std::optional<Config> beside;  // print what differs between this job's plan and the first one's
+  std::filesystem::path machine;  // plan for the machine of this file; empty: for this one
+  std::optional<Config> beside;   // print what differs between this job's plan and the first one's
 };
 
 struct ProbeOptions {

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "runtime/core/result.h"
+#include "runtime/exec/block_prediction.h"
 #include "runtime/plan/choices.h"
 #include "runtime/train/advice.h"
 #include "runtime/train/job_rates.h"
@@ -90,27 +91,54 @@ int64_t chunk_elements(const ModelSetup& setup) {
   return plan::chunk_elements_for(largest);
 }
 
-void fill_request(Job& job) {
+void fill_forced(Job& job) {
   const Config& config = job.config;
   plan::PlanRequest& request = job.request;
-  request.memory = config.device == DeviceKind::emulated ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
   request.weights = forced(config.offload.params);
   request.states = forced(config.offload.optimizer);
   request.gradients = forced(config.offload.gradients);
   request.activations = forced(config.offload.activations);
   request.prefetch = config.offload.prefetch;
-  // Without caps: most of what is free now, the rest left to the system.
-  const auto most = [](Bytes bytes) { return Bytes{bytes.count / 10 * 9}; };
-  request.caps = {config.offload.max_gpu.value_or(most(available_memory())),
-                  config.offload.max_cpu.value_or(most(available_memory())),
-                  config.offload.max_disk.value_or(most(free_disk(config.offload.nvme_path)))};
-  if (!config.offload.max_gpu) request.cap_origins[0] = "the free memory";
-  if (!config.offload.max_cpu) request.cap_origins[1] = "the free memory";
-  if (!config.offload.max_disk) request.cap_origins[2] = "the free space of " + joined(config.offload.nvme_path);
   request.clips = config.max_grad_norm > 0;
   request.source_low_bits = source_low_bits(job.setup, job.sources);
   request.resumes = job.resume.has_value();
-  request.profile = measure_rates(job);
+}
+
+// Without caps: most of what there is, the rest left to the system.
+Bytes most(Bytes bytes) { return {bytes.count / 10 * 9}; }
+
+void cap(Job& job, Tier tier, const std::optional<Bytes>& wanted, Bytes most_there_is, const std::string& origin) {
+  const auto t = static_cast<size_t>(tier);
+  job.request.caps[t] = wanted.value_or(most(most_there_is));
+  if (!wanted) job.request.cap_origins[t] = origin;
+}
+
+void plan_for_this_machine(Job& job) {
+  const Config& config = job.config;
+  job.request.memory =
+      config.device == DeviceKind::emulated ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
+  cap(job, Tier::device, config.offload.max_gpu, available_memory(), "the free memory");
+  cap(job, Tier::host, config.offload.max_cpu, available_memory(), "the free memory");
+  cap(job, Tier::disk, config.offload.max_disk, free_disk(config.offload.nvme_path),
+      "the free space of " + joined(config.offload.nvme_path));
+  job.passes = exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch));
+  job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
+  job.request.profile = measure_rates(job);
+}
+
+void plan_for(const plan::Machine& machine, Job& job) {
+  const Config& config = job.config;
+  const bool has_gpu = machine.device_bytes.count > 0;
+  job.request.memory = has_gpu ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
+  cap(job, Tier::device, config.offload.max_gpu, machine.device_bytes, "the device memory of " + machine.name);
+  cap(job, Tier::host, config.offload.max_cpu, machine.host_bytes, "the memory of " + machine.name);
+  // A machine file does not say how large its drives are.
+  cap(job, Tier::disk, config.offload.max_disk, GiB(1 << 20), "the drives of " + machine.name);
+  job.passes = exec::predict_block_passes(job.setup.model, pass_size(job.setup, job.batch), machine);
+  job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
+  job.request.profile = plan::profile_of(machine);
+  for (const plan::Drive& drive : machine.drives)
+    job.rated_endurance += Bytes{static_cast<int64_t>(drive.rated_tbw * 1e12)};
 }
 
 void refuse_long_rows(const TokenDataset& data, const ModelSetup& setup) {
@@ -146,7 +174,7 @@ BatchShape batch_shape(const Job& job) {
 
 }  // namespace
 
-Job prepare_job(const Config& config, Purpose purpose) {
+Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target) {
   Job job;
   job.config = config;
   job.resume = find_resume(config);
@@ -163,9 +191,12 @@ Job prepare_job(const Config& config, Purpose purpose) {
   job.sources = sources_of(job.setup, job.request.chunk_elements);
   if (job.resume) add_resumed_states(*job.resume, job.setup, job.sources);
   job.batch = batch_shape(job);
-  job.passes = exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch));
-  job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
-  fill_request(job);
+  fill_forced(job);
+  if (target) {
+    plan_for(*target, job);
+  } else {
+    plan_for_this_machine(job);
+  }
   job.request.settings_that_fit = [&job] { return settings_that_fit(job); };
   job.planned = plan::make_plan(job.shape, job.request);
   job.request.settings_that_fit = nullptr;  // it refers to this very Job

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "runtime/plan/machine.h"
 #include "runtime/plan/planner.h"
 #include "runtime/train/checkpoint.h"
 #include "runtime/train/config.h"
@@ -27,12 +28,14 @@ struct Job {
   plan::JobShape shape;
   plan::PlanRequest request;
   plan::Planned planned;
+  Bytes rated_endurance;  // of all drives; 0: not known
 };
 
 // `inspect` asks nothing of output_dir: the job will not run.
 enum class Purpose { run, inspect };
 
-// Prepares the token files when the cache has none. Throws SetupError.
-Job prepare_job(const Config& config, Purpose purpose);
+// Prepares the token files when the cache has none. `target`: plans for that machine, which need not be this one; null:
+// for this one, measured. Throws SetupError.
+Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr);
 
 }  // namespace sluice::train

@@ -2,7 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "runtime/exec/rate_probe.h"
+#include "runtime/train/machine_file.h"
 #include "swap/host_slab.h"
 
 namespace sluice::train {
@@ -45,13 +48,19 @@ plan::MachineProfile measure_rates(const Job& job) {
   exec::RateProbeOptions options;
   options.compute_load = exec::layer_load(job.setup.model, pass_size(job.setup, job.batch));
   options.memory = memory.memory();
-  options.emulated.h2d = options.emulated.d2h = kEmulatedLink;
+  if (job.config.device == DeviceKind::emulated) options.link_each_way = emulated_link(job.config);
   if (!plan::needs_disk(job.shape, job.request)) return exec::probe_rates(nullptr, options);
   const ProbeFolders folders(job.config.offload.nvme_path);
   swap::SwapOptions drives = swap_options(job.config);
   drives.nvme_paths = folders.paths();
   swap::SwapEngine swap(drives);
   return exec::probe_rates(&swap, options);
+}
+
+BytesPerSecond emulated_link(const Config& config) {
+  if (config.offload.emulate.empty()) return {20e9};
+  const plan::Machine machine = read_machine(config.offload.emulate);
+  return std::min(machine.h2d, machine.d2h);
 }
 
 swap::SwapOptions swap_options(const Config& config) {

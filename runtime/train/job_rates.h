@@ -12,7 +12,7 @@ plan::MachineProfile measure_rates(const Job& job);
 
 swap::SwapOptions swap_options(const Config& config);
 
-// Copies of the emulated device take at least their bytes over this.
-inline constexpr BytesPerSecond kEmulatedLink{20e9};
+// Copies of the emulated device take at least their bytes over this: the link of the machine that it emulates.
+BytesPerSecond emulated_link(const Config& config);
 
 }  // namespace sluice::train

@@ -20,10 +20,14 @@ Bytes resident_bytes() {
   return Bytes{resident * 4096};
 }
 
-// Recomputation was measured for all slots together: each takes its share by FLOPs.
+// Where recomputation was measured for all slots together, each takes its share by FLOPs.
 void set_times(plan::BlockShape& block, const exec::BlockPass& pass) {
   block.forward_time = pass.forward;
   block.backward_time = pass.backward;
+  if (!pass.slot_recomputing.empty()) {
+    for (size_t s = 0; s < block.slots.size(); ++s) block.slots[s].recompute_time = pass.slot_recomputing[s];
+    return;
+  }
   double flops = 0;
   for (const plan::SlotShape& slot : block.slots) flops += slot.recompute_flops;
   const double extra = std::max(0.0, pass.backward_recomputing.count - pass.backward.count);

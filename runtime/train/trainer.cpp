@@ -15,6 +15,7 @@
 #include "runtime/train/advice.h"
 #include "runtime/train/job.h"
 #include "runtime/train/job_rates.h"
+#include "runtime/train/machine_file.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/plan_diff.h"
 #include "runtime/train/tensor_file_writer.h"
@@ -51,7 +52,7 @@ class Trainer {
       : job_(job), config_(job.config), options_(options), swap_(swap_options(config_)) {
     start_adapter();
     exec::ExecutorOptions executor_options;
-    executor_options.h2d = executor_options.d2h = {config_.device == DeviceKind::emulated ? kEmulatedLink.count : 0};
+    if (config_.device == DeviceKind::emulated) executor_options.h2d = executor_options.d2h = emulated_link(config_);
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
                                                  executor_options);
     for (const std::string& warning : swap_.warnings()) std::fprintf(stderr, "note: %s\n", warning.c_str());
@@ -268,15 +269,19 @@ plan::Forecast forecast_of(const Job& job) {
 std::string plan_text(const Job& job) {
   return plan::to_yaml(job.planned.plan, job.shape) + '\n' +
          plan::memory_table(job.planned.memory, job.shape, job.request.caps) + '\n' +
-         plan::forecast_table(forecast_of(job), {});
+         plan::forecast_table(forecast_of(job), job.rated_endurance);
 }
 
 }  // namespace
 
 int print_plan(const Config& config, const PlanOptions& options) {
-  const Job job = prepare_job(config, Purpose::inspect);
+  std::optional<plan::Machine> machine;
+  if (!options.machine.empty()) machine = read_machine(options.machine);
+  const plan::Machine* target = machine ? &*machine : nullptr;
+  const Job job = prepare_job(config, Purpose::inspect, target);
   if (options.beside) {
-    std::printf("%s", line_diff(plan_text(job), plan_text(prepare_job(*options.beside, Purpose::inspect))).c_str());
+    const Job other = prepare_job(*options.beside, Purpose::inspect, target);
+    std::printf("%s", line_diff(plan_text(job), plan_text(other)).c_str());
   } else if (options.json) {
     std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps, forecast_of(job)).c_str());
   } else {
