@@ -246,6 +246,9 @@ struct Executor::Impl {
       case OpKind::update:
         issue_update(id, op);
         break;
+      case OpKind::duplicate:
+        issue_duplicate(id, op);
+        break;
       case OpKind::forward:
       case OpKind::backward:
       case OpKind::loss:
@@ -398,18 +401,29 @@ struct Executor::Impl {
     const std::byte* gradients = address(operand_of(op, Role::gradients));
     const StatesView states(address(operand_of(op, Role::states)), op.end - op.begin, split());
     const int64_t decayed = model.groups[static_cast<size_t>(op.group)].decay_elements;
-    on_pool(id, op, [this, &op, weights, gradients, states, decayed](int64_t first, int64_t last) {
+    const optim::AdamWSettings settings = op.early ? inputs.early_update : inputs.update;
+    optim::AdamWSettings undecayed = settings;
+    undecayed.weight_decay = 0;
+    on_pool(id, op, [=, this, &op](int64_t first, int64_t last) {
       // Norms and biases, which follow the matrices, do not decay.
       const int64_t border = std::clamp(decayed - op.begin, first, last);
-      update_range(weights, gradients, states, first, border, inputs.update.weight_decay);
-      update_range(weights, gradients, states, border, last, 0);
+      update_range(weights, gradients, states, first, border, settings);
+      update_range(weights, gradients, states, border, last, undecayed);
+    });
+  }
+  void issue_duplicate(OpId id, const Op& op) {
+    const std::byte* from = address(operand_of(op, Role::source));
+    std::byte* to = address(operand_of(op, Role::destination));
+    Op whole = op;
+    whole.begin = 0;
+    whole.end = operand_of(op, Role::source).bytes;
+    on_pool(id, whole, [from, to](int64_t first, int64_t last) {
+      std::memcpy(to + first, from + first, static_cast<size_t>(last - first));
     });
   }
   void update_range(std::byte* weights, const std::byte* gradients, StatesView states, int64_t first, int64_t last,
-                    double weight_decay) const {
+                    const optim::AdamWSettings& settings) const {
     if (first >= last) return;
-    optim::AdamWSettings settings = inputs.update;
-    settings.weight_decay = weight_decay;
     const optim::GradientView gradient =
         gradient_view(gradients + first * shape.gradient_bytes_per_element, last - first);
     const auto count = static_cast<size_t>(last - first);
@@ -425,29 +439,32 @@ struct Executor::Impl {
 
   // --- saving --------------------------------------------------------------------------------------------------
 
-  void read_back(const WeightsSink& weights_sink, const StatesSink& states_sink) {
+  void read_back(bool odd, const WeightsSink& weights_sink, const StatesSink& states_sink) {
     const plan::Layout& layout = planned.layout;
     for (int g = 0; g < static_cast<int>(shape.groups.size()); ++g) {
       const plan::GroupShape& group = shape.groups[static_cast<size_t>(g)];
       if (!group.trainable) continue;
       const plan::GroupPlan& where = planned.plan.groups[static_cast<size_t>(g)];
-      const plan::BufferId weights = layout.find(plan::host_weights_name(where, group, g));
-      if (where.weights == Tier::disk) fetch(layout.find(plan::weights_extent_name(g)), weights);
+      const int set = plan::newest_set(planned.plan, g, odd);
+      const plan::BufferId weights = layout.find(plan::host_weights_name(where, group, g, set));
+      if (where.weights == Tier::disk) fetch(layout.find(plan::weights_extent_name(g, set)), weights);
       weights_sink(g, bytes_of(weights, 0, group.weight_bytes().count));
-      read_back_states(g, group, where, states_sink);
+      read_back_states(g, set, states_sink);
     }
   }
-  void read_back_states(int g, const plan::GroupShape& group, const plan::GroupPlan& where, const StatesSink& sink) {
+  void read_back_states(int g, int set, const StatesSink& sink) {
     const plan::Layout& layout = planned.layout;
+    const plan::GroupShape& group = shape.groups[static_cast<size_t>(g)];
+    const plan::GroupPlan& where = planned.plan.groups[static_cast<size_t>(g)];
     const int64_t each = group.state_bytes_per_element;
     for (int64_t begin = 0, chunk = 0; begin < group.elements; begin += planned.plan.chunk_elements, ++chunk) {
       const int64_t end = std::min(begin + planned.plan.chunk_elements, group.elements);
       if (where.states == Tier::disk) {
         const plan::BufferId states = layout.find(plan::kStatesRingFirst);
-        fetch(layout.find(plan::states_extent_name(g, chunk)), states);
+        fetch(layout.find(plan::states_extent_name(g, chunk, set)), states);
         sink(g, begin, end, bytes_of(states, 0, (end - begin) * each));
       } else {
-        sink(g, begin, end, bytes_of(layout.find(plan::host_states_name(g)), begin * each, (end - begin) * each));
+        sink(g, begin, end, bytes_of(layout.find(plan::host_states_name(g, set)), begin * each, (end - begin) * each));
       }
     }
   }
@@ -498,7 +515,9 @@ PhaseResult Executor::run(const plan::Schedule& schedule, const PhaseInputs& inp
   return impl_->run(schedule, inputs);
 }
 
-void Executor::read_back(const WeightsSink& weights, const StatesSink& states) { impl_->read_back(weights, states); }
+void Executor::read_back(bool odd, const WeightsSink& weights, const StatesSink& states) {
+  impl_->read_back(odd, weights, states);
+}
 
 Bytes Executor::high_water(Tier tier) const {
   if (tier == Tier::disk) return impl_->planned.memory.peak[static_cast<size_t>(tier)];

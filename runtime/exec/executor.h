@@ -31,7 +31,9 @@ struct ExecutorOptions {
 // What a phase needs beside the schedule.
 struct PhaseInputs {
   std::span<const models::MicroBatch> micro_batches;
-  optim::AdamWSettings update;  // of the pending update; weight_decay applies to decayed parameters only
+  // Of the step before, for updates before forward, and of this very step, for those behind backward. weight_decay
+  // applies to decayed parameters only.
+  optim::AdamWSettings update, early_update;
 };
 
 struct PhaseResult {
@@ -63,7 +65,8 @@ class Executor {
   // chunk: m [n], v [n] fp32, then lo [n] int16 when weights are bf16. The spans end with the call. Throws RunError.
   using WeightsSink = std::function<void(int group, std::span<const std::byte> weights)>;
   using StatesSink = std::function<void(int group, int64_t begin, int64_t end, std::span<const std::byte> states)>;
-  void read_back(const WeightsSink& weights, const StatesSink& states);
+  // `odd` as in plan::Phase.
+  void read_back(bool odd, const WeightsSink& weights, const StatesSink& states);
 
   Bytes high_water(Tier tier) const;
   int64_t arena_allocations() const;  // slabs allocated so far: constant after construction

@@ -56,6 +56,7 @@ int64_t chunk_elements_for(int64_t largest_group_elements) {
 
 Choices::Choices(const JobShape& shape, const PlanRequest& request, int64_t chunk_elements) {
   base_.memory = request.memory;
+  clips_ = request.clips;
   base_.chunk_elements = chunk_elements;
   base_.groups.resize(shape.groups.size());
   for (const BlockShape& block : shape.blocks)
@@ -101,6 +102,12 @@ void Choices::add_groups(const JobShape& shape, const PlanRequest& request) {
     add_tier(ChoiceKind::states, "states", group.elements * group.state_bytes_per_element, home(request.states));
     add_tier(ChoiceKind::gradients, "gradients", group.elements * shape.gradient_bytes_per_element,
              home(request.gradients));
+    Choice update{.kind = ChoiceKind::update, .index = static_cast<int>(g)};
+    for (const UpdateTime time : {UpdateTime::behind_backward, UpdateTime::before_forward})
+      if (request.update.value_or(time) == time) update.options.push_back(static_cast<uint8_t>(time));
+    // What two sets take depends on where they are: the search sees it when it lowers.
+    update.bytes.resize(update.options.size());
+    add(std::move(update), "update" + like);
   }
 }
 
@@ -222,6 +229,7 @@ Plan Choices::plan_of(const Assignment& assignment) const {
         break;
     }
   }
+  plan.undoable = clips_ && updates_behind_backward(plan);
   return plan;
 }
 

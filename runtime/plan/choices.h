@@ -57,6 +57,7 @@ class Choices {
   void rank_families();
 
   Plan base_;
+  bool clips_ = false;
   std::vector<Choice> all_;
   std::vector<Family> families_;
 };

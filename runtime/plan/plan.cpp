@@ -1,5 +1,6 @@
 #include "runtime/plan/plan.h"
 
+#include <algorithm>
 #include <array>
 #include <sstream>
 
@@ -46,6 +47,11 @@ std::string_view name_of(SlotFate fate) {
 
 std::string_view name_of(UpdateTime time) {
   return time == UpdateTime::before_forward ? "before forward" : "behind backward";
+}
+
+bool updates_behind_backward(const Plan& plan) {
+  return std::any_of(plan.groups.begin(), plan.groups.end(),
+                     [](const GroupPlan& group) { return group.update == UpdateTime::behind_backward; });
 }
 
 std::string to_yaml(const Plan& plan, const JobShape& shape) {

@@ -47,6 +47,9 @@ struct Plan {
   std::vector<std::string> reasons;  // one line per decision that was not the user's
 };
 
+// Any group's update.
+bool updates_behind_backward(const Plan& plan);
+
 // YAML: the decisions, run-length encoded over equal blocks and groups, and the reasons.
 std::string to_yaml(const Plan& plan, const JobShape& shape);
 

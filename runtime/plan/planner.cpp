@@ -17,7 +17,7 @@ using Caps = std::array<Bytes, kTierCount>;
 Planned lower(Plan plan, const JobShape& shape, const PlanRequest& request) {
   Planned planned;
   planned.plan = std::move(plan);
-  for (const Phase& phase : phases_of(shape, request.resumes))
+  for (const Phase& phase : phases_of(shape, planned.plan, request.resumes))
     planned.schedules.emplace(phase,
                               build_schedule(shape, planned.plan, phase, request.source_low_bits, planned.layout));
   planned.layout.freeze();
@@ -112,7 +112,7 @@ class Fitting {
 
   void finish(Planned& planned, const Assignment& assignment) {
     prove_all(planned);
-    planned.steady = simulate(planned.schedule(steady_phase(shape_.micro_batches), shape_, request_),
+    planned.steady = simulate(planned.schedule(steady_phase(planned.plan, shape_.micro_batches), shape_, request_),
                               planned.layout.buffers(), request_.profile);
     planned.plan.reasons = reasons(assignment);
   }
@@ -128,7 +128,8 @@ class Fitting {
   std::string reason(const Assignment& assignment, int f, const Choice& first) {
     const Family& family = choices_.families()[static_cast<size_t>(f)];
     std::string line = family.name.substr(0, family.name.find('/'));
-    if (first.kind == ChoiceKind::weights || first.kind == ChoiceKind::states || first.kind == ChoiceKind::gradients)
+    if (first.kind == ChoiceKind::weights || first.kind == ChoiceKind::states || first.kind == ChoiceKind::gradients ||
+        first.kind == ChoiceKind::update)
       line += " of " + shape_.groups[static_cast<size_t>(first.index)].name;
     if (family.members.size() > 1) line += " and its like";
     line += ':';

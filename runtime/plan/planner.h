@@ -22,6 +22,7 @@ struct PlanRequest {
   DeviceMemory memory = DeviceMemory::unified;
   std::optional<Tier> weights, states, gradients;
   std::optional<SlotFate> activations;
+  std::optional<UpdateTime> update;
   std::optional<int> prefetch;
   bool clips = false;                  // the update waits for the global norm, or must be undoable
   std::array<Bytes, kTierCount> caps;  // device, host (the whole process), disk

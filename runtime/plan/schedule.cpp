@@ -12,9 +12,9 @@ std::string_view name_of(Tag tag) {
 }
 
 std::string_view name_of(OpKind kind) {
-  constexpr std::array<std::string_view, 13> names = {
+  constexpr std::array<std::string_view, 14> names = {
       "read_source", "unpack",   "init_states", "read",      "write", "copy_to_device", "copy_to_host",
-      "forward",     "backward", "loss",        "loss_only", "norm",  "update"};
+      "forward",     "backward", "loss",        "loss_only", "norm",  "update",         "duplicate"};
   return names[static_cast<size_t>(kind)];
 }
 

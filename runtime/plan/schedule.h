@@ -46,6 +46,7 @@ enum class OpKind : uint8_t {
   loss_only,  // the head without gradients
   norm,       // sum of squares of one group's gradient
   update,     // AdamW on one chunk of one group
+  duplicate,  // host -> host: the set that an update will overwrite
 };
 std::string_view name_of(OpKind kind);
 
@@ -85,6 +86,7 @@ struct Op {
   double flops = 0;            // compute ops
   Microseconds time = {};      // of compute ops with the device to themselves
   int64_t bytes = 0;           // moved, for the others
+  bool early = false;          // update: of the step whose phase this is, else of the step before
   std::vector<Operand> operands = {};
   std::vector<uint8_t> accumulate = {};  // backward, loss: per group of the block
   std::vector<OpId> after = {};          // all smaller than this op's own id

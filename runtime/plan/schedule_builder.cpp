@@ -16,7 +16,8 @@ std::string numbered(const char* name, int64_t a, int64_t b, int64_t c) {
   return numbered(name, a, b) + '.' + std::to_string(c);
 }
 
-std::string home_weights_name(int g) { return numbered("weights.host", g); }
+std::string of_set(std::string name, int set) { return set == 0 ? name : name + ".second"; }
+std::string home_weights_name(int g, int set) { return of_set(numbered("weights.host", g), set); }
 std::string weights_ring_name(const GroupShape& group) { return numbered("weights.host.ring", group.elements); }
 
 class Builder {
@@ -48,9 +49,13 @@ class Builder {
         forward_all();
         backward_all();
         break;
+      case PhaseKind::redo:
+        for (int g = 0; g < groups(); ++g)
+          if (is_early(g)) update_behind(g);
+        break;
       case PhaseKind::flush:
         for (int g = 0; g < groups(); ++g)
-          if (group(g).trainable) refresh_weights(g);
+          if (is_pending(g)) refresh_weights(g);
         break;
       case PhaseKind::evaluate:
         forward_all();
@@ -69,9 +74,23 @@ class Builder {
   const BlockPlan& block_plan(int b) const { return plan_.blocks[index(b)]; }
   bool separate() const { return plan_.memory == DeviceMemory::separate; }
   bool training() const { return phase_.kind == PhaseKind::train; }
+  bool training_or_evaluating() const { return training() || phase_.kind == PhaseKind::evaluate; }
   Tier device_tier() const { return separate() ? Tier::device : Tier::host; }
   int64_t gradient_bytes(int g) const { return group(g).elements * shape_.gradient_bytes_per_element; }
   bool needs_backward(int b) const { return b >= first_trained_block_; }
+
+  // --- two sets of what is updated behind backward -------------------------------------------------------------------
+
+  bool is_early(int g) const { return group(g).trainable && group_plan(g).update == UpdateTime::behind_backward; }
+  bool is_pending(int g) const { return group(g).trainable && (is_early(g) ? phase_.early_pending : phase_.pending); }
+  bool states_stored(int g) const { return is_early(g) ? phase_.early_states_stored : phase_.states_stored; }
+  bool weights_stored(int g) const { return is_early(g) ? phase_.early_weights_stored : phase_.weights_stored; }
+  int newest(int g) const { return newest_set(plan_, g, phase_.odd); }
+  // Where an update behind backward writes.
+  int next_set(int g) const { return plan_.undoable ? 1 - newest(g) : newest(g); }
+  // Its gradient goes straight into the update: no home, as nothing will ask for it again.
+  bool gradient_is_passing(int g) const { return is_early(g) && !plan_.undoable; }
+  bool gradient_at_home(int g) const { return group_plan(g).gradients != Tier::disk && !gradient_is_passing(g); }
 
   // --- ops and their dependencies -------------------------------------------------------------------------------
 
@@ -182,14 +201,15 @@ class Builder {
   bool weights_on_disk(int g) const { return group_plan(g).weights == Tier::disk; }
   bool weights_on_device(int g) const { return separate() && group_plan(g).weights == Tier::device; }
   bool has_host_weights(int g) const { return !weights_on_disk(g) && (!weights_on_device(g) || group(g).trainable); }
-  BufferId home_weights(int g) {
-    return layout_.lasting(home_weights_name(g), Tier::host, Tag::weights, group(g).weight_bytes().count);
+  BufferId home_weights(int g, int set) {
+    return layout_.lasting(home_weights_name(g, set), Tier::host, Tag::weights, group(g).weight_bytes().count);
   }
-  BufferId home_device_weights(int g) {
-    return layout_.lasting(numbered("weights.device", g), Tier::device, Tag::weights, group(g).weight_bytes().count);
+  BufferId home_device_weights(int g, int set) {
+    return layout_.lasting(of_set(numbered("weights.device", g), set), Tier::device, Tag::weights,
+                           group(g).weight_bytes().count);
   }
-  BufferId weights_extent(int g) {
-    return layout_.lasting(weights_extent_name(g), Tier::disk, Tag::weights, group(g).weight_bytes().count);
+  BufferId weights_extent(int g, int set) {
+    return layout_.lasting(weights_extent_name(g, set), Tier::disk, Tag::weights, group(g).weight_bytes().count);
   }
 
   void fill_from_source(int g, BufferId weights) {
@@ -198,12 +218,12 @@ class Builder {
 
   // A host buffer that holds the weights as they were after the last update.
   BufferId host_weights(int g) {
-    if (has_host_weights(g)) return home_weights(g);
+    if (has_host_weights(g)) return home_weights(g, newest(g));
     const auto [buffer, hit] = rings_.cached(weights_ring_name(group(g)), ring_depth(g), Tier::host, Tag::weights,
                                              group(g).weight_bytes().count, g);
     if (hit) return buffer;
-    if (group(g).trainable && (phase_.weights_stored || written_.contains(g))) {
-      read(weights_extent(g), buffer, 0, g, kNone, kNone);
+    if (group(g).trainable && (weights_stored(g) || written_.contains(g))) {
+      read(weights_extent(g, newest(g)), buffer, 0, g, kNone, kNone);
     } else {
       fill_from_source(g, buffer);
     }
@@ -217,9 +237,9 @@ class Builder {
   }
 
   BufferId device_weights(int g) {
-    if (group(g).trainable && phase_.pending && !updated_.contains(g)) refresh_weights(g);
+    if (training_or_evaluating() && is_pending(g) && !updated_.contains(g)) refresh_weights(g);
     if (!separate()) return host_weights(g);
-    if (weights_on_device(g)) return home_device_weights(g);
+    if (weights_on_device(g)) return home_device_weights(g, newest(g));
     const auto [buffer, hit] = rings_.cached(numbered("weights.device.ring", group(g).elements), ring_depth(g),
                                              Tier::device, Tag::weights, group(g).weight_bytes().count, g);
     if (!hit) copy(host_weights(g), buffer, g, kNone, kNone);
@@ -228,17 +248,17 @@ class Builder {
 
   // --- the update ----------------------------------------------------------------------------------------------
 
-  BufferId home_states(int g) {
-    return layout_.lasting(host_states_name(g), Tier::host, Tag::states,
+  BufferId home_states(int g, int set) {
+    return layout_.lasting(host_states_name(g, set), Tier::host, Tag::states,
                            group(g).elements * group(g).state_bytes_per_element);
   }
-  BufferId states_extent(int g, const Chunk& chunk) {
-    return layout_.lasting(states_extent_name(g, chunk.number), Tier::disk, Tag::states,
+  BufferId states_extent(int g, const Chunk& chunk, int set) {
+    return layout_.lasting(states_extent_name(g, chunk.number, set), Tier::disk, Tag::states,
                            chunk.elements() * group(g).state_bytes_per_element);
   }
-  Operand home_states_chunk(int g, const Chunk& chunk, Role role, Access access) {
+  Operand home_states_chunk(int g, const Chunk& chunk, int set, Role role, Access access) {
     const int64_t each = group(g).state_bytes_per_element;
-    return part(role, access, home_states(g), chunk.begin * each, chunk.elements() * each);
+    return part(role, access, home_states(g, set), chunk.begin * each, chunk.elements() * each);
   }
   Operand ring_states_chunk(int g, const Chunk& chunk, Role role, Access access) {
     int64_t most = 0;
@@ -257,6 +277,8 @@ class Builder {
   }
   Operand gradients_chunk(int g, const Chunk& chunk) {
     const int64_t each = shape_.gradient_bytes_per_element;
+    if (gradient_is_passing(g) && finished_.contains(g))
+      return part(Role::gradients, Access::read, finished_.at(g), chunk.begin * each, chunk.elements() * each);
     if (group_plan(g).gradients != Tier::disk)
       return part(Role::gradients, Access::read, home_gradients(g), chunk.begin * each, chunk.elements() * each);
     const BufferId buffer =
@@ -265,35 +287,58 @@ class Builder {
     return part(Role::gradients, Access::read, buffer, 0, chunk.elements() * each);
   }
 
-  // Brings the weights to the host, updates them chunk by chunk, and sends home what lives elsewhere.
+  // Brings the weights to the host, updates them chunk by chunk in place, and sends home what lives elsewhere.
   void refresh_weights(int g) {
+    update_group(g, host_weights(g), newest(g), /*early=*/false);
     updated_.insert(g);
-    const BufferId weights = host_weights(g);
+  }
+  // The same from the newest set into the other one, where there are two.
+  void update_behind(int g) {
+    BufferId weights = host_weights(g);
+    if (has_host_weights(g) && next_set(g) != newest(g)) {
+      const BufferId other = home_weights(g, next_set(g));
+      duplicate(g, whole(Role::source, Access::read, weights), whole(Role::destination, Access::write, other));
+      weights = other;
+    }
+    update_group(g, weights, next_set(g), /*early=*/true);
+  }
+  void duplicate(int g, Operand from, Operand to) {
+    Op op{.kind = OpKind::duplicate, .lane = Lane::optim, .group = g, .bytes = 2 * from.bytes};
+    op.operands = {from, to};
+    emit(std::move(op));
+  }
+  void update_group(int g, BufferId weights, int into, bool early) {
     const bool on_disk = group_plan(g).states == Tier::disk;
     for (const Chunk& chunk : chunks(g)) {
-      Operand states = on_disk ? ring_states_chunk(g, chunk, Role::states, Access::read_write)
-                               : home_states_chunk(g, chunk, Role::states, Access::read_write);
-      if (on_disk) fetch_states(g, chunk, states);
-      update_chunk(g, chunk, weights, states);
-      if (on_disk) write(states.buffer, 0, states_extent(g, chunk), g, kNone, kNone);
+      const Operand states = on_disk ? ring_states_chunk(g, chunk, Role::states, Access::read_write)
+                                     : home_states_chunk(g, chunk, into, Role::states, Access::read_write);
+      if (on_disk) {
+        fetch_states(g, chunk, states);
+      } else if (into != newest(g)) {
+        duplicate(g, home_states_chunk(g, chunk, newest(g), Role::source, Access::read),
+                  home_states_chunk(g, chunk, into, Role::destination, Access::write));
+      }
+      update_chunk(g, chunk, weights, states, early);
+      if (on_disk) write(states.buffer, 0, states_extent(g, chunk, into), g, kNone, kNone);
     }
     if (weights_on_disk(g)) {
-      write(weights, 0, weights_extent(g), g, kNone, kNone);
-      written_.insert(g);
+      write(weights, 0, weights_extent(g, into), g, kNone, kNone);
+      if (!early) written_.insert(g);
     }
-    if (weights_on_device(g)) copy(weights, home_device_weights(g), g, kNone, kNone);
+    if (weights_on_device(g)) copy(weights, home_device_weights(g, into), g, kNone, kNone);
   }
   void fetch_states(int g, const Chunk& chunk, const Operand& states) {
-    if (phase_.states_stored) {
-      read(states_extent(g, chunk), states.buffer, 0, g, kNone, kNone);
+    if (states_stored(g) || updated_.contains(g)) {
+      read(states_extent(g, chunk, newest(g)), states.buffer, 0, g, kNone, kNone);
       return;
     }
     const BufferId source = low_bits_[index(g)] != 0 ? stage_weights(g, chunk) : kNone;
     init_states(g, chunk, source, part(Role::destination, Access::write, states.buffer, states.offset, states.bytes));
   }
-  void update_chunk(int g, const Chunk& chunk, BufferId weights, Operand states) {
+  void update_chunk(int g, const Chunk& chunk, BufferId weights, Operand states, bool early) {
     const int64_t each = group(g).weight_bytes_per_element;
     Op op{.kind = OpKind::update, .lane = Lane::optim, .group = g, .begin = chunk.begin, .end = chunk.end};
+    op.early = early;
     const Operand gradients = gradients_chunk(g, chunk);
     op.operands = {part(Role::parameters, Access::read_write, weights, chunk.begin * each, chunk.elements() * each),
                    gradients, states};
@@ -311,14 +356,14 @@ class Builder {
   }
   void load_weights(int g) {
     if (has_host_weights(g)) {
-      fill_from_source(g, home_weights(g));
-      if (weights_on_device(g)) copy(home_weights(g), home_device_weights(g), g, kNone, kNone);
+      fill_from_source(g, home_weights(g, 0));
+      if (weights_on_device(g)) copy(home_weights(g, 0), home_device_weights(g, 0), g, kNone, kNone);
       return;
     }
     const BufferId passing = rings_.next(numbered("weights.load.ring", group(g).elements), 1, Tier::host, Tag::staging,
                                          group(g).weight_bytes().count);
     fill_from_source(g, passing);
-    copy(passing, home_device_weights(g), g, kNone, kNone);
+    copy(passing, home_device_weights(g, 0), g, kNone, kNone);
   }
   // States that live in RAM start here; on disk they stay virgin until their first update, unless a checkpoint
   // brings them.
@@ -334,9 +379,9 @@ class Builder {
         source = stage_weights(g, chunk);
       }
       const Operand states = on_disk ? ring_states_chunk(g, chunk, Role::destination, Access::write)
-                                     : home_states_chunk(g, chunk, Role::destination, Access::write);
+                                     : home_states_chunk(g, chunk, 0, Role::destination, Access::write);
       init_states(g, chunk, source, states);
-      if (on_disk) write(states.buffer, 0, states_extent(g, chunk), g, kNone, kNone);
+      if (on_disk) write(states.buffer, 0, states_extent(g, chunk, 0), g, kNone, kNone);
     }
   }
   BufferId stage_states(int g, const Chunk& chunk) {
@@ -509,9 +554,16 @@ class Builder {
       begin_gradients(b);
       // The embedding's backward scatters rows: it reads no weights.
       const std::vector<Operand> weights = b == 0 ? std::vector<Operand>{} : parameters_of(b);
+      // One block late: this block's weights are fetched first, and the gradient is there when the states arrive.
+      update_finished();
       for (int mb : micro_batches(b)) backward(b, mb, weights);
       finish_gradients(b);
     }
+    update_finished();
+  }
+  void update_finished() {
+    for (const auto& [g, gradients] : finished_) update_behind(g);
+    finished_.clear();
   }
 
   void loss(int mb, const std::vector<Operand>& parameters, OpKind kind) {
@@ -562,7 +614,7 @@ class Builder {
   void begin_gradients(int b) {
     for (int g : block(b).groups) {
       if (!group(g).trainable || accumulating_.contains(g)) continue;
-      if (!separate() && group_plan(g).gradients != Tier::disk) {
+      if (!separate() && gradient_at_home(g)) {
         accumulating_[g] = home_gradients(g);
       } else if (uses_[g] > 1) {
         accumulating_[g] =
@@ -587,23 +639,23 @@ class Builder {
   void finish_gradients(int b) {
     for (int g : block(b).groups) {
       if (!group(g).trainable || block_of_first_use_[index(g)] != b) continue;
-      BufferId gradients = accumulating_.at(g);
-      const bool on_disk = group_plan(g).gradients == Tier::disk;
-      if (separate()) {
-        const BufferId host =
-            on_disk ? rings_.next(numbered("gradients.host.ring", group(g).elements), std::min(2, ring_depth(g)),
-                                  Tier::host, Tag::gradients, gradient_bytes(g))
-                    : home_gradients(g);
-        copy(gradients, host, g, b, kNone);
-        gradients = host;
-      }
+      const BufferId gradients = separate() ? gradients_on_host(g, b) : accumulating_.at(g);
       Op norm{.kind = OpKind::norm, .lane = Lane::optim, .block = b, .group = g, .bytes = gradient_bytes(g)};
       norm.operands = {whole(Role::gradients, Access::read, gradients)};
       emit(std::move(norm));
-      if (!on_disk) continue;
-      for (const Chunk& chunk : chunks(g))
-        write(gradients, chunk.begin * shape_.gradient_bytes_per_element, gradients_extent(g, chunk), g, b, kNone);
+      if (!gradient_at_home(g) && !gradient_is_passing(g))
+        for (const Chunk& chunk : chunks(g))
+          write(gradients, chunk.begin * shape_.gradient_bytes_per_element, gradients_extent(g, chunk), g, b, kNone);
+      if (phase_.early && is_early(g)) finished_[g] = gradients;
     }
+  }
+  BufferId gradients_on_host(int g, int b) {
+    const BufferId host = gradient_at_home(g)
+                              ? home_gradients(g)
+                              : rings_.next(numbered("gradients.host.ring", group(g).elements),
+                                            std::min(2, ring_depth(g)), Tier::host, Tag::gradients, gradient_bytes(g));
+    copy(accumulating_.at(g), host, g, b, kNone);
+    return host;
   }
 
   const JobShape& shape_;
@@ -620,16 +672,21 @@ class Builder {
   BufferId workspace_ = kNone;
   std::set<int> updated_, written_, begun_;
   std::map<int, BufferId> accumulating_;
+  std::map<int, BufferId> finished_;  // gradients that wait for their update behind backward
 };
 
 }  // namespace
 
-std::string host_weights_name(const GroupPlan& where, const GroupShape& group, int g) {
-  return where.weights == Tier::disk ? weights_ring_name(group) + "[0]" : home_weights_name(g);
+std::string host_weights_name(const GroupPlan& where, const GroupShape& group, int g, int set) {
+  return where.weights == Tier::disk ? weights_ring_name(group) + "[0]" : home_weights_name(g, set);
 }
-std::string weights_extent_name(int g) { return numbered("weights.disk", g); }
-std::string host_states_name(int g) { return numbered("states.host", g); }
-std::string states_extent_name(int g, int64_t chunk) { return numbered("states.disk", g, chunk); }
+std::string weights_extent_name(int g, int set) { return of_set(numbered("weights.disk", g), set); }
+std::string host_states_name(int g, int set) { return of_set(numbered("states.host", g), set); }
+std::string states_extent_name(int g, int64_t chunk, int set) { return of_set(numbered("states.disk", g, chunk), set); }
+int newest_set(const Plan& plan, int g, bool odd) {
+  const bool two = plan.undoable && plan.groups[static_cast<size_t>(g)].update == UpdateTime::behind_backward;
+  return two && odd ? 1 : 0;
+}
 
 std::string name_of(const Phase& phase) {
   switch (phase.kind) {
@@ -637,6 +694,8 @@ std::string name_of(const Phase& phase) {
       return "load";
     case PhaseKind::restore:
       return "restore";
+    case PhaseKind::redo:
+      return "redo";
     case PhaseKind::flush:
       return "flush";
     case PhaseKind::evaluate:
@@ -645,7 +704,8 @@ std::string name_of(const Phase& phase) {
       break;
   }
   return "train x" + std::to_string(phase.micro_batches) +
-         (phase.pending ? (phase.states_stored ? ", update" : ", first update") : ", no update");
+         (phase.pending ? (phase.states_stored ? ", update" : ", first update") : ", no update") +
+         (phase.early ? ", update behind backward" : "");
 }
 
 Schedule build_schedule(const JobShape& shape, const Plan& plan, const Phase& phase,
@@ -663,20 +723,44 @@ bool holds_a_chunk(const Buffer& buffer) {
   return false;
 }
 
-Phase steady_phase(int micro_batches) { return {PhaseKind::train, micro_batches, true, true, true}; }
+Phase steady_phase(const Plan& plan, int micro_batches) {
+  Phase phase{PhaseKind::train, micro_batches, true, true, true};
+  phase.early = phase.early_states_stored = phase.early_weights_stored = updates_behind_backward(plan);
+  return phase;
+}
 
-std::vector<Phase> phases_of(const JobShape& shape, bool resumes) {
+Phase redo_phase(int micro_batches, bool odd) {
+  return {PhaseKind::redo, micro_batches, false, true, true, false, false, true, true, odd};
+}
+
+std::vector<Phase> phases_of(const JobShape& shape, const Plan& plan, bool resumes) {
   const int m = shape.micro_batches;
+  const bool early = updates_behind_backward(plan);
   std::vector<Phase> phases;
-  phases.push_back({resumes ? PhaseKind::restore : PhaseKind::load, m});
-  phases.push_back({PhaseKind::evaluate, m, false, resumes, false});
-  phases.push_back({PhaseKind::train, m, false, resumes, false});
-  phases.push_back({PhaseKind::train, m, true, resumes, false});
-  phases.push_back({PhaseKind::train, m, true, true, true});
-  phases.push_back({PhaseKind::train, m, false, true, true});
-  phases.push_back({PhaseKind::flush, m, true, resumes, false});
-  phases.push_back({PhaseKind::flush, m, true, true, true});
-  phases.push_back({PhaseKind::evaluate, m, false, true, true});
+  const auto add = [&](PhaseKind kind, bool pending, bool stored) {
+    Phase phase{kind, m, pending, stored || resumes, stored};
+    phase.early_states_stored = early && (stored || resumes);
+    phase.early_weights_stored = early && stored;
+    phase.early = early && kind == PhaseKind::train;
+    phases.push_back(phase);
+  };
+  add(resumes ? PhaseKind::restore : PhaseKind::load, false, false);
+  add(PhaseKind::evaluate, false, false);
+  for (const bool stored : {false, true})
+    for (const bool pending : {false, true}) add(PhaseKind::train, pending, stored);
+  for (const bool stored : {false, true}) add(PhaseKind::flush, true, stored);
+  add(PhaseKind::evaluate, false, true);
+  if (!early || !plan.undoable) return phases;
+  for (const bool odd : {false, true}) {
+    // Steps that wait use the same buffers, those of updates before forward among them.
+    Phase waits{PhaseKind::train, m, true, true, true};
+    waits.early_pending = waits.early_states_stored = waits.early_weights_stored = true;
+    waits.odd = odd;
+    phases.push_back(waits);
+    waits.early = true;
+    phases.push_back(waits);
+    phases.push_back(redo_phase(m, odd));
+  }
   return phases;
 }
 

@@ -102,7 +102,7 @@ Scorer::Scored Scorer::scored(const Assignment& assignment, bool timed) const {
   };
   lowered({request_.resumes ? PhaseKind::restore : PhaseKind::load, m});
   lowered({PhaseKind::evaluate, m, false, true, true});
-  const Schedule schedule = lowered(steady_phase(m));
+  const Schedule schedule = lowered(steady_phase(plan, m));
   Score& score = result.score;
   score.memory = layout.memory().peak;
   const std::array<Bytes, kTierCount> more = surplus(layout, by.ring_bytes);

@@ -173,10 +173,11 @@ fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, cons
       setup.adapter ? models::plan_adapter_output(config.base_model, setup.model.groups, *setup.adapter)
                     : models::plan_model_output(config.base_model, setup.model.groups, setup.model.compute_dtype);
   Writer writer(setup, output, partial);
-  executor.read_back([&](int g, std::span<const std::byte> bytes) { writer.weights(g, bytes); },
-                     [&](int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
-                       writer.states(g, begin, end, bytes);
-                     });
+  executor.read_back(
+      state.odd, [&](int g, std::span<const std::byte> bytes) { writer.weights(g, bytes); },
+      [&](int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
+        writer.states(g, begin, end, bytes);
+      });
   writer.sync();
   for (const models::PlannedTextFile& file : output.text_files) write_file(partial / file.name, file.text);
   for (const models::PlannedCopy& copy : output.copies) {

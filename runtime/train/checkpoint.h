@@ -17,6 +17,7 @@ struct CheckpointState {
   int64_t steps_total = 0;
   double start_seconds = 0;               // launch to the first step's begin
   std::vector<double> validation_losses;  // in the order of evaluation
+  bool odd = false;                       // as in plan::Phase
 };
 
 // After a flush. Throws RunError; an unfinished folder is left under a name that is never read.

@@ -326,12 +326,17 @@ class ConfigReader {
                                                                      {"host", ActivationFate::host},
                                                                      {"disk", ActivationFate::disk},
                                                                      {"recompute", ActivationFate::recompute}}};
+    static constexpr std::array<Choice<UpdateChoice>, 3> updates = {
+        {{"auto", UpdateChoice::automatic},
+         {"before_forward", UpdateChoice::before_forward},
+         {"behind_backward", UpdateChoice::behind_backward}}};
     read_if("device", config_.device, devices);
     OffloadConfig& offload = config_.offload;
     read_if("offload.params", offload.params, residences);
     read_if("offload.gradients", offload.gradients, residences);
     read_if("offload.optimizer", offload.optimizer, residences);
     read_if("offload.activations", offload.activations, fates);
+    read_if("offload.update", offload.update, updates);
     read_optimizer_state();
     for (const auto& [key, size] :
          {std::pair("offload.max_gpu", &offload.max_gpu), std::pair("offload.max_cpu", &offload.max_cpu),

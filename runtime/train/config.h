@@ -17,6 +17,7 @@ enum class DatasetType { alpaca, chat_template, completion };
 enum class LearningRateSchedule { constant, linear, cosine };
 enum class Residence { automatic, device, host, disk };
 enum class ActivationFate { automatic, keep, host, disk, recompute };
+enum class UpdateChoice { automatic, before_forward, behind_backward };
 enum class DeviceKind { cpu, emulated };
 
 struct DatasetConfig {
@@ -29,6 +30,7 @@ struct OffloadConfig {
   Residence gradients = Residence::automatic;
   Residence optimizer = Residence::automatic;
   ActivationFate activations = ActivationFate::automatic;
+  UpdateChoice update = UpdateChoice::automatic;  // when: plan::UpdateTime
   std::string optimizer_state = "fp32";
   std::vector<std::filesystem::path> nvme_path;  // default: {output_dir}
   std::optional<Bytes> max_gpu, max_cpu, max_disk;

@@ -56,6 +56,7 @@ std::span<const Key> keys() {
       {"offload.gradients", {}},
       {"offload.optimizer", {}},
       {"offload.activations", {}},
+      {"offload.update", {}},
       {"offload.optimizer_state", {}},
       {"offload.nvme_path", {}},
       {"offload.max_gpu", {}},

@@ -98,6 +98,8 @@ void fill_forced(Job& job) {
   request.states = forced(config.offload.optimizer);
   request.gradients = forced(config.offload.gradients);
   request.activations = forced(config.offload.activations);
+  if (config.offload.update == UpdateChoice::before_forward) request.update = plan::UpdateTime::before_forward;
+  if (config.offload.update == UpdateChoice::behind_backward) request.update = plan::UpdateTime::behind_backward;
   request.prefetch = config.offload.prefetch;
   request.clips = config.max_grad_norm > 0;
   request.source_low_bits = source_low_bits(job.setup, job.sources);

@@ -26,12 +26,15 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-// The trained model between phases: what is pending, and where the newest weights and states are.
+// The trained model between phases: what is pending, and where the newest weights and states are. As in plan::Phase;
+// "early" groups are those updated behind backward.
 struct Progress {
-  bool pending = false;
-  bool states_stored = false;
-  bool weights_stored = false;
+  bool pending = false, early_pending = false;
+  bool states_stored = false, weights_stored = false;
+  bool early_states_stored = false, early_weights_stored = false;
+  bool odd = false;
   optim::AdamWSettings update;
+  double clipped_share = 0;  // of the last steps, the newest counting most
 };
 
 // Seconds since this process was started, whatever it did before main.
@@ -61,7 +64,7 @@ class Trainer {
   int run() {
     const int64_t first = job_.resume ? job_.resume->step : 0;
     const int64_t total = job_.steps.steps_total();
-    progress_.states_stored = job_.resume.has_value();
+    progress_.states_stored = progress_.early_states_stored = job_.resume.has_value();
     run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml",
@@ -112,10 +115,11 @@ class Trainer {
     job_.sources = sources_of(job_.setup, job_.planned.plan.chunk_elements);
   }
 
-  exec::PhaseResult run_phase(const plan::Phase& phase, std::span<const models::MicroBatch> micro_batches) {
+  exec::PhaseResult run_phase(const plan::Phase& phase, std::span<const models::MicroBatch> micro_batches,
+                              const optim::AdamWSettings& early_update = {}) {
     const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
     const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
-    exec::PhaseResult result = executor_->run(schedule, {micro_batches, progress_.update});
+    exec::PhaseResult result = executor_->run(schedule, {micro_batches, progress_.update, early_update});
     if (!options_.trace.empty()) {
       trace_.add("executed", schedule, result.ops, begin_us);
       trace_.add("simulated", schedule,
@@ -125,27 +129,36 @@ class Trainer {
   }
 
   void flush() {
-    if (!progress_.pending) return;
+    if (!progress_.pending && !progress_.early_pending) return;
     run_phase(phase_of(plan::PhaseKind::flush, job_.shape.micro_batches), {});
     updated();
   }
+  // What was pending has been updated.
   void updated() {
-    progress_.states_stored = progress_.weights_stored = true;
-    progress_.pending = false;
+    if (progress_.pending) progress_.states_stored = progress_.weights_stored = true;
+    if (progress_.early_pending) progress_.early_states_stored = progress_.early_weights_stored = true;
+    progress_.pending = progress_.early_pending = false;
   }
   plan::Phase phase_of(plan::PhaseKind kind, int micro_batches) const {
-    return {kind, micro_batches, kind != plan::PhaseKind::evaluate && progress_.pending, progress_.states_stored,
-            progress_.weights_stored};
+    const bool updates = kind != plan::PhaseKind::evaluate;
+    plan::Phase phase{kind, micro_batches, updates && progress_.pending, progress_.states_stored,
+                      progress_.weights_stored};
+    phase.early_pending = updates && progress_.early_pending;
+    phase.early_states_stored = progress_.early_states_stored;
+    phase.early_weights_stored = progress_.early_weights_stored;
+    phase.odd = progress_.odd;
+    return phase;
   }
 
   StepRecord train_step(int64_t step) {
     const StepData data = job_.steps.training(*job_.training, step);
     std::vector<models::MicroBatch> micro_batches = views_of(data, step);
-    const plan::Phase phase = phase_of(plan::PhaseKind::train, static_cast<int>(micro_batches.size()));
-    const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
+    plan::Phase phase = phase_of(plan::PhaseKind::train, static_cast<int>(micro_batches.size()));
+    phase.early = has_early_ && (!job_.planned.plan.undoable || speculates());
+    const optim::AdamWSettings unclipped = update_of(step, 1);
     const swap::SwapCounters before = swap_.counters();
-    const exec::PhaseResult result = run_phase(phase, micro_batches);
-    if (progress_.pending) updated();
+    exec::PhaseResult result = run_phase(phase, micro_batches, unclipped);
+    updated();
 
     StepRecord record;
     record.step = step + 1;
@@ -155,15 +168,65 @@ class Trainer {
     record.grad_norm = std::sqrt(result.squared_gradient_norm);
     record.learning_rate = job_.learning_rate.at(step);
     for (const models::MicroBatch& batch : micro_batches) record.tokens += batch.tokens;
-    fill_speed(record, schedule, result, before);
     if (!std::isfinite(record.grad_norm))
       throw RunError({ErrorCode::io, "the gradient norm of step " + std::to_string(step + 1) + " is not finite",
                       "the last checkpoint is intact; lower learning_rate or check the data of this step"});
+    const float factor = clip_factor(record.grad_norm);
+    auto work = plan::work_of(job_.planned.schedule(phase, job_.shape, job_.request));
+    if (phase.early) finish_early(step, factor, result, work);
+    fill_speed(record, work, result, before);
 
     progress_.pending = true;
-    progress_.update = {record.learning_rate, config_.adam_beta1, config_.adam_beta2,           config_.adam_epsilon,
-                        config_.weight_decay, step + 1,           clip_factor(record.grad_norm)};
+    progress_.early_pending = has_early_ && !phase.early;
+    progress_.update = update_of(step, factor);
+    constexpr double kNewest = 0.25;
+    progress_.clipped_share += kNewest * ((factor < 1 ? 1.0 : 0.0) - progress_.clipped_share);
     return record;
+  }
+
+  optim::AdamWSettings update_of(int64_t step, float factor) const {
+    return {job_.learning_rate.at(step),
+            config_.adam_beta1,
+            config_.adam_beta2,
+            config_.adam_epsilon,
+            config_.weight_decay,
+            step + 1,
+            factor};
+  }
+
+  // Updates behind backward took the gradients as they were. Where the norm exceeds the limit after all, they are done
+  // again, from the states of before.
+  void finish_early(int64_t step, float factor, exec::PhaseResult& result,
+                    std::array<plan::LaneWork, kLaneCount>& work) {
+    if (job_.planned.plan.undoable) {
+      if (factor < 1) {
+        plan::Phase redo = phase_of(plan::PhaseKind::redo, job_.shape.micro_batches);
+        result.seconds += run_phase(redo, {}, update_of(step, factor)).seconds;
+        const auto more = plan::work_of(job_.planned.schedule(redo, job_.shape, job_.request));
+        for (size_t lane = 0; lane < kLaneCount; ++lane) work[lane].bytes += more[lane].bytes;
+      }
+      progress_.odd = !progress_.odd;
+    }
+    progress_.early_states_stored = progress_.early_weights_stored = true;
+  }
+
+  // Whether not to wait for the norm is worth the risk of doing the update again. Who forces updates behind backward
+  // gets them.
+  bool speculates() {
+    if (config_.offload.update == UpdateChoice::behind_backward) return true;
+    if (!times_) {
+      const auto time_of = [&](const plan::Phase& phase) {
+        return plan::simulate(job_.planned.schedule(phase, job_.shape, job_.request), job_.planned.layout.buffers(),
+                              job_.request.profile)
+            .time.count;
+      };
+      plan::Phase waits = plan::steady_phase(job_.planned.plan, job_.shape.micro_batches);
+      const double speculate = time_of(waits);
+      waits.early = false;
+      waits.early_pending = true;
+      times_ = {speculate, time_of(waits), time_of(plan::redo_phase(job_.shape.micro_batches, false))};
+    }
+    return times_->speculate + progress_.clipped_share * times_->redo < times_->wait;
   }
 
   // torch.nn.utils.clip_grad_norm_: the factor never exceeds one.
@@ -190,11 +253,10 @@ class Trainer {
     return views;
   }
 
-  void fill_speed(StepRecord& record, const plan::Schedule& schedule, const exec::PhaseResult& result,
+  void fill_speed(StepRecord& record, std::array<plan::LaneWork, kLaneCount> work, const exec::PhaseResult& result,
                   const swap::SwapCounters& before) const {
     record.step_seconds = result.seconds;
     record.tokens_per_second = static_cast<double>(record.tokens) / result.seconds;
-    auto work = plan::work_of(schedule);
     // The schedule counts full micro-batches; the step computed on the tokens that were there.
     const double share = static_cast<double>(record.tokens) /
                          static_cast<double>(job_.shape.tokens_max * static_cast<int64_t>(result.loss_sums.size()));
@@ -234,8 +296,9 @@ class Trainer {
 
   fs::path save(int64_t step) {
     flush();
-    const fs::path saved = save_checkpoint(*executor_, job_.setup, config_,
-                                           {step, job_.steps.steps_total(), start_seconds_, validation_losses_});
+    const fs::path saved =
+        save_checkpoint(*executor_, job_.setup, config_,
+                        {step, job_.steps.steps_total(), start_seconds_, validation_losses_, progress_.odd});
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return saved;
   }
@@ -254,6 +317,11 @@ class Trainer {
   swap::SwapEngine swap_;
   std::unique_ptr<exec::Executor> executor_;
   Progress progress_;
+  const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
+  struct StepTimes {
+    double speculate, wait, redo;
+  };
+  std::optional<StepTimes> times_;
   exec::TraceWriter trace_;
   fs::path initial_adapter_;
   std::vector<double> validation_losses_;
@@ -294,7 +362,7 @@ int run_training(const Config& config, const TrainOptions& options) {
   Job job = prepare_job(config, options.dry_run ? Purpose::inspect : Purpose::run);
   if (options.dry_run) {
     std::printf("%s", plan_text(job).c_str());
-    const plan::Phase steady = plan::steady_phase(job.shape.micro_batches);
+    const plan::Phase steady = plan::steady_phase(job.planned.plan, job.shape.micro_batches);
     std::printf(
         "%s",
         plan::to_table(job.planned.schedule(steady, job.shape, job.request), job.planned.layout.buffers()).c_str());

@@ -65,6 +65,7 @@ class Toy {
     request_.prefetch = arrangement.prefetch;
     request_.caps = {GiB(1), GiB(1), GiB(1)};
     request_.source_low_bits.assign(model_.groups.size(), 0);
+    request_.update = plan::UpdateTime::before_forward;
     planned_ = plan::make_plan(shape_, request_);
     swap::SwapOptions options;
     options.nvme_paths = {folder_};
@@ -96,6 +97,7 @@ class Toy {
     }
     run({PhaseKind::flush, kMicroBatches, true, stored, stored}, update);
     executor_->read_back(
+        /*odd=*/false,
         [&](int, std::span<const std::byte> bytes) {
           const auto* values = reinterpret_cast<const float*>(bytes.data());
           outcome.weights.insert(outcome.weights.end(), values, values + bytes.size() / 4);

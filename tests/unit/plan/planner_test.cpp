@@ -64,19 +64,22 @@ TEST(Planner, AcceptsWhatItPlansForEveryForcedChoice) {
           for (const Tier states : {Tier::host, Tier::disk})
             for (const Tier gradients : {Tier::host, Tier::disk})
               for (const SlotFate fate : {SlotFate::keep, SlotFate::host, SlotFate::disk, SlotFate::recompute})
-                for (const bool resumes : {false, true}) {
-                  const JobShape job = toy_job(micro_batches, adapter);
-                  PlanRequest request = toy_request(job);
-                  request.memory = memory;
-                  request.weights = weights;
-                  request.states = states;
-                  request.gradients = gradients;
-                  request.activations = fate;
-                  request.resumes = resumes;
-                  // make_plan verifies every schedule, and throws when one is wrong.
-                  const Planned planned = make_plan(job, request);
-                  EXPECT_FALSE(planned.schedules.empty());
-                }
+                for (const UpdateTime update : {UpdateTime::before_forward, UpdateTime::behind_backward})
+                  for (const bool resumes : {false, true}) {
+                    const JobShape job = toy_job(micro_batches, adapter);
+                    PlanRequest request = toy_request(job);
+                    request.memory = memory;
+                    request.weights = weights;
+                    request.states = states;
+                    request.gradients = gradients;
+                    request.activations = fate;
+                    request.resumes = resumes;
+                    request.update = update;
+                    request.clips = resumes == (micro_batches == 1);
+                    // make_plan verifies every schedule, and throws when one is wrong.
+                    const Planned planned = make_plan(job, request);
+                    EXPECT_FALSE(planned.schedules.empty());
+                  }
 }
 
 TEST(Planner, PrintsPlansThatDifferDifferently) {

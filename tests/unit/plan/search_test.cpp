@@ -43,7 +43,7 @@ Microseconds exhaustive(const Choices& choices, Scorer& score, const SearchLimit
 // Forces what makes the instance too large to enumerate.
 void force_some(RandomJobs& random, const JobShape& job, PlanRequest& request, double most) {
   request.prefetch = random.pick({1, 2});
-  while (combinations(Choices(job, request, 1 << 20)) > most) switch (random.between(0, 3)) {
+  while (combinations(Choices(job, request, 1 << 20)) > most) switch (random.between(0, 4)) {
       case 0:
         request.gradients = random.coin() ? Tier::host : Tier::disk;
         break;
@@ -54,6 +54,9 @@ void force_some(RandomJobs& random, const JobShape& job, PlanRequest& request, d
         request.states = random.coin() ? Tier::host : Tier::disk;
         break;
       case 3:
+        request.update = random.coin() ? UpdateTime::before_forward : UpdateTime::behind_backward;
+        break;
+      case 4:
         if (random.between(0, 3) == 0) request.activations = random.coin() ? SlotFate::keep : SlotFate::disk;
         break;
     }
@@ -70,6 +73,8 @@ TEST(Search, IsWithinThreePercentOfTheExhaustiveOptimum) {
     PlanRequest request = toy_request(job);
     request.memory = random.coin() ? DeviceMemory::separate : DeviceMemory::unified;
     request.profile = random.machine();
+    request.update.reset();
+    request.clips = random.coin();
     force_some(random, job, request, 20'000);
     const Choices choices(job, request, 1 << 20);
     Scorer score(job, request, choices, request.profile);
@@ -112,6 +117,8 @@ TEST(Search, PlansAHundredLayersQuickly) {
       for (SlotShape& slot : block.slots) slot.bytes = Bytes{slot.bytes.count * 8192};
     PlanRequest request = toy_request(job);
     request.memory = memory;
+    request.update.reset();
+    request.clips = true;
     request.chunk_elements = 1 << 24;
     request.caps = {GiB(48), GiB(256), GiB(8192)};
     const auto begin = std::chrono::steady_clock::now();

@@ -40,6 +40,7 @@ inline JobShape toy_job(int micro_batches, bool adapter = false, int layers = 3)
 inline PlanRequest toy_request(const JobShape& job) {
   PlanRequest request;
   request.caps = {GiB(1), GiB(1), GiB(1)};
+  request.update = UpdateTime::before_forward;
   request.profile = {{1e9}, {1e9}, {1e8}, {1e8}, {1e10}};
   request.source_low_bits.assign(job.groups.size(), 0);
   return request;

@@ -1,0 +1,60 @@
+"""An update behind backward, taken back or not, gives what the update before forward gives, byte for byte."""
+
+import pytest
+from equivalence import jobs, outcome, plans
+from golden import sluice_run
+
+BEHIND, BEFORE = {"update": "behind_backward"}, {"update": "before_forward"}
+PLACES = {
+    "memory": ("cpu", plans.residence("host", activations="keep")),
+    "disk": ("cpu", plans.residence("disk", activations="keep")),
+    "weights_in_memory": ("cpu", {"params": "host", "gradients": "disk", "optimizer": "disk", "activations": "keep"}),
+    "emulated_disk": ("emulated", plans.residence("disk", activations="recompute")),
+    "emulated_device": ("emulated", {"params": "device", "gradients": "host", "optimizer": "host",
+                                     "activations": "keep"}),
+}
+
+
+def job_at(workshop, place, update, method, precision, limit, **keys):
+    device, offload = PLACES[place]
+    return {**jobs.job_of(workshop, jobs.TINY, method, precision, device=device, offload={**offload, **update}, **keys),
+            "max_grad_norm": limit}
+
+
+def assert_behind(run):
+    plan = plans.plan_of(run)
+    assert any(group["update"] == "behind backward" for group in plan["groups"].values()), plan["groups"]
+    return plan
+
+
+@pytest.fixture(params=(("full", "bf16"), ("lora", "fp32")), ids="-".join)
+def kind(request):
+    return request.param
+
+
+# No limit, one that no step reaches, one that some exceed, one that all do.
+@pytest.mark.parametrize("limit", (0, 1e3, "some", 1e-3), ids=str)
+def test_both_times_compute_the_same(workshop, tmp_path, kind, limit):
+    if limit == "some":
+        free = sluice_run.train(job_at(workshop, "memory", BEFORE, *kind, 0), tmp_path / "free")
+        limit = sorted(free.column("grad_norm"))[jobs.RECIPE.steps // 2]
+    before = sluice_run.train(job_at(workshop, "memory", BEFORE, *kind, limit), tmp_path / "before")
+    for place in PLACES:
+        behind = sluice_run.train(job_at(workshop, place, BEHIND, *kind, limit), tmp_path / place)
+        assert assert_behind(behind)["undoable"] == (limit > 0)
+        outcome.assert_identical(behind, before, f"{place}, updated behind backward, limit {limit}")
+
+
+@pytest.mark.parametrize("limit", (0, 1e-3), ids=str)
+def test_a_stop_between_changes_nothing(workshop, tmp_path, kind, limit):
+    half = jobs.RECIPE.steps // 2
+    keys = {"save_steps": half}
+    straight = sluice_run.train(job_at(workshop, "disk", BEFORE, *kind, limit, **keys), tmp_path / "straight")
+    saved = sluice_run.train(job_at(workshop, "disk", BEHIND, *kind, limit, **keys), tmp_path / "saved")
+    assert_behind(saved)
+    outcome.assert_identical(saved, straight, "a run with a checkpoint half-way")
+    resumed = sluice_run.train(
+        {**job_at(workshop, "disk", BEHIND, *kind, limit, **keys),
+         "resume_from_checkpoint": str(saved.output_dir / f"checkpoint-{half}")}, tmp_path / "resumed")
+    assert outcome.numbers_text(resumed) == outcome.numbers_text(straight)[half:]
+    assert outcome.tensors(resumed) == outcome.tensors(straight)
