@@ -25,18 +25,32 @@ Planned lower(Plan plan, const JobShape& shape, const PlanRequest& request) {
   return planned;
 }
 
-void prove(const Schedule& schedule, const Planned& planned) {
-  if (const Result<void> proof = verify(schedule, planned.layout.buffers(), planned.memory.peak); !proof.ok())
-    throw RunError(proof.error());
+// The plan's own schedules tell where things wait between phases.
+Homes learn_homes(const Planned& planned, const JobShape& shape) {
+  if (updates_behind_backward(planned.plan)) return {};
+  Result<Homes> homes = homes_of(planned.schedules, planned.layout.buffers(), shape);
+  if (!homes.ok()) throw RunError(homes.error());
+  return std::move(homes.value());
+}
+
+void prove(const Phase& phase, const Schedule& schedule, const Planned& planned, const JobShape& shape,
+           const Homes& homes) {
+  // What lasting memory holds is not yet followed through two sets: such schedules are proved safe, not right.
+  const Result<void> proof =
+      updates_behind_backward(planned.plan)
+          ? verify(schedule, planned.layout.buffers(), planned.memory.peak)
+          : verify(schedule, planned.layout.buffers(), planned.memory.peak, shape, phase, homes);
+  if (!proof.ok()) throw RunError(proof.error());
 }
 
 // The proofs take longer than the lowering: one core each.
-void prove_all(const Planned& planned) {
+void prove_all(const Planned& planned, const JobShape& shape) {
+  const Homes homes = learn_homes(planned, shape);
   std::vector<std::future<void>> proofs;
   const size_t cores = std::max(1u, std::thread::hardware_concurrency());
   for (const auto& each : planned.schedules) {
     if (proofs.size() >= cores) proofs[proofs.size() - cores].wait();
-    proofs.push_back(std::async(std::launch::async, [&] { prove(each.second, planned); }));
+    proofs.push_back(std::async(std::launch::async, [&] { prove(each.first, each.second, planned, shape, homes); }));
   }
   for (std::future<void>& proof : proofs) proof.get();
 }
@@ -111,7 +125,7 @@ class Fitting {
   }
 
   void finish(Planned& planned, const Assignment& assignment) {
-    prove_all(planned);
+    prove_all(planned, shape_);
     planned.steady = simulate(planned.schedule(steady_phase(planned.plan, shape_.micro_batches), shape_, request_),
                               planned.layout.buffers(), request_.profile);
     planned.plan.reasons = reasons(assignment);
@@ -218,7 +232,7 @@ const Schedule& Planned::schedule(const Phase& phase, const JobShape& shape, con
   const auto found = schedules.find(phase);
   if (found != schedules.end()) return found->second;
   Schedule built = build_schedule(shape, plan, phase, request.source_low_bits, layout);
-  prove(built, *this);
+  prove(phase, built, *this, shape, learn_homes(*this, shape));
   return schedules.emplace(phase, std::move(built)).first->second;
 }
 

@@ -1,11 +1,15 @@
 #include "runtime/plan/verify.h"
 
 #include <algorithm>
-#include <numeric>
-#include <optional>
+
+#include "runtime/plan/range_map.h"
 
 namespace sluice::plan {
 namespace {
+
+constexpr int64_t kBlockBytes = 4096;  // of a drive: what transfers move whole
+constexpr int64_t kComputeBytes = 64;  // alignment that kernels want
+constexpr OpId kBeforeThePhase = -2;   // wrote what lasts
 
 Error problem(const Schedule& schedule, OpId op, const std::string& what) {
   return {ErrorCode::capacity,
@@ -14,114 +18,276 @@ Error problem(const Schedule& schedule, OpId op, const std::string& what) {
           "this is a bug in the schedule builder: please report it with --dry-run's output"};
 }
 
-// Ops of these lanes end in the order in which they start.
-bool serial(Lane lane) { return lane != Lane::read && lane != Lane::write; }
-
-// ancestors.test(a, b): b is known to have ended before a starts.
-class Ancestors {
- public:
-  explicit Ancestors(const Schedule& schedule)
-      : words_((schedule.ops.size() + 63) / 64), bits_(words_ * schedule.ops.size(), 0) {
-    std::array<OpId, kLaneCount> last;
-    last.fill(kNone);
-    for (size_t id = 0; id < schedule.ops.size(); ++id) {
-      const Op& op = schedule.ops[id];
-      for (OpId before : op.after) inherit(id, static_cast<size_t>(before));
-      OpId& previous = last[static_cast<size_t>(op.lane)];
-      if (serial(op.lane) && previous != kNone) inherit(id, static_cast<size_t>(previous));
-      previous = static_cast<OpId>(id);
-    }
+// The executor runs an op where its kind says.
+Lane lane_of(OpKind kind) {
+  switch (kind) {
+    case OpKind::read_source:
+    case OpKind::read:
+      return Lane::read;
+    case OpKind::write:
+      return Lane::write;
+    case OpKind::copy_to_device:
+      return Lane::h2d;
+    case OpKind::copy_to_host:
+      return Lane::d2h;
+    case OpKind::unpack:
+    case OpKind::init_states:
+    case OpKind::norm:
+    case OpKind::update:
+      return Lane::optim;
+    case OpKind::forward:
+    case OpKind::backward:
+    case OpKind::loss:
+    case OpKind::loss_only:
+      break;
   }
-  bool test(OpId later, OpId earlier) const {
-    const auto a = static_cast<size_t>(later), b = static_cast<size_t>(earlier);
-    return (bits_[a * words_ + b / 64] >> (b % 64) & 1) != 0;
+  return Lane::compute;
+}
+bool is_transfer(Lane lane) { return lane == Lane::read || lane == Lane::write; }
+
+// Which ops are known to have ended when one begins. Asked in program order: `begin` each op, then ask about it.
+//
+// Ops of a lane begin in program order; those of every lane but `read` and `write` also end in it, so that for these
+// the last one tells of all before it. Of the transfers, few are in flight at any place of the program: a row lists
+// those that may be, and is kept only until the last op that looks at it. So this grows with the ops, not with their
+// square.
+class Order {
+ public:
+  explicit Order(const Schedule& schedule)
+      : schedule_(schedule), place_(schedule.ops.size()), rows_(schedule.ops.size()), looks_(schedule.ops.size(), 0) {
+    int transfers = 0;
+    std::array<int, kLaneCount> next{};
+    std::array<OpId, kLaneCount> previous;
+    previous.fill(kNone);
+    for (size_t id = 0; id < place_.size(); ++id) {
+      const Op& op = schedule.ops[id];
+      place_[id] = is_transfer(op.lane) ? transfers++ : next[static_cast<size_t>(op.lane)]++;
+      for (OpId before : op.after) ++looks_[static_cast<size_t>(before)];
+      OpId& in_lane = previous[static_cast<size_t>(op.lane)];
+      if (in_lane != kNone) ++looks_[static_cast<size_t>(in_lane)];
+      in_lane = static_cast<OpId>(id);
+    }
+    previous_.fill(kNone);
+  }
+
+  void begin(OpId id) {
+    const Op& op = schedule_.ops[static_cast<size_t>(id)];
+    current_ = {};
+    for (OpId before : op.after) look(before, true);
+    OpId& in_lane = previous_[static_cast<size_t>(op.lane)];
+    if (in_lane != kNone) look(in_lane, !is_transfer(op.lane));
+    in_lane = id;
+    if (looks_[static_cast<size_t>(id)] > 0) rows_[static_cast<size_t>(id)] = current_;
+  }
+  bool ended(OpId other) const {
+    const auto id = static_cast<size_t>(other);
+    const Lane lane = schedule_.ops[id].lane;
+    return is_transfer(lane) ? current_.has(place_[id]) : current_.last[static_cast<size_t>(lane)] >= place_[id];
   }
 
  private:
-  void inherit(size_t id, size_t before) {
-    for (size_t word = 0; word < words_; ++word) bits_[id * words_ + word] |= bits_[before * words_ + word];
-    bits_[id * words_ + before / 64] |= uint64_t{1} << (before % 64);
+  struct Row {
+    std::array<int, kLaneCount> last{-1, -1, -1, -1, -1, -1};  // per other lane: the last one that has ended
+    int end = 0;                                               // of the transfers before this one ...
+    std::vector<int> missing;                                  // ... all but these have ended; ascending
+
+    bool has(int transfer) const {
+      return transfer < end && !std::binary_search(missing.begin(), missing.end(), transfer);
+    }
+    void add(int transfer) {
+      for (; end <= transfer; ++end)
+        if (end < transfer) missing.push_back(end);
+      const auto found = std::lower_bound(missing.begin(), missing.end(), transfer);
+      if (found != missing.end() && *found == transfer) missing.erase(found);
+    }
+    void add(const Row& other) {
+      for (size_t lane = 0; lane < kLaneCount; ++lane) last[lane] = std::max(last[lane], other.last[lane]);
+      const Row& longer = end >= other.end ? *this : other;
+      const Row& shorter = end >= other.end ? other : *this;
+      std::vector<int> both;
+      auto at = shorter.missing.begin();
+      for (const int transfer : longer.missing) {
+        while (at != shorter.missing.end() && *at < transfer) ++at;
+        if (transfer >= shorter.end || (at != shorter.missing.end() && *at == transfer)) both.push_back(transfer);
+      }
+      end = longer.end;
+      missing = std::move(both);
+    }
+  };
+
+  void look(OpId before, bool ended) {
+    const auto id = static_cast<size_t>(before);
+    current_.add(rows_[id]);
+    if (--looks_[id] == 0) rows_[id] = {};
+    if (!ended) return;
+    const Lane lane = schedule_.ops[id].lane;
+    if (is_transfer(lane)) {
+      current_.add(place_[id]);
+    } else {
+      int& last = current_.last[static_cast<size_t>(lane)];
+      last = std::max(last, place_[id]);
+    }
   }
 
-  size_t words_;
-  std::vector<uint64_t> bits_;
+  const Schedule& schedule_;
+  std::vector<int> place_;  // in its lane; of transfers, among all of them
+  std::vector<Row> rows_;
+  std::vector<int> looks_;  // still to come
+  std::array<OpId, kLaneCount> previous_;
+  Row current_;
 };
 
-// Buffers that share bytes stand for one another.
-std::vector<int> alias_classes(const std::vector<Buffer>& buffers) {
-  std::vector<int> order(buffers.size()), alias(buffers.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::iota(alias.begin(), alias.end(), 0);
-  const auto at = [&](int i) -> const Buffer& { return buffers[static_cast<size_t>(i)]; };
-  std::sort(order.begin(), order.end(),
-            [&](int a, int b) { return std::pair(at(a).tier, at(a).offset) < std::pair(at(b).tier, at(b).offset); });
-  int64_t end = -1;
-  for (size_t i = 1; i < order.size(); ++i) {
-    const Buffer& previous = at(order[i - 1]);
-    end = previous.tier == at(order[i]).tier ? std::max(end, previous.offset + previous.bytes) : -1;
-    if (at(order[i]).offset < end) alias[static_cast<size_t>(order[i])] = alias[static_cast<size_t>(order[i - 1])];
-  }
-  return alias;
+// --- places ------------------------------------------------------------------------------------------------------
+
+// Transfers move whole blocks of the drive.
+int64_t touched_bytes(const Op& op, const Operand& operand) {
+  return is_transfer(op.lane) ? round_up(operand.bytes, kBlockBytes) : operand.bytes;
 }
 
-struct Uses {
-  OpId writer = kNone;
-  std::vector<OpId> readers;
-};
+Result<void> check_operand(const Schedule& schedule, OpId id, const Operand& operand,
+                           const std::vector<Buffer>& buffers, const std::array<Bytes, kTierCount>& capacity) {
+  const Op& op = schedule.ops[static_cast<size_t>(id)];
+  if (operand.buffer < 0 || operand.buffer >= static_cast<int>(buffers.size()))
+    return problem(schedule, id, "names a buffer that does not exist");
+  const Buffer& buffer = buffers[static_cast<size_t>(operand.buffer)];
+  const int64_t touched = touched_bytes(op, operand);
+  if (operand.offset < 0 || operand.bytes <= 0 || operand.offset > buffer.bytes - touched)
+    return problem(schedule, id, "reaches past the end of " + buffer.name);
+  if (buffer.offset < 0 || buffer.offset > capacity[static_cast<size_t>(buffer.tier)].count - buffer.bytes)
+    return problem(schedule, id, buffer.name + " does not fit tier " + std::string(name_of(buffer.tier)));
+  if (buffer.offset % kBlockBytes != 0) return problem(schedule, id, buffer.name + " does not begin at a block");
+  if (operand.offset % (is_transfer(op.lane) ? kBlockBytes : kComputeBytes) != 0)
+    return problem(schedule, id, "its place in " + buffer.name + " is not aligned");
+  if (buffer.tier == Tier::disk && (operand.offset != 0 || operand.bytes != buffer.wanted_bytes))
+    return problem(schedule, id, "moves a part of " + buffer.name + ": extents are moved whole");
+  return {};
+}
+
+// What moves bytes as they are has one operand on each of two tiers, of the same length.
+Result<void> check_move(const Schedule& schedule, OpId id, const std::vector<Buffer>& buffers) {
+  const Op& op = schedule.ops[static_cast<size_t>(id)];
+  struct Ends {
+    Tier from, to;
+  };
+  const Ends ends = op.kind == OpKind::read             ? Ends{Tier::disk, Tier::host}
+                    : op.kind == OpKind::write          ? Ends{Tier::host, Tier::disk}
+                    : op.kind == OpKind::copy_to_device ? Ends{Tier::host, Tier::device}
+                                                        : Ends{Tier::device, Tier::host};
+  if (op.operands.size() != 2 || op.operands[0].role != Role::source || op.operands[1].role != Role::destination ||
+      op.operands[0].access != Access::read || op.operands[1].access != Access::write)
+    return problem(schedule, id, "must have a source and a destination");
+  if (op.operands[0].bytes != op.operands[1].bytes)
+    return problem(schedule, id, "its source and its destination differ in length");
+  if (buffers[static_cast<size_t>(op.operands[0].buffer)].tier != ends.from ||
+      buffers[static_cast<size_t>(op.operands[1].buffer)].tier != ends.to)
+    return problem(schedule, id, "does not move between the tiers of its kind");
+  return {};
+}
 
 Result<void> check_places(const Schedule& schedule, const std::vector<Buffer>& buffers,
                           const std::array<Bytes, kTierCount>& capacity) {
   for (OpId id = 0; id < static_cast<OpId>(schedule.ops.size()); ++id) {
     const Op& op = schedule.ops[static_cast<size_t>(id)];
+    if (op.lane != lane_of(op.kind))
+      return problem(schedule, id, "is on lane " + std::string(name_of(op.lane)) + ", where its kind does not run");
     for (OpId before : op.after)
       if (before < 0 || before >= id) return problem(schedule, id, "waits for an op that is not before it");
-    for (const Operand& operand : op.operands) {
-      if (operand.buffer < 0 || operand.buffer >= static_cast<int>(buffers.size()))
-        return problem(schedule, id, "names a buffer that does not exist");
-      const Buffer& buffer = buffers[static_cast<size_t>(operand.buffer)];
-      if (operand.offset < 0 || operand.bytes <= 0 || operand.offset + operand.bytes > buffer.bytes)
-        return problem(schedule, id, "reaches past the end of " + buffer.name);
-      if (buffer.offset < 0 || buffer.offset + buffer.bytes > capacity[static_cast<size_t>(buffer.tier)].count)
-        return problem(schedule, id, buffer.name + " does not fit tier " + std::string(name_of(buffer.tier)));
-    }
+    for (const Operand& operand : op.operands)
+      if (Result<void> place = check_operand(schedule, id, operand, buffers, capacity); !place.ok()) return place;
+    const bool moves = op.kind == OpKind::read || op.kind == OpKind::write || op.kind == OpKind::copy_to_device ||
+                       op.kind == OpKind::copy_to_host;
+    if (!moves) continue;
+    if (Result<void> move = check_move(schedule, id, buffers); !move.ok()) return move;
   }
   return {};
 }
+
+// --- races -------------------------------------------------------------------------------------------------------
+
+struct Uses {
+  OpId writer = kNone;
+  std::vector<OpId> readers;  // since
+};
+
+class Races {
+ public:
+  Races(const Schedule& schedule, const std::vector<Buffer>& buffers)
+      : schedule_(schedule), buffers_(buffers), order_(schedule) {
+    for (const Buffer& buffer : buffers)
+      if (buffer.persistent)
+        uses(buffer.tier).assign(buffer.offset, buffer.offset + buffer.bytes, {kBeforeThePhase, {}});
+  }
+
+  Result<void> check() {
+    for (OpId id = 0; id < static_cast<OpId>(schedule_.ops.size()) && result_.ok(); ++id) {
+      const Op& op = schedule_.ops[static_cast<size_t>(id)];
+      order_.begin(id);
+      for (const Operand& operand : op.operands) check_operand(id, op, operand);
+      for (const Operand& operand : op.operands) record(id, op, operand);
+    }
+    return std::move(result_);
+  }
+
+ private:
+  RangeMap<Uses>& uses(Tier tier) { return uses_[static_cast<size_t>(tier)]; }
+  const Buffer& buffer(const Operand& operand) const { return buffers_[static_cast<size_t>(operand.buffer)]; }
+  template <class Visit>
+  void each(const Op& op, const Operand& operand, const Visit& visit) {
+    const int64_t begin = buffer(operand).offset + operand.offset;
+    uses(buffer(operand).tier).each(begin, begin + touched_bytes(op, operand), visit);
+  }
+
+  void check_operand(OpId id, const Op& op, const Operand& operand) {
+    const bool scratch = operand.role == Role::workspace;
+    // Moved whole, the padding at the end of a buffer is nobody's.
+    const int64_t wanted_end = buffer(operand).offset + operand.offset + operand.bytes;
+    each(op, operand, [&](int64_t begin, int64_t, const Uses& use) {
+      if (operand.access != Access::write && use.writer == kNone && !scratch && begin < wanted_end)
+        fail(id, "reads " + buffer(operand).name + ", which nothing has written");
+      if (!ended(id, use.writer))
+        fail(id, "may run while op " + std::to_string(use.writer) + " writes " + buffer(operand).name);
+      // One transfer of an extent at a time.
+      if (operand.access == Access::read && buffer(operand).tier != Tier::disk) return;
+      for (OpId reader : use.readers)
+        if (!ended(id, reader))
+          fail(id, "may touch " + buffer(operand).name + " while op " + std::to_string(reader) + " reads it");
+    });
+  }
+  bool ended(OpId id, OpId other) const { return other < 0 || other == id || order_.ended(other); }
+
+  void record(OpId id, const Op& op, const Operand& operand) {
+    const int64_t begin = buffer(operand).offset + operand.offset;
+    if (operand.access != Access::read) {
+      uses(buffer(operand).tier).assign(begin, begin + touched_bytes(op, operand), {id, {}});
+      return;
+    }
+    each(op, operand, [&](int64_t, int64_t, Uses& use) {
+      if (use.writer == id) return;
+      // The last reader of a lane that ends in order stands for those before it.
+      if (!is_transfer(op.lane))
+        std::erase_if(use.readers,
+                      [&](OpId reader) { return schedule_.ops[static_cast<size_t>(reader)].lane == op.lane; });
+      use.readers.push_back(id);
+    });
+  }
+
+  void fail(OpId id, const std::string& what) {
+    if (result_.ok()) result_ = problem(schedule_, id, what);
+  }
+
+  const Schedule& schedule_;
+  const std::vector<Buffer>& buffers_;
+  Order order_;
+  std::array<RangeMap<Uses>, kTierCount> uses_;
+  Result<void> result_;
+};
 
 }  // namespace
 
 Result<void> verify(const Schedule& schedule, const std::vector<Buffer>& buffers,
                     const std::array<Bytes, kTierCount>& capacity) {
   if (Result<void> places = check_places(schedule, buffers, capacity); !places.ok()) return places;
-  const Ancestors ancestors(schedule);
-  const std::vector<int> alias = alias_classes(buffers);
-  std::vector<Uses> uses(buffers.size());
-  for (OpId id = 0; id < static_cast<OpId>(schedule.ops.size()); ++id) {
-    const Op& op = schedule.ops[static_cast<size_t>(id)];
-    for (const Operand& operand : op.operands) {
-      const Buffer& buffer = buffers[static_cast<size_t>(operand.buffer)];
-      const Uses& use = uses[static_cast<size_t>(alias[static_cast<size_t>(operand.buffer)])];
-      const bool scratch = operand.role == Role::workspace;
-      if (operand.access != Access::write && use.writer == kNone && !buffer.persistent && !scratch)
-        return problem(schedule, id, "reads " + buffer.name + ", which nothing has written");
-      if (use.writer != kNone && use.writer != id && !ancestors.test(id, use.writer))
-        return problem(schedule, id, "may run while op " + std::to_string(use.writer) + " writes " + buffer.name);
-      if (operand.access == Access::read) continue;
-      for (OpId reader : use.readers)
-        if (reader != id && !ancestors.test(id, reader))
-          return problem(schedule, id,
-                         "may overwrite " + buffer.name + " while op " + std::to_string(reader) + " reads it");
-    }
-    for (const Operand& operand : op.operands) {
-      Uses& use = uses[static_cast<size_t>(alias[static_cast<size_t>(operand.buffer)])];
-      if (operand.access == Access::read) {
-        use.readers.push_back(id);
-      } else {
-        use = {id, {}};
-      }
-    }
-  }
-  return {};
+  return Races(schedule, buffers).check();
 }
 
 }  // namespace sluice::plan

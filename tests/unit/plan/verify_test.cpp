@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <random>
+#include <algorithm>
 
 #include "tests/unit/plan/toy_job.h"
 
@@ -72,6 +72,58 @@ TEST(Verify, RejectsEveryDroppedDependencyThatNothingElseImplies) {
     }
   }
   EXPECT_GT(rejected, dropped / 4) << "of " << dropped;
+}
+
+// What is safe may still be wrong.
+Result<void> verify_right(const Case& c, const JobShape& job) {
+  const Result<Homes> homes = homes_of(c.planned.schedules, c.planned.layout.buffers(), job);
+  if (!homes.ok()) return homes.error();
+  EXPECT_TRUE(verify(c.schedule, c.planned.layout.buffers(), c.planned.memory.peak).ok()) << "must be safe";
+  return verify(c.schedule, c.planned.layout.buffers(), c.planned.memory.peak, job,
+                {PhaseKind::train, job.micro_batches, true, true, true}, homes.value());
+}
+Case steady_in_memory(const JobShape& job) {
+  Case c{make_plan(job, toy_request(job)), {}};
+  c.schedule = c.planned.schedules.at({PhaseKind::train, job.micro_batches, true, true, true});
+  return c;
+}
+Op& first_of(Case& c, OpKind kind, int block = kNone) {
+  return *std::find_if(c.schedule.ops.begin(), c.schedule.ops.end(),
+                       [&](const Op& op) { return op.kind == kind && (block == kNone || op.block == block); });
+}
+
+TEST(Verify, RejectsAnUpdateThatIsMadeTwiceInPlaceOfAnother) {
+  const JobShape job = toy_job(2);
+  Case c = steady_in_memory(job);
+  EXPECT_TRUE(verify_right(c, job).ok());
+  Op& update = first_of(c, OpKind::update);
+  const Op again = update;
+  Op& other =
+      *std::find_if(&update + 1, &c.schedule.ops.back(), [](const Op& op) { return op.kind == OpKind::update; });
+  other.group = again.group, other.operands = again.operands, other.begin = again.begin, other.end = again.end;
+  const Result<void> proof = verify_right(c, job);
+  ASSERT_FALSE(proof.ok());
+  EXPECT_NE(proof.error().message.find("version"), std::string::npos) << proof.error().message;
+}
+
+TEST(Verify, RejectsSumsThatAreTakenInAnotherOrder) {
+  const JobShape job = toy_job(3);
+  Case c = steady_in_memory(job);
+  // The second and the third backward of a block add to its gradient: both begin with what the other needs there.
+  Op* first = &first_of(c, OpKind::backward, 2);
+  ASSERT_EQ(first[1].block, 2);
+  ASSERT_EQ(first[2].block, 2);
+  std::swap(first[1], first[2]);
+  std::swap(first[1].after, first[2].after);
+  const Result<void> proof = verify_right(c, job);
+  ASSERT_FALSE(proof.ok());
+  EXPECT_NE(proof.error().message.find("out of turn"), std::string::npos) << proof.error().message;
+}
+
+TEST(Verify, RejectsWhatTheExecutorRunsOnAnotherLane) {
+  Case c = steady_on_disk();
+  first_of(c, OpKind::read).lane = Lane::optim;
+  EXPECT_FALSE(verify(c.schedule, c.planned.layout.buffers(), c.planned.memory.peak).ok());
 }
 
 }  // namespace
