@@ -27,19 +27,15 @@ Planned lower(Plan plan, const JobShape& shape, const PlanRequest& request) {
 
 // The plan's own schedules tell where things wait between phases.
 Homes learn_homes(const Planned& planned, const JobShape& shape) {
-  if (updates_behind_backward(planned.plan)) return {};
-  Result<Homes> homes = homes_of(planned.schedules, planned.layout.buffers(), shape);
+  Result<Homes> homes = homes_of(planned.schedules, planned.layout.buffers(), shape, planned.plan);
   if (!homes.ok()) throw RunError(homes.error());
   return std::move(homes.value());
 }
 
 void prove(const Phase& phase, const Schedule& schedule, const Planned& planned, const JobShape& shape,
            const Homes& homes) {
-  // What lasting memory holds is not yet followed through two sets: such schedules are proved safe, not right.
   const Result<void> proof =
-      updates_behind_backward(planned.plan)
-          ? verify(schedule, planned.layout.buffers(), planned.memory.peak)
-          : verify(schedule, planned.layout.buffers(), planned.memory.peak, shape, phase, homes);
+      verify(schedule, planned.layout.buffers(), planned.memory.peak, shape, planned.plan, phase, homes);
   if (!proof.ok()) throw RunError(proof.error());
 }
 

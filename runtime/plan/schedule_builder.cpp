@@ -744,7 +744,7 @@ std::vector<Phase> phases_of(const JobShape& shape, const Plan& plan, bool resum
     phase.early = early && kind == PhaseKind::train;
     phases.push_back(phase);
   };
-  add(resumes ? PhaseKind::restore : PhaseKind::load, false, false);
+  phases.push_back({resumes ? PhaseKind::restore : PhaseKind::load, m});
   add(PhaseKind::evaluate, false, false);
   for (const bool stored : {false, true})
     for (const bool pending : {false, true}) add(PhaseKind::train, pending, stored);

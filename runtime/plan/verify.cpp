@@ -34,6 +34,7 @@ Lane lane_of(OpKind kind) {
     case OpKind::init_states:
     case OpKind::norm:
     case OpKind::update:
+    case OpKind::duplicate:
       return Lane::optim;
     case OpKind::forward:
     case OpKind::backward:

@@ -14,6 +14,7 @@
 
 #include "runtime/core/result.h"
 #include "runtime/plan/job_shape.h"
+#include "runtime/plan/plan.h"
 #include "runtime/plan/schedule.h"
 #include "runtime/plan/schedule_builder.h"
 
@@ -37,7 +38,7 @@ class Homes {
 
 // Learnt from what all schedules of a plan do with them: the first that takes a place for something else is named.
 Result<Homes> homes_of(const std::map<Phase, Schedule>& schedules, const std::vector<Buffer>& buffers,
-                       const JobShape& shape);
+                       const JobShape& shape, const Plan& plan);
 
 // Safe. The first problem found, naming the ops and the buffer.
 Result<void> verify(const Schedule& schedule, const std::vector<Buffer>& buffers,
@@ -45,7 +46,7 @@ Result<void> verify(const Schedule& schedule, const std::vector<Buffer>& buffers
 
 // Safe and right.
 Result<void> verify(const Schedule& schedule, const std::vector<Buffer>& buffers,
-                    const std::array<Bytes, kTierCount>& capacity, const JobShape& shape, const Phase& phase,
-                    const Homes& homes);
+                    const std::array<Bytes, kTierCount>& capacity, const JobShape& shape, const Plan& plan,
+                    const Phase& phase, const Homes& homes);
 
 }  // namespace sluice::plan

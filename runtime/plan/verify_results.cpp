@@ -16,8 +16,8 @@ struct Thing {
     home,     // while learning: what a lasting byte held when the phase began
     staged_weights,
     staged_states,
-    weights,            // a: group
-    states,             // a: group; of elements [begin, end)
+    weights,            // a: group, c: which of two sets
+    states,             // a: group, c: which of two sets; of elements [begin, end)
     gradient,           // a: group
     boundary,           // a: the block that takes it, b: micro-batch
     boundary_gradient,  // of a: the block that gave the boundary, b: micro-batch
@@ -31,8 +31,8 @@ struct Thing {
   bool lasts() const { return kind == weights || kind == states || kind == gradient; }
 };
 
-// Versions. Weights and states: 0 as the phase finds them, 1 after its update, kStale from where they are no longer
-// kept up to date. Gradients: kPending from the step before, else how many (block, micro-batch) have been added.
+// Versions. Weights and states: 0 as the phase finds them, one more after each update, kStale from where they are no
+// longer kept up to date. Gradients: kPending from the step before, else how many (block, micro-batch) have been added.
 constexpr int kStale = -2, kPending = -1;
 
 std::string describe(const Thing& thing) {
@@ -75,9 +75,15 @@ namespace {
 
 class Walk {
  public:
-  Walk(const Schedule& schedule, const std::vector<Buffer>& buffers, const JobShape& shape, const Phase& phase,
-       Homes::Map& homes, bool learning)
-      : schedule_(schedule), buffers_(buffers), shape_(shape), phase_(phase), homes_(homes), learning_(learning) {
+  Walk(const Schedule& schedule, const std::vector<Buffer>& buffers, const JobShape& shape, const Plan& plan,
+       const Phase& phase, Homes::Map& homes, bool learning)
+      : schedule_(schedule),
+        buffers_(buffers),
+        shape_(shape),
+        plan_(plan),
+        phase_(phase),
+        homes_(homes),
+        learning_(learning) {
     blocks_of_.resize(shape.groups.size());
     for (int b = blocks() - 1; b >= 0; --b)
       for (int g : shape.blocks[index(b)].groups) blocks_of_[index(g)].push_back(b);
@@ -111,10 +117,23 @@ class Walk {
   // --- what the phase is to do ---------------------------------------------------------------------------------
 
   bool loads() const { return phase_.kind == PhaseKind::load || phase_.kind == PhaseKind::restore; }
-  bool updates() const {
-    return phase_.pending && (phase_.kind == PhaseKind::train || phase_.kind == PhaseKind::flush);
+  bool is_early(int g) const {
+    return group(g).trainable && plan_.groups[index(g)].update == UpdateTime::behind_backward;
   }
-  int newest(int g) const { return updates() && group(g).trainable ? 1 : 0; }
+  // Before forward, of what waits since the step before.
+  bool is_updated_before(int g) const {
+    const bool waits = is_early(g) ? phase_.early_pending : phase_.pending;
+    return group(g).trainable && waits && (phase_.kind == PhaseKind::train || phase_.kind == PhaseKind::flush);
+  }
+  bool is_updated_behind(int g) const {
+    return is_early(g) && (phase_.kind == PhaseKind::redo || (phase_.kind == PhaseKind::train && phase_.early));
+  }
+  // The version that forward and backward take, and the set that it is in.
+  int newest(int g) const { return is_updated_before(g) ? 1 : 0; }
+  int set_now(int g) const { return newest_set(plan_, g, phase_.odd); }
+  int set_next(int g) const { return is_early(g) && plan_.undoable ? 1 - set_now(g) : set_now(g); }
+  bool states_stored(int g) const { return is_early(g) ? phase_.early_states_stored : phase_.states_stored; }
+  bool weights_stored(int g) const { return is_early(g) ? phase_.early_weights_stored : phase_.weights_stored; }
   int additions(int g) const { return static_cast<int>(blocks_of_[index(g)].size()) * phase_.micro_batches; }
   // Sums are taken in one order by all plans: from the last block to the first, micro-batches upwards in even blocks
   // and downwards in odd ones.
@@ -124,17 +143,21 @@ class Walk {
     return place * phase_.micro_batches + (b % 2 == 0 ? mb : phase_.micro_batches - 1 - mb);
   }
 
-  Thing weights(int g, int version) const { return {Thing::weights, g, kNone, kNone, 0, 0, version}; }
-  Thing states(int version) const { return {Thing::states, op_->group, kNone, kNone, op_->begin, op_->end, version}; }
+  static Thing weights(int g, int version, int set) { return {Thing::weights, g, kNone, set, 0, 0, version}; }
+  Thing states(int version, int set) const {
+    return {Thing::states, op_->group, kNone, set, op_->begin, op_->end, version};
+  }
   static Thing gradient(int g, int version) { return {Thing::gradient, g, kNone, kNone, 0, 0, version}; }
   Thing staged(Thing::Kind kind) const { return {kind, op_->group, kNone, kNone, op_->begin, op_->end, 0}; }
 
   bool stored(Tier tier, const Thing& thing) const {
     if (loads()) return false;
     // An evaluation may come between a gradient and its update.
-    if (thing.kind == Thing::gradient) return phase_.pending || phase_.kind == PhaseKind::evaluate;
+    if (thing.kind == Thing::gradient)
+      return is_updated_before(thing.a) || phase_.kind == PhaseKind::evaluate || phase_.kind == PhaseKind::redo;
+    if (group(thing.a).trainable && thing.c != set_now(thing.a)) return false;
     if (tier != Tier::disk) return true;
-    return thing.kind == Thing::states ? phase_.states_stored : phase_.weights_stored;
+    return thing.kind == Thing::states ? states_stored(thing.a) : weights_stored(thing.a);
   }
   Content at_begin(Tier tier, Content at_home) const {
     if (!stored(tier, at_home.thing)) return {};
@@ -149,10 +172,16 @@ class Walk {
       return at_home;
     }
     if (loads()) {
+      if (thing.c != set_now(thing.a)) return {};
       const bool written = tier != Tier::disk || (thing.kind == Thing::states && phase_.kind == PhaseKind::restore);
       return written ? at_home : Content{};
     }
-    if (!updates() || !group(thing.a).trainable) return at_begin(tier, at_home);
+    const int g = thing.a;
+    if (is_updated_behind(g) && thing.c == set_next(g)) {
+      thing.version = newest(g) + 1;
+      return at_home;
+    }
+    if (!is_updated_before(g) || thing.c != set_now(g)) return at_begin(tier, at_home);
     thing.version = 1;
     return at_home;
   }
@@ -252,6 +281,8 @@ class Walk {
         return known_group() ? norm() : void();
       case OpKind::update:
         return chunk_of_group() ? update() : void();
+      case OpKind::duplicate:
+        return known_group() ? duplicate() : void();
       case OpKind::forward:
       case OpKind::backward:
       case OpKind::loss:
@@ -290,8 +321,8 @@ class Walk {
     const Operand* to = need(Role::destination, Access::write, bytes);
     if (from == nullptr || to == nullptr) return;
     expect(*from, from->bytes, staged(Thing::staged_weights));
-    const bool outdated = group(op_->group).trainable && phase_.weights_stored;
-    put(*to, bytes, weights(op_->group, outdated ? kStale : 0), offset);
+    const bool outdated = group(op_->group).trainable && weights_stored(op_->group);
+    put(*to, bytes, weights(op_->group, outdated ? kStale : 0, set_now(op_->group)), offset);
   }
   void init_states() {
     const Operand* to = need(Role::destination, Access::write, states_bytes());
@@ -301,11 +332,16 @@ class Walk {
     if (from == nullptr && restores) fail("lacks the states of the checkpoint");
     if (to == nullptr) return;
     if (from != nullptr) expect(*from, from->bytes, staged(restores ? Thing::staged_states : Thing::staged_weights));
-    put(*to, states_bytes(), states(phase_.states_stored ? kStale : 0));
+    put(*to, states_bytes(), states(states_stored(op_->group) ? kStale : 0, set_now(op_->group)));
   }
 
-  // Bytes go on being what they are, wherever they are. A transfer's padding is nothing.
+  // Bytes go on being what they are, wherever they are: `as` says what they become else. A transfer's padding is
+  // nothing.
   void move() {
+    move([](Content&) {});
+  }
+  template <class As>
+  void move(const As& as) {
     const Operand &from = op_->operands[0], &to = op_->operands[1];
     taken_ = 2;
     struct Piece {
@@ -318,11 +354,23 @@ class Walk {
         .each(address(from), address(from) + from.bytes, [&](int64_t begin, int64_t end, Content held) {
           held.base += shift;
           if (held.thing.kind == Thing::nothing) held = {};
+          as(held);
           pieces.push_back({begin + shift, end + shift, held});
         });
     const int64_t padded = address(to) + round_up(to.bytes, 4096);
     if (op_->lane == Lane::read || op_->lane == Lane::write) put(buffer(to).tier, address(to) + to.bytes, padded, {});
     for (const Piece& piece : pieces) put(buffer(to).tier, piece.begin, piece.end, piece.content);
+  }
+
+  // From the newest set to the one that an update behind backward will write.
+  void duplicate() {
+    const int g = op_->group;
+    if (!is_updated_behind(g) || set_next(g) == set_now(g)) return fail("copies what has no second set");
+    move([&](Content& held) {
+      const bool newest_of_group = held.thing.lasts() && held.thing.a == g && held.thing.version == newest(g);
+      if (!learning_ && !newest_of_group) fail("copies " + describe(held.thing));
+      if (held.thing.lasts()) held.thing.c = set_next(g);
+    });
   }
 
   void norm() {
@@ -340,11 +388,23 @@ class Walk {
     const Operand* gradients = need(Role::gradients, Access::read, elements() * each);
     const Operand* state = need(Role::states, Access::read_write, states_bytes());
     if (parameters == nullptr || gradients == nullptr || state == nullptr) return;
-    expect(*parameters, weight_bytes, weights(g, 0), weight_offset);
-    expect(*gradients, elements() * each, gradient(g, kPending), op_->begin * each);
-    expect(*state, states_bytes(), states(0));
-    put(*parameters, weight_bytes, weights(g, 1), weight_offset);
-    put(*state, states_bytes(), states(1));
+    if (op_->early ? !is_updated_behind(g) : !is_updated_before(g)) return fail("updates what is not to be updated");
+    const int from = op_->early ? newest(g) : 0, into = op_->early ? set_next(g) : set_now(g);
+    const bool of_this_step = op_->early && phase_.kind == PhaseKind::train;
+    expect(*parameters, weight_bytes, weights(g, from, set_held(*parameters, g)), weight_offset);
+    expect(*gradients, elements() * each, gradient(g, of_this_step ? additions(g) : kPending), op_->begin * each);
+    expect(*state, states_bytes(), states(from, set_held(*state, g)));
+    put(*parameters, weight_bytes, weights(g, from + 1, into), weight_offset);
+    put(*state, states_bytes(), states(from + 1, into));
+  }
+  // An update takes the newest set where it streams, or the copy of it that it will overwrite.
+  int set_held(const Operand& operand, int g) {
+    int set = set_now(g);
+    const Tier tier = buffer(operand).tier;
+    memory(tier).each(address(operand), address(operand) + 1, [&](int64_t, int64_t, Content& held) {
+      if (op_->early && held.thing.lasts() && held.thing.a == g && held.thing.c == set_next(g)) set = set_next(g);
+    });
+    return set;
   }
 
   // --- compute -------------------------------------------------------------------------------------------------
@@ -384,7 +444,7 @@ class Walk {
       const bool optional = b == 0 && op_->kind == OpKind::backward;
       const Operand* operand = optional ? find(Role::parameters, Access::read, bytes, static_cast<int>(i))
                                         : need(Role::parameters, Access::read, bytes, static_cast<int>(i));
-      if (operand != nullptr) expect(*operand, bytes, weights(g, newest(g)));
+      if (operand != nullptr) expect(*operand, bytes, weights(g, newest(g), group(g).trainable ? set_now(g) : 0));
     }
   }
   void take_for_backward(int b, int mb) {
@@ -475,6 +535,7 @@ class Walk {
   const Schedule& schedule_;
   const std::vector<Buffer>& buffers_;
   const JobShape& shape_;
+  const Plan& plan_;
   const Phase& phase_;
   Homes::Map& homes_;
   const bool learning_;
@@ -492,20 +553,20 @@ class Walk {
 }  // namespace
 
 Result<Homes> homes_of(const std::map<Phase, Schedule>& schedules, const std::vector<Buffer>& buffers,
-                       const JobShape& shape) {
+                       const JobShape& shape, const Plan& plan) {
   Homes homes;
   for (const auto& [phase, schedule] : schedules)
-    if (Result<void> learnt = Walk(schedule, buffers, shape, phase, homes.map(), true).check(); !learnt.ok())
+    if (Result<void> learnt = Walk(schedule, buffers, shape, plan, phase, homes.map(), true).check(); !learnt.ok())
       return learnt.error();
   return homes;
 }
 
 Result<void> verify(const Schedule& schedule, const std::vector<Buffer>& buffers,
-                    const std::array<Bytes, kTierCount>& capacity, const JobShape& shape, const Phase& phase,
-                    const Homes& homes) {
+                    const std::array<Bytes, kTierCount>& capacity, const JobShape& shape, const Plan& plan,
+                    const Phase& phase, const Homes& homes) {
   if (Result<void> safe = verify(schedule, buffers, capacity); !safe.ok()) return safe;
   Homes::Map known = homes.map();
-  return Walk(schedule, buffers, shape, phase, known, false).check();
+  return Walk(schedule, buffers, shape, plan, phase, known, false).check();
 }
 
 }  // namespace sluice::plan

@@ -41,7 +41,7 @@ class Base {
   };
 
   Base(JobShape shape_in, Lowered lowered_in) : shape(std::move(shape_in)), lowered(std::move(lowered_in)) {
-    Result<Homes> learnt = homes_of(lowered.schedules, lowered.buffers, shape);
+    Result<Homes> learnt = homes_of(lowered.schedules, lowered.buffers, shape, lowered.plan);
     if (!learnt.ok()) {
       ADD_FAILURE() << learnt.error().message;
       return;
@@ -118,14 +118,14 @@ std::vector<Pages> trained(const Base& base) {
     const GroupShape& group = base.shape.groups[static_cast<size_t>(g)];
     const GroupPlan& where = base.lowered.plan.groups[static_cast<size_t>(g)];
     if (!group.trainable) continue;
-    all.push_back(
-        memory[by_name.at(where.weights == Tier::disk ? weights_extent_name(g) : host_weights_name(where, group, g))]);
+    all.push_back(memory[by_name.at(where.weights == Tier::disk ? weights_extent_name(g, 0)
+                                                                : host_weights_name(where, group, g, 0))]);
     Pages states;
     if (where.states == Tier::host) {
-      states = memory[by_name.at(host_states_name(g))];
+      states = memory[by_name.at(host_states_name(g, 0))];
     } else {
       for (int64_t begin = 0, chunk = 0; begin < group.elements; begin += base.lowered.plan.chunk_elements, ++chunk) {
-        const Pages& each = memory[by_name.at(states_extent_name(g, chunk))];
+        const Pages& each = memory[by_name.at(states_extent_name(g, chunk, 0))];
         states.insert(states.end(), each.begin(), each.end());
       }
     }
@@ -135,8 +135,8 @@ std::vector<Pages> trained(const Base& base) {
 }
 
 Result<void> verify_base(const Base& base, const Phase& phase) {
-  return verify(base.lowered.schedules.at(phase), base.lowered.buffers, base.lowered.capacity, base.shape, phase,
-                base.homes);
+  return verify(base.lowered.schedules.at(phase), base.lowered.buffers, base.lowered.capacity, base.shape,
+                base.lowered.plan, phase, base.homes);
 }
 
 TEST(VerifyMutations, EveryPlanIsAcceptedAndComputesTheSameUnderAnyTiming) {
@@ -185,7 +185,13 @@ TEST(VerifyMutations, EveryChoiceOfThePlannerIsAccepted) {
     Random random(seed * 1'000'003 + job);
     const JobShape shape = random_shape(random);
     // Throws when a schedule is refused.
-    EXPECT_NO_THROW(make_plan(shape, random_request(random, shape)));
+    PlanRequest request = random_request(random, shape);
+    EXPECT_NO_THROW(make_plan(shape, request));
+    request.update = UpdateTime::behind_backward;
+    for (const bool clips : {false, true}) {
+      request.clips = clips;
+      EXPECT_NO_THROW(make_plan(shape, request)) << "updated behind backward" << (clips ? ", undoable" : "");
+    }
   }
 }
 
@@ -216,10 +222,12 @@ bool harmful(const Base& base, const Phase& phase, const Mutated& mutated, Rando
 
 Result<void> judge(const Base& base, const Phase& phase, const Mutated& mutated) {
   if (!mutated.buffers_changed)
-    return verify(mutated.schedule, mutated.buffers, mutated.capacity, base.shape, phase, base.homes);
-  const Result<Homes> homes = homes_of(base.lowered.schedules, mutated.buffers, base.shape);
+    return verify(mutated.schedule, mutated.buffers, mutated.capacity, base.shape, base.lowered.plan, phase,
+                  base.homes);
+  const Result<Homes> homes = homes_of(base.lowered.schedules, mutated.buffers, base.shape, base.lowered.plan);
   if (!homes.ok()) return homes.error();
-  return verify(mutated.schedule, mutated.buffers, mutated.capacity, base.shape, phase, homes.value());
+  return verify(mutated.schedule, mutated.buffers, mutated.capacity, base.shape, base.lowered.plan, phase,
+                homes.value());
 }
 
 struct Count {

@@ -71,6 +71,8 @@ PlanRequest random_request(Random& random, const JobShape& shape) {
   request.caps = {GiB(1), GiB(1), GiB(1)};
   request.source_low_bits.assign(shape.groups.size(), static_cast<uint8_t>(pick(random, 0, 1)));
   request.resumes = pick(random, 0, 1) == 0;
+  // What the reference interpreter knows.
+  request.update = UpdateTime::before_forward;
   return request;
 }
 
@@ -78,7 +80,7 @@ Lowered lower(const JobShape& shape, const Plan& plan, bool low_bits, bool resum
   const std::vector<uint8_t> source_low_bits(shape.groups.size(), low_bits ? 1 : 0);
   Layout layout;
   Lowered lowered{plan, {}, {}, {}};
-  for (const Phase& phase : phases_of(shape, resumes))
+  for (const Phase& phase : phases_of(shape, plan, resumes))
     lowered.schedules.emplace(phase, build_schedule(shape, plan, phase, source_low_bits, layout));
   lowered.buffers = layout.buffers();
   lowered.capacity = layout.memory().peak;

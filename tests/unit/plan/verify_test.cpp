@@ -76,10 +76,10 @@ TEST(Verify, RejectsEveryDroppedDependencyThatNothingElseImplies) {
 
 // What is safe may still be wrong.
 Result<void> verify_right(const Case& c, const JobShape& job) {
-  const Result<Homes> homes = homes_of(c.planned.schedules, c.planned.layout.buffers(), job);
+  const Result<Homes> homes = homes_of(c.planned.schedules, c.planned.layout.buffers(), job, c.planned.plan);
   if (!homes.ok()) return homes.error();
   EXPECT_TRUE(verify(c.schedule, c.planned.layout.buffers(), c.planned.memory.peak).ok()) << "must be safe";
-  return verify(c.schedule, c.planned.layout.buffers(), c.planned.memory.peak, job,
+  return verify(c.schedule, c.planned.layout.buffers(), c.planned.memory.peak, job, c.planned.plan,
                 {PhaseKind::train, job.micro_batches, true, true, true}, homes.value());
 }
 Case steady_in_memory(const JobShape& job) {
