@@ -277,7 +277,7 @@ class Builder {
   }
   Operand gradients_chunk(int g, const Chunk& chunk) {
     const int64_t each = shape_.gradient_bytes_per_element;
-    if (gradient_is_passing(g) && finished_.contains(g))
+    if (finished_.contains(g))
       return part(Role::gradients, Access::read, finished_.at(g), chunk.begin * each, chunk.elements() * each);
     if (group_plan(g).gradients != Tier::disk)
       return part(Role::gradients, Access::read, home_gradients(g), chunk.begin * each, chunk.elements() * each);
@@ -554,9 +554,10 @@ class Builder {
       begin_gradients(b);
       // The embedding's backward scatters rows: it reads no weights.
       const std::vector<Operand> weights = b == 0 ? std::vector<Operand>{} : parameters_of(b);
-      // One block late: this block's weights are fetched first, and the gradient is there when the states arrive.
-      update_finished();
       for (int mb : micro_batches(b)) backward(b, mb, weights);
+      // One block late: all that this block's backward takes is fetched before states that wait for a gradient, and
+      // the update does not queue behind this block's norm.
+      update_finished();
       finish_gradients(b);
     }
     update_finished();

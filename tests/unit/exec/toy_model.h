@@ -1,5 +1,6 @@
 // A model small enough to check by hand and free of LibTorch: rows of a table, layers y = x + w * x, and the loss
-// sum((x * h)^2) / 2. fp32. For running real schedules through the executor under the sanitizers.
+// sum((x * h)^2) / 2; a tied head takes the table's first row. fp32. For running real schedules through the executor
+// under the sanitizers.
 #pragma once
 
 #include <cstring>
@@ -86,11 +87,11 @@ class ToyLayer final : public ToyBlock {
 
 class ToyHead final : public ToyBlock {
  public:
-  explicit ToyHead(int group) : ToyBlock("head", group) {}
+  ToyHead(int group, int64_t elements) : ToyBlock("head", group), elements_(elements) {}
   double loss(const models::BackwardArgs& a) const override {
     double sum = 0;
     const bool trains = a.gradients[0] != nullptr;
-    float* g = trains ? gradient(a, kToyWidth) : nullptr;
+    float* g = trains ? gradient(a, elements_) : nullptr;
     for (int64_t i = 0; i < a.batch->tokens * kToyWidth; ++i) {
       const float x = floats(a.input)[i], h = floats(a.parameters[0])[i % kToyWidth];
       sum += 0.5 * static_cast<double>(x * h) * static_cast<double>(x * h);
@@ -100,9 +101,14 @@ class ToyHead final : public ToyBlock {
     }
     return sum;
   }
+
+ private:
+  int64_t elements_;
 };
 
-inline models::Model toy_model(int layers) {
+enum class ToyHeadKind : uint8_t { own, tied };
+
+inline models::Model toy_model(int layers, ToyHeadKind head = ToyHeadKind::own) {
   models::Model model;
   model.hidden = kToyWidth;
   model.vocabulary = kToyVocabulary;
@@ -116,7 +122,11 @@ inline models::Model toy_model(int layers) {
     const std::string name = "layer." + std::to_string(i);
     model.blocks.push_back(std::make_unique<ToyLayer>(name, add_group(name, kToyWidth)));
   }
-  model.blocks.push_back(std::make_unique<ToyHead>(add_group("head", kToyWidth)));
+  if (head == ToyHeadKind::tied) {
+    model.blocks.push_back(std::make_unique<ToyHead>(0, kToyVocabulary * kToyWidth));
+  } else {
+    model.blocks.push_back(std::make_unique<ToyHead>(add_group("head", kToyWidth), kToyWidth));
+  }
   return model;
 }
 
