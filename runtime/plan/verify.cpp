@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "runtime/plan/op_order.h"
 #include "runtime/plan/range_map.h"
 
 namespace sluice::plan {
@@ -44,99 +45,6 @@ Lane lane_of(OpKind kind) {
   }
   return Lane::compute;
 }
-bool is_transfer(Lane lane) { return lane == Lane::read || lane == Lane::write; }
-
-// Which ops are known to have ended when one begins. Asked in program order: `begin` each op, then ask about it.
-//
-// Ops of a lane begin in program order; those of every lane but `read` and `write` also end in it, so that for these
-// the last one tells of all before it. Of the transfers, few are in flight at any place of the program: a row lists
-// those that may be, and is kept only until the last op that looks at it. So this grows with the ops, not with their
-// square.
-class Order {
- public:
-  explicit Order(const Schedule& schedule)
-      : schedule_(schedule), place_(schedule.ops.size()), rows_(schedule.ops.size()), looks_(schedule.ops.size(), 0) {
-    int transfers = 0;
-    std::array<int, kLaneCount> next{};
-    std::array<OpId, kLaneCount> previous;
-    previous.fill(kNone);
-    for (size_t id = 0; id < place_.size(); ++id) {
-      const Op& op = schedule.ops[id];
-      place_[id] = is_transfer(op.lane) ? transfers++ : next[static_cast<size_t>(op.lane)]++;
-      for (OpId before : op.after) ++looks_[static_cast<size_t>(before)];
-      OpId& in_lane = previous[static_cast<size_t>(op.lane)];
-      if (in_lane != kNone) ++looks_[static_cast<size_t>(in_lane)];
-      in_lane = static_cast<OpId>(id);
-    }
-    previous_.fill(kNone);
-  }
-
-  void begin(OpId id) {
-    const Op& op = schedule_.ops[static_cast<size_t>(id)];
-    current_ = {};
-    for (OpId before : op.after) look(before, true);
-    OpId& in_lane = previous_[static_cast<size_t>(op.lane)];
-    if (in_lane != kNone) look(in_lane, !is_transfer(op.lane));
-    in_lane = id;
-    if (looks_[static_cast<size_t>(id)] > 0) rows_[static_cast<size_t>(id)] = current_;
-  }
-  bool ended(OpId other) const {
-    const auto id = static_cast<size_t>(other);
-    const Lane lane = schedule_.ops[id].lane;
-    return is_transfer(lane) ? current_.has(place_[id]) : current_.last[static_cast<size_t>(lane)] >= place_[id];
-  }
-
- private:
-  struct Row {
-    std::array<int, kLaneCount> last{-1, -1, -1, -1, -1, -1};  // per other lane: the last one that has ended
-    int end = 0;                                               // of the transfers before this one ...
-    std::vector<int> missing;                                  // ... all but these have ended; ascending
-
-    bool has(int transfer) const {
-      return transfer < end && !std::binary_search(missing.begin(), missing.end(), transfer);
-    }
-    void add(int transfer) {
-      for (; end <= transfer; ++end)
-        if (end < transfer) missing.push_back(end);
-      const auto found = std::lower_bound(missing.begin(), missing.end(), transfer);
-      if (found != missing.end() && *found == transfer) missing.erase(found);
-    }
-    void add(const Row& other) {
-      for (size_t lane = 0; lane < kLaneCount; ++lane) last[lane] = std::max(last[lane], other.last[lane]);
-      const Row& longer = end >= other.end ? *this : other;
-      const Row& shorter = end >= other.end ? other : *this;
-      std::vector<int> both;
-      auto at = shorter.missing.begin();
-      for (const int transfer : longer.missing) {
-        while (at != shorter.missing.end() && *at < transfer) ++at;
-        if (transfer >= shorter.end || (at != shorter.missing.end() && *at == transfer)) both.push_back(transfer);
-      }
-      end = longer.end;
-      missing = std::move(both);
-    }
-  };
-
-  void look(OpId before, bool ended) {
-    const auto id = static_cast<size_t>(before);
-    current_.add(rows_[id]);
-    if (--looks_[id] == 0) rows_[id] = {};
-    if (!ended) return;
-    const Lane lane = schedule_.ops[id].lane;
-    if (is_transfer(lane)) {
-      current_.add(place_[id]);
-    } else {
-      int& last = current_.last[static_cast<size_t>(lane)];
-      last = std::max(last, place_[id]);
-    }
-  }
-
-  const Schedule& schedule_;
-  std::vector<int> place_;  // in its lane; of transfers, among all of them
-  std::vector<Row> rows_;
-  std::vector<int> looks_;  // still to come
-  std::array<OpId, kLaneCount> previous_;
-  Row current_;
-};
 
 // --- places ------------------------------------------------------------------------------------------------------
 
@@ -173,6 +81,7 @@ Result<void> check_move(const Schedule& schedule, OpId id, const std::vector<Buf
   const Ends ends = op.kind == OpKind::read             ? Ends{Tier::disk, Tier::host}
                     : op.kind == OpKind::write          ? Ends{Tier::host, Tier::disk}
                     : op.kind == OpKind::copy_to_device ? Ends{Tier::host, Tier::device}
+                    : op.kind == OpKind::duplicate      ? Ends{Tier::host, Tier::host}
                                                         : Ends{Tier::device, Tier::host};
   if (op.operands.size() != 2 || op.operands[0].role != Role::source || op.operands[1].role != Role::destination ||
       op.operands[0].access != Access::read || op.operands[1].access != Access::write)
@@ -196,7 +105,7 @@ Result<void> check_places(const Schedule& schedule, const std::vector<Buffer>& b
     for (const Operand& operand : op.operands)
       if (Result<void> place = check_operand(schedule, id, operand, buffers, capacity); !place.ok()) return place;
     const bool moves = op.kind == OpKind::read || op.kind == OpKind::write || op.kind == OpKind::copy_to_device ||
-                       op.kind == OpKind::copy_to_host;
+                       op.kind == OpKind::copy_to_host || op.kind == OpKind::duplicate;
     if (!moves) continue;
     if (Result<void> move = check_move(schedule, id, buffers); !move.ok()) return move;
   }
@@ -278,7 +187,7 @@ class Races {
 
   const Schedule& schedule_;
   const std::vector<Buffer>& buffers_;
-  Order order_;
+  OpOrder order_;
   std::array<RangeMap<Uses>, kTierCount> uses_;
   Result<void> result_;
 };

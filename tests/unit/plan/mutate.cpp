@@ -237,7 +237,7 @@ class Mutator {
     say(id, "says otherwise what it does to " + buffer(operand.buffer).name);
     operand.access = access;
     // Whoever orders ops by what they say orders them less.
-    if (access == Access::read && chance(2)) op(id).after.clear();
+    if (access == Access::read && !chance(4)) op(id).after.clear();
     return true;
   }
 
@@ -292,19 +292,33 @@ class Mutator {
   }
 
   bool relabel() {
-    const auto id = any_op([](const Op& each) { return each.lane == Lane::compute; });
+    const auto id = any_op([](const Op& each) { return each.lane == Lane::compute || each.group != kNone; });
     if (!id) return false;
     Op& changed = op(*id);
     say(*id, "is called something else");
+    if (changed.lane != Lane::compute) return relabel_elements(changed);
     std::vector<Operand*> arguments;
     for (Operand& operand : changed.operands)
       if (operand.role == Role::parameters || operand.role == Role::gradients || operand.role == Role::slot)
         arguments.push_back(&operand);
     if (arguments.empty() || chance(2)) {
-      changed.micro_batch += chance(2) ? 1 : -1;
+      (chance(3) ? changed.block : changed.micro_batch) += chance(2) ? 1 : -1;
     } else {
       Operand& argument = *pick(random_, arguments);
       argument.index += argument.index > 0 && chance(2) ? -1 : 1;
+    }
+    return true;
+  }
+  bool relabel_elements(Op& changed) {
+    const int64_t by = chance(2) ? kPage : 64;
+    if (changed.kind == OpKind::update && chance(3)) {
+      changed.early = !changed.early;
+    } else if (chance(2)) {
+      changed.group += chance(2) ? 1 : -1;
+    } else if (chance(2)) {
+      changed.begin += chance(2) ? by : -by;
+    } else {
+      changed.end += chance(2) ? by : -by;
     }
     return true;
   }

@@ -23,7 +23,7 @@ enum class Mutation : uint8_t {
   drop_op,
   duplicate_op,
   flip_accumulate,
-  relabel,  // another micro-batch, or another argument of its block
+  relabel,  // another micro-batch, block, group or part of one, or another argument of its block
   two_at_once,
 };
 inline constexpr int kMutationCount = 16;

@@ -1,7 +1,7 @@
-// Small random jobs and plans: every residence and slot fate, several chunks a group, rings of every depth.
+// Small random jobs, and for each a few plans: some at random with every residence and slot fate, and what the planner
+// chooses with all the memory it wants and with less. For the differential test of verify.
 #pragma once
 
-#include <map>
 #include <random>
 
 #include "runtime/plan/planner.h"
@@ -18,17 +18,12 @@ const T& pick(Random& random, const std::vector<T>& from) {
   return from[static_cast<size_t>(pick(random, 0, static_cast<int64_t>(from.size()) - 1))];
 }
 
-JobShape random_shape(Random& random);
-Plan random_plan(Random& random, const JobShape& shape);
-PlanRequest random_request(Random& random, const JobShape& shape);
-
-// A plan lowered for every phase of its job, as the planner does it.
-struct Lowered {
-  Plan plan;
-  std::vector<Buffer> buffers;
-  std::array<Bytes, kTierCount> capacity;
-  std::map<Phase, Schedule> schedules;
+struct RandomJob {
+  JobShape shape;
+  PlanRequest request;         // clips, resumes, and what the source is; the rest is each plan's own
+  std::vector<Planned> plans;  // they compute the same
 };
-Lowered lower(const JobShape& shape, const Plan& plan, bool low_bits, bool resumes);
+// Full or with adapters, 2 to 6 blocks, 1 to 8 micro-batches, several chunks a group, rings of every depth.
+RandomJob random_job(uint64_t seed);
 
 }  // namespace sluice::plan
