@@ -10,7 +10,7 @@ namespace sluice::exec {
 namespace {
 
 // Long enough to outlast the burst of a drive's cache and the slice of a scheduler.
-constexpr double kSeconds = 0.35;
+constexpr double kSeconds = 0.2;
 constexpr int64_t kRequestBytes = MiB(4).count;
 constexpr int kDepth = 24;
 static_assert(kRateProbeBytes >= OptimizerLoad::kBytes && kRateProbeBytes.count >= kDepth * kRequestBytes);

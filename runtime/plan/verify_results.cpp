@@ -256,8 +256,7 @@ class Walk {
       const bool optional = b == 0 && op_->kind == OpKind::backward;
       const Operand* operand = optional ? find(Role::parameters, Access::read, bytes, static_cast<int>(i))
                                         : need(Role::parameters, Access::read, bytes, static_cast<int>(i));
-      if (operand != nullptr)
-        expect(*operand, bytes, weights(g, task_.newest(g), task_.set_now(g)));
+      if (operand != nullptr) expect(*operand, bytes, weights(g, task_.newest(g), task_.set_now(g)));
     }
   }
   void take_for_backward(int b, int mb) {
