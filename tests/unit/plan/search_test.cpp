@@ -65,7 +65,7 @@ void force_some(RandomJobs& random, const JobShape& job, PlanRequest& request, d
 // SLUICE_PLAN_INSTANCES: more of them.
 TEST(Search, IsWithinThreePercentOfTheExhaustiveOptimum) {
   const char* asked = std::getenv("SLUICE_PLAN_INSTANCES");
-  const int instances = asked ? std::atoi(asked) : 60;
+  const int instances = asked ? std::atoi(asked) : SLUICE_PLAN_INSTANCES_DEFAULT;
   RandomJobs random(1);
   std::vector<double> distances;
   while (static_cast<int>(distances.size()) < instances) {
