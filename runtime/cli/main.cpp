@@ -1,6 +1,7 @@
 // sluice: fine-tunes language models that do not fit the machine they are trained on.
 //
-// Exit codes: 0 done; 2 the command line, the job or the set-up is wrong, and nothing was written; 3 a run failed.
+// Exit codes: 0 done; 2 the command line, the job or the set-up is wrong, and nothing was written; 3 a run failed;
+// 128 + a signal's number: stopped by it, with a checkpoint.
 
 #include <CLI/CLI.hpp>
 #include <cstdio>

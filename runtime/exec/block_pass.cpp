@@ -65,62 +65,106 @@ class Batch {
   models::MicroBatch view_;
 };
 
-// Everything that one block's program needs, at the size of the job.
+// Where everything lies that one block's program needs, at the size of the job: offsets from one begin.
+struct BenchLayout {
+  std::vector<int64_t> parameters, gradients, slots;
+  std::array<int64_t, 3> boundaries{};  // input, output or its gradient, gradient of the input
+  int64_t workspace = 0;                // beside the slots
+  int64_t recomputing_workspace = 0;    // in place of the slots
+  Bytes total;
+
+  BenchLayout(const models::Model& model, const BlockProgram& block, const PassSize& size) {
+    for (int g : block.groups()) {
+      const models::ParameterGroup& group = model.groups[static_cast<size_t>(g)];
+      parameters.push_back(take(group.elements * size_of(model.compute_dtype)));
+      gradients.push_back(take(group.trainable ? group.elements * size_of(size.gradient_dtype) : 0));
+    }
+    for (int64_t& boundary : boundaries) boundary = take(size.tokens * model.hidden * size_of(model.compute_dtype));
+    recomputing_workspace = total.count;
+    for (const models::SlotSpec& slot : block.slots())
+      slots.push_back(take(size.tokens * slot.elements_per_token * size_of(slot.dtype)));
+    workspace = total.count;
+    const std::vector<uint8_t> none(slots.size(), 0), all(slots.size(), 1);
+    const auto bytes = [&](models::Pass pass, const std::vector<uint8_t>& kept) {
+      return block.workspace_bytes(pass, size.tokens, kept);
+    };
+    const Bytes beside = std::max(bytes(models::Pass::forward, all), bytes(models::Pass::backward, all));
+    const Bytes instead = bytes(models::Pass::backward, none);
+    total.count = std::max(workspace + beside.count, recomputing_workspace + instead.count);
+  }
+
+ private:
+  int64_t take(int64_t bytes) {
+    constexpr int64_t kAlignment = 64;
+    const int64_t begin = total.count;
+    total.count += round_up(std::max<int64_t>(bytes, 1), kAlignment);
+    return begin;
+  }
+};
+
 class Bench {
  public:
   Bench(const models::Model& model, const BlockProgram& block, const PassSize& size, const models::MicroBatch& batch)
-      : block_(block), batch_(batch), gradient_dtype_(size.gradient_dtype) {
-    const Dtype dtype = model.compute_dtype;
-    for (int g : block.groups()) {
-      const models::ParameterGroup& group = model.groups[static_cast<size_t>(g)];
-      parameters_.push_back(take(group.elements * size_of(dtype)));
-      fill(slabs_.back()->memory(), dtype);
-      gradients_.push_back(group.trainable ? take(group.elements * size_of(size.gradient_dtype)) : nullptr);
+      : block_(block),
+        batch_(batch),
+        gradient_dtype_(size.gradient_dtype),
+        layout_(model, block, size),
+        slab_(layout_.total) {
+    for (size_t i = 0; i < block.groups().size(); ++i) {
+      const models::ParameterGroup& group = model.groups[static_cast<size_t>(block.groups()[i])];
+      std::byte* parameters = at(layout_.parameters[i]);
+      fill({parameters, static_cast<size_t>(group.elements * size_of(model.compute_dtype))}, model.compute_dtype);
+      parameters_.push_back(parameters);
+      gradients_.push_back(group.trainable ? at(layout_.gradients[i]) : nullptr);
     }
-    for (const models::SlotSpec& slot : block.slots())
-      slots_.push_back(take(size.tokens * slot.elements_per_token * size_of(slot.dtype)));
-    for (void*& boundary : boundaries_) boundary = take(size.tokens * model.hidden * size_of(dtype));
-    fill({static_cast<std::byte*>(boundaries_[0]), static_cast<size_t>(size.tokens * model.hidden * size_of(dtype))},
-         dtype);
-    const std::vector<uint8_t> none(slots_.size(), 0), all(slots_.size(), 1);
-    Bytes workspace = block.workspace_bytes(models::Pass::forward, size.tokens, all);
-    for (const auto* kept : {&none, &all})
-      workspace = std::max(workspace, block.workspace_bytes(models::Pass::backward, size.tokens, *kept));
-    workspace_ = {static_cast<std::byte*>(take(workspace.count)), static_cast<size_t>(workspace.count)};
+    for (int64_t slot : layout_.slots) slots_.push_back(at(slot));
+    fill({at(layout_.boundaries[0]), static_cast<size_t>(size.tokens * model.hidden * size_of(model.compute_dtype))},
+         model.compute_dtype);
   }
 
-  void forward() const { block_.forward({&batch_, boundaries_[0], boundaries_[1], parameters_, slots_, workspace_}); }
+  void forward() const {
+    block_.forward(
+        {&batch_, at(layout_.boundaries[0]), at(layout_.boundaries[1]), parameters_, slots_, from(layout_.workspace)});
+  }
   void backward(bool keeps_slots) const {
     const std::vector<const void*> kept(slots_.begin(), slots_.end()), none(slots_.size(), nullptr);
-    block_.backward(arguments(gradients_, boundaries_[2], keeps_slots ? kept : none));
+    void* input_gradient = at(layout_.boundaries[2]);
+    block_.backward(keeps_slots ? arguments(gradients_, input_gradient, kept, from(layout_.workspace))
+                                : arguments(gradients_, input_gradient, none, from(layout_.recomputing_workspace)));
   }
   void loss(bool wants_gradients) const {
     const std::vector<void*> nothing(gradients_.size(), nullptr);
     const std::vector<const void*> no_slots;
     static_cast<const models::HeadProgram&>(block_).loss(
-        arguments(wants_gradients ? gradients_ : nothing, wants_gradients ? boundaries_[2] : nullptr, no_slots));
+        arguments(wants_gradients ? gradients_ : nothing, wants_gradients ? at(layout_.boundaries[2]) : nullptr,
+                  no_slots, from(layout_.workspace)));
   }
 
  private:
-  void* take(int64_t bytes) {
-    slabs_.push_back(std::make_unique<swap::HostSlab>(Bytes{std::max<int64_t>(bytes, 64)}));
-    return slabs_.back()->memory().data();
-  }
+  std::byte* at(int64_t offset) const { return slab_.memory().data() + offset; }
+  std::span<std::byte> from(int64_t offset) const { return slab_.memory().subspan(static_cast<size_t>(offset)); }
   models::BackwardArgs arguments(std::span<void* const> gradients, void* input_gradient,
-                                 std::span<const void* const> slots) const {
-    return {&batch_,   boundaries_[0], boundaries_[1],  input_gradient, parameters_,
-            gradients, accumulate_,    gradient_dtype_, slots,          workspace_};
+                                 std::span<const void* const> slots, std::span<std::byte> workspace) const {
+    return {&batch_,
+            at(layout_.boundaries[0]),
+            at(layout_.boundaries[1]),
+            input_gradient,
+            parameters_,
+            gradients,
+            accumulate_,
+            gradient_dtype_,
+            slots,
+            workspace};
   }
 
   const BlockProgram& block_;
   const models::MicroBatch& batch_;
   Dtype gradient_dtype_;
-  std::vector<std::unique_ptr<swap::HostSlab>> slabs_;
+  BenchLayout layout_;
+  swap::HostSlab slab_;
   std::vector<const void*> parameters_;
   std::vector<void*> gradients_, slots_;
-  std::array<void*, 3> boundaries_{};  // input, output or its gradient, gradient of the input
   std::vector<uint8_t> accumulate_ = std::vector<uint8_t>(8, 0);
-  std::span<std::byte> workspace_;
 };
 
 // The fastest of several runs: what disturbs a run only makes it longer. The first one also makes caches.
@@ -162,12 +206,24 @@ std::string kind_of(const models::Model& model, const BlockProgram& block) {
   return key + (&block == &model.head() ? " head" : "");
 }
 
+const BlockProgram& middle_layer(const models::Model& model) { return *model.blocks[model.blocks.size() / 2]; }
+
 }  // namespace
+
+Bytes pass_memory(const models::Model& model, const PassSize& size) {
+  Bytes most;
+  for (const auto& block : model.blocks) most = std::max(most, BenchLayout(model, *block, size).total);
+  return most;
+}
+
+Bytes layer_load_memory(const models::Model& model, const PassSize& size) {
+  return BenchLayout(model, middle_layer(model), size).total;
+}
 
 std::function<void()> layer_load(const models::Model& model, const PassSize& size) {
   struct Load {
     Load(const models::Model& model, const PassSize& size)
-        : batch(model, size), bench(model, *model.blocks[model.blocks.size() / 2], size, batch.view()) {}
+        : batch(model, size), bench(model, middle_layer(model), size, batch.view()) {}
     Batch batch;
     Bench bench;
   };

@@ -20,6 +20,7 @@ struct BlockPass {
 struct BlockPasses {
   std::vector<BlockPass> blocks;  // one per block of the model; blocks of one kind share their figures
   Bytes transient;                // the most that was resident beyond what the passes were given
+  bool in_host = false;           // measured where the host's arenas will be; else predicted, or in device memory
 };
 
 struct PassSize {
@@ -27,6 +28,10 @@ struct PassSize {
   int64_t document = 0;  // tokens of its documents
   Dtype gradient_dtype = Dtype::f32;
 };
+
+// What measure_block_passes takes at once, beside `transient`, and what layer_load does.
+Bytes pass_memory(const models::Model& model, const PassSize& size);
+Bytes layer_load_memory(const models::Model& model, const PassSize& size);
 
 // Blocks for a few times the cost of one layer's and the head's backward. Takes the memory of one block at a time:
 // its parameters, gradients, slots and workspace. Throws SetupError when the machine does not have it.

@@ -26,7 +26,7 @@ Error not_finite(const std::string& what, const models::BlockProgram& block, con
   return {ErrorCode::io,
           what + " of block " + block.name() + " is not finite (micro-batch " + std::to_string(batch.index + 1) +
               " of step " + std::to_string(batch.step) + ")",
-          "the last checkpoint is intact; lower learning_rate, set max_grad_norm, or check the data of this step"};
+          "lower learning_rate, set max_grad_norm, or check the data of this step"};
 }
 
 // The op's operands, sorted by what they are.

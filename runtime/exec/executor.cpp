@@ -211,7 +211,6 @@ struct Executor::Impl {
     ++ended;
     leases[id].clear();
     result.ops[id] = {{event.begin_us}, {event.end_us}};
-    result.busy[static_cast<size_t>(schedule->ops[id].lane)] += Microseconds{event.end_us - event.begin_us};
     if (event.error && !failure) failure = std::move(event.error);
     for (OpId dependent : dependents[id]) --waiting_for[static_cast<size_t>(dependent)];
   }

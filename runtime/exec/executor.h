@@ -41,7 +41,6 @@ struct PhaseResult {
   double squared_gradient_norm = 0;  // over all groups, added in group order
   double seconds = 0;
   std::vector<plan::Slice> ops;  // when each op ran, from the phase's start
-  std::array<Microseconds, kLaneCount> busy{};
 };
 
 // Where the job's first weights and, when resuming, its states come from.

@@ -231,16 +231,17 @@ class Probe {
  private:
   // Compute, optimizer and drives side by side. Drives alone have all of it.
   static constexpr Bytes kPairDriveBytes = MiB(128);
-  static constexpr Bytes kSlabBytes{models::kOpTimerBytes.count + OptimizerLoad::kBytes.count + kPairDriveBytes.count};
+  static constexpr Bytes kSlabBytes{models::kOpTimerBytes.count + OptimizerLoad::kBytesMost.count +
+                                    kPairDriveBytes.count};
   static_assert(kSlabBytes >= kDriveProbeBytes);
 
   std::span<std::byte> cut(int64_t begin, Bytes bytes) const {
     return slab_.memory().subspan(static_cast<size_t>(begin), static_cast<size_t>(bytes.count));
   }
   std::span<std::byte> compute_memory() const { return cut(0, models::kOpTimerBytes); }
-  std::span<std::byte> optimizer_memory() const { return cut(models::kOpTimerBytes.count, OptimizerLoad::kBytes); }
+  std::span<std::byte> optimizer_memory() const { return cut(models::kOpTimerBytes.count, OptimizerLoad::kBytesMost); }
   std::span<std::byte> pair_drive_memory() const {
-    return cut(models::kOpTimerBytes.count + OptimizerLoad::kBytes.count, kPairDriveBytes);
+    return cut(models::kOpTimerBytes.count + OptimizerLoad::kBytesMost.count, kPairDriveBytes);
   }
 
   void probe_compute() {

@@ -99,24 +99,27 @@ void run_on(optim::WorkerPool& pool, int64_t elements, int64_t grain,
 // --- optimizer ----------------------------------------------------------------------------------------------------
 
 OptimizerLoad::OptimizerLoad(int threads, std::span<std::byte> memory) : pool_(threads), memory_(memory) {
-  SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= kBytes.count, "the optimizer load needs its memory");
-  auto* floats = reinterpret_cast<float*>(memory_.data());
-  std::fill_n(floats, 4 * kElements, 1e-3f);
+  constexpr int64_t kPieceMost = MiB(4).count, kBytesPerElement = 4 * sizeof(float);
+  const int64_t all = std::min(static_cast<int64_t>(memory.size()), kBytesMost.count) / kBytesPerElement;
+  piece_ = std::min(kPieceMost, all);
+  elements_ = round_down(all, piece_);
+  SLUICE_CHECK(elements_ > 0, "the optimizer load needs its memory");
+  std::fill_n(reinterpret_cast<float*>(memory_.data()), 4 * elements_, 1e-3f);
 }
 
 double OptimizerLoad::work() {
-  constexpr int64_t kPiece = MiB(4).count, kGrain = 1 << 16;
+  constexpr int64_t kGrain = 1 << 16;
   auto* floats = reinterpret_cast<float*>(memory_.data());
   const auto part = [&](int64_t which, int64_t first, int64_t last) {
-    return std::span(floats + which * kElements + next_ + first, static_cast<size_t>(last - first));
+    return std::span(floats + which * elements_ + next_ + first, static_cast<size_t>(last - first));
   };
-  run_on(pool_, kPiece, kGrain, [&](int64_t first, int64_t last) {
+  run_on(pool_, piece_, kGrain, [&](int64_t first, int64_t last) {
     optim::adamw_f32(optim::best_isa(), {.learning_rate = 1e-3}, part(0, first, last), {part(1, first, last), {}},
                      part(2, first, last), part(3, first, last));
   });
-  next_ = (next_ + kPiece) % kElements;
-  constexpr double kBytesPerElement = 28;  // p, m, v both ways, g one
-  return kBytesPerElement * kPiece;
+  next_ = (next_ + piece_) % elements_;
+  constexpr double kBytesMoved = 28;  // of an element: p, m, v both ways, g one
+  return kBytesMoved * static_cast<double>(piece_);
 }
 
 // --- copies -------------------------------------------------------------------------------------------------------

@@ -51,15 +51,15 @@ class RepeatedLoad : public Load {
 // AdamW over fp32 states.
 class OptimizerLoad : public Load {
  public:
-  static constexpr int64_t kElements = MiB(8).count;
-  static constexpr Bytes kBytes{4 * 4 * kElements};
-  // `memory`: kBytes.
+  // Of memory beyond that, nothing is used.
+  static constexpr Bytes kBytesMost = MiB(128);
   OptimizerLoad(int threads, std::span<std::byte> memory);
   double work() override;  // bytes that it reads and writes
 
  private:
   optim::WorkerPool pool_;
   std::span<std::byte> memory_;
+  int64_t elements_, piece_;
   int64_t next_ = 0;
 };
 

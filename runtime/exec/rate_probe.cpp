@@ -11,9 +11,11 @@ namespace {
 
 // Long enough to outlast the burst of a drive's cache and the slice of a scheduler.
 constexpr double kSeconds = 0.2;
-constexpr int64_t kRequestBytes = MiB(4).count;
-constexpr int kDepth = 24;
-static_assert(kRateProbeBytes >= OptimizerLoad::kBytes && kRateProbeBytes.count >= kDepth * kRequestBytes);
+constexpr int64_t kRequestBytesMost = MiB(4).count, kRequestBytesLeast = MiB(1).count;
+constexpr int64_t kDepthMost = 24, kDepthLeast = 8;
+static_assert(kRateProbeBytes >= OptimizerLoad::kBytesMost);
+static_assert(kRateProbeBytes.count >= kDepthMost * kRequestBytesMost);
+static_assert(kRateProbeBytesLeast.count >= kDepthLeast * kRequestBytesLeast);
 
 class Probe {
  public:
@@ -49,7 +51,8 @@ plan::LaneMatrix as_copies_each_way(plan::LaneMatrix beside) {
 }  // namespace
 
 plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions& options) {
-  SLUICE_CHECK(static_cast<int64_t>(options.memory.size()) >= kRateProbeBytes.count, "the probe needs its memory");
+  const auto memory_bytes = static_cast<int64_t>(options.memory.size());
+  SLUICE_CHECK(memory_bytes >= kRateProbeBytesLeast.count, "the probe needs its memory");
   plan::MachineProfile profile;
   RepeatedLoad compute(options.compute_load);
   Probe probe(profile, compute);
@@ -67,9 +70,12 @@ plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions&
     profile.beside = as_copies_each_way(profile.beside);
   }
   if (swap == nullptr) return profile;
-  const std::vector<swap::ExtentId> extents = make_extents(*swap, options.memory, kRequestBytes, 2 * kDepth);
+  const int64_t request =
+      std::clamp(round_down(memory_bytes / kDepthLeast, MiB(1).count), kRequestBytesLeast, kRequestBytesMost);
+  const int64_t depth = std::min(memory_bytes / request, kDepthMost);
+  const std::vector<swap::ExtentId> extents = make_extents(*swap, options.memory, request, 2 * depth);
   const auto drive = [&](DriveMode mode) {
-    return DriveLoad(*swap, options.memory, {extents, kRequestBytes, kDepth, mode});
+    return DriveLoad(*swap, options.memory, {extents, request, static_cast<int>(depth), mode});
   };
   DriveLoad read = drive(DriveMode::read), write = drive(DriveMode::write), both = drive(DriveMode::both);
   profile.disk_read = probe.lane(Lane::read, read);

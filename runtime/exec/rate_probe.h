@@ -16,12 +16,13 @@ struct RateProbeOptions {
   // What compute does all the time, once per call (block_pass.h).
   std::function<void()> compute_load;
   int optimizer_threads = 0;  // 0: one per core
-  // Host memory for the probe, at least kRateProbeBytes, 4096-byte aligned. Its content is lost.
+  // Host memory for the probe, 4096-byte aligned. Its content is lost. Less than kRateProbeBytes measures a little less
+  // well: caches hold more of it, drives have fewer requests in flight.
   std::span<std::byte> memory;
   // Of an emulated device: its copies take at least their bytes over this, and at least what copying takes. 0: none.
   BytesPerSecond link_each_way{0};
 };
-inline constexpr Bytes kRateProbeBytes = MiB(192);
+inline constexpr Bytes kRateProbeBytes = MiB(192), kRateProbeBytesLeast = MiB(8);
 
 // Without a swap engine nothing is written, and the drive's rates stay zero. Throws RunError when the drive fails.
 plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions& options);

@@ -56,6 +56,8 @@ struct JobShape {
   // block.
   Bytes process_bytes;
   Bytes transient_bytes;
+  // What measuring the job's blocks and rates took, before the arenas.
+  Bytes measuring_bytes;
 };
 
 }  // namespace sluice::plan

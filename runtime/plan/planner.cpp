@@ -73,6 +73,7 @@ class Fitting {
         score_(shape, request, choices_, request_.profile) {}
 
   std::optional<Planned> find() {
+    if (!measuring_fits()) return std::nullopt;
     calibrate();
     std::optional<Assignment> found;
     std::optional<Planned> planned = lowered_in_caps([&] { return found = search(choices_, score_, {search_caps()}); });
@@ -85,6 +86,7 @@ class Fitting {
     return planned;
   }
   bool fits_somehow() {
+    if (!measuring_fits()) return false;
     calibrate();
     return lowered_in_caps([&] { return search_any(choices_, score_, {search_caps()}); }).has_value();
   }
@@ -95,6 +97,7 @@ class Fitting {
   }
 
  private:
+  bool measuring_fits() const { return memory_to_measure(shape_) <= request_.caps[static_cast<size_t>(Tier::host)]; }
   Planned lowered(const Assignment& assignment) const { return lower(choices_.plan_of(assignment), shape_, request_); }
 
   // Coarse figures are corrected until the winner's exact ones fit.
@@ -228,6 +231,10 @@ std::optional<Bytes> least_cap(Tier tier, const JobShape& shape, PlanRequest req
 Bytes memory_in(Tier tier, const MemoryUse& memory, const JobShape& shape) {
   const Bytes arena = memory.peak[static_cast<size_t>(tier)];
   return tier == Tier::host ? arena + shape.process_bytes + shape.transient_bytes : arena;
+}
+
+Bytes memory_to_measure(const JobShape& shape) {
+  return shape.measuring_bytes + shape.process_bytes + shape.transient_bytes;
 }
 
 const Schedule& Planned::schedule(const Phase& phase, const JobShape& shape, const PlanRequest& request) {

@@ -59,5 +59,7 @@ bool needs_disk(const JobShape& shape, const PlanRequest& request);
 
 // What a plan takes of a tier; of the host also what the process takes beside its arenas.
 Bytes memory_in(Tier tier, const MemoryUse& memory, const JobShape& shape);
+// What the process takes while the job's blocks and rates are measured.
+Bytes memory_to_measure(const JobShape& shape);
 
 }  // namespace sluice::plan

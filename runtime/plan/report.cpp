@@ -22,6 +22,7 @@ std::string memory_table(const MemoryUse& memory, const JobShape& shape, const s
   row("inside a block", {}, shape.transient_bytes, {});
   row("process", {}, shape.process_bytes, {});
   row("total", memory.peak[0], memory_in(Tier::host, memory, shape), memory.peak[2]);
+  row("measuring", {}, memory_to_measure(shape), {});
   row("cap", caps[0], caps[1], caps[2]);
   return out.str();
 }
@@ -83,6 +84,7 @@ std::string to_json(const Planned& planned, const JobShape& shape, const std::ar
   }
   json["process_bytes"] = shape.process_bytes.count;
   json["transient_bytes"] = shape.transient_bytes.count;
+  json["measuring_bytes"] = shape.measuring_bytes.count;
   nlohmann::ordered_json& step = json["forecast"];
   step["step_seconds"] = forecast.step.count / 1e6;
   step["tokens_per_second"] = forecast.tokens_per_second;

@@ -1,14 +1,17 @@
 #include "runtime/train/job.h"
 
 #include <algorithm>
-#include <fstream>
+#include <cstdio>
 #include <limits>
 
+#include "models/kernel_cache.h"
 #include "runtime/core/result.h"
 #include "runtime/exec/block_prediction.h"
 #include "runtime/plan/choices.h"
 #include "runtime/train/advice.h"
+#include "runtime/train/free_memory.h"
 #include "runtime/train/job_rates.h"
+#include "runtime/train/swap_folders.h"
 #include "runtime/train/text_process.h"
 
 namespace sluice::train {
@@ -22,31 +25,16 @@ void refuse_used_output(const Config& config, bool resumes) {
   if (!fs::is_directory(config.output_dir))
     throw SetupError(config.output_dir.string() + " is not a folder",
                      "give output_dir a folder, existing and empty or new");
-  if (!fs::is_empty(config.output_dir))
-    throw SetupError("output_dir " + config.output_dir.string() + " is not empty",
-                     "give another output_dir, empty this one, or go on from its checkpoint with "
-                     "auto_resume_from_checkpoints: true");
-}
-
-Bytes available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string name;
-  int64_t kib = 0;
-  for (std::string unit; file >> name >> kib; std::getline(file, unit))
-    if (name == "MemAvailable:") return KiB(kib);
-  return GiB(4);
-}
-
-Bytes free_disk(const std::vector<fs::path>& paths) {
-  Bytes sum;
-  for (fs::path path : paths) {
-    // A folder not made yet lies on its parent's file system.
-    std::error_code failed;
-    path = fs::absolute(path);
-    while (!fs::exists(path, failed) && path.has_parent_path() && path != path.parent_path()) path = path.parent_path();
-    sum += Bytes{static_cast<int64_t>(fs::space(path).available)};
+  if (fs::is_empty(config.output_dir)) return;
+  if (config.auto_resume_from_checkpoints) {
+    // Whoever starts the same job after a crash, however early the crash was.
+    std::fprintf(stderr, "note: %s holds no checkpoint, so the job starts at its first step\n",
+                 config.output_dir.c_str());
+    return;
   }
-  return sum;
+  throw SetupError("output_dir " + config.output_dir.string() + " is not empty",
+                   "give another output_dir, empty this one, or go on from its checkpoint with "
+                   "auto_resume_from_checkpoints: true");
 }
 
 std::string joined(const std::vector<fs::path>& paths) {
@@ -115,17 +103,37 @@ void cap(Job& job, Tier tier, const std::optional<Bytes>& wanted, Bytes most_the
   if (!wanted) job.request.cap_origins[t] = origin;
 }
 
+// Bounds the compiled kernels: those of a step's token counts, fewer under a small cap. Returns what they will take
+// beside those of the one token count that is measured.
+Bytes limit_kernels(const Job& job) {
+  const int64_t each = models::kernels_per_token_count(job.setup.model);
+  if (each == 0) return {};
+  const Bytes most{job.request.caps[static_cast<size_t>(Tier::host)].count / 16};
+  const int64_t fit = most.count / models::kernel_bytes(each).count;
+  const int64_t token_counts = std::clamp<int64_t>(job.batch.micro_batches, 1, std::max<int64_t>(fit, 1));
+  models::limit_kernels(each * token_counts);
+  return models::kernel_bytes(each * (token_counts - 1));
+}
+
 void plan_for_this_machine(Job& job) {
   const Config& config = job.config;
   job.request.memory =
       config.device == DeviceKind::emulated ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
-  cap(job, Tier::device, config.offload.max_gpu, available_memory(), "the free memory");
-  cap(job, Tier::host, config.offload.max_cpu, available_memory(), "the free memory");
+  cap(job, Tier::device, config.offload.max_gpu, free_memory(), "the free memory");
+  cap(job, Tier::host, config.offload.max_cpu, free_memory(), "the free memory");
   cap(job, Tier::disk, config.offload.max_disk, free_disk(config.offload.nvme_path),
       "the free space of " + joined(config.offload.nvme_path));
-  job.passes = exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch));
+  const exec::PassSize size = pass_size(job.setup, job.batch);
+  const bool in_host = job.request.memory == plan::DeviceMemory::unified;
+  const bool measures = measuring_memory(job.setup.model, size) <= free_memory();
+  const Bytes kernels = limit_kernels(job);
+  // Where not even one block has room the job is refused, whatever its times.
+  if (measures) job.passes = exec::measure_block_passes(job.setup.model, size);
+  job.passes.blocks.resize(job.setup.model.blocks.size());
+  job.passes.in_host = in_host;
   job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
-  job.request.profile = measure_rates(job);
+  job.shape.process_bytes += kernels;
+  if (measures) job.request.profile = measure_rates(job);
 }
 
 void plan_for(const plan::Machine& machine, Job& job) {
@@ -162,6 +170,13 @@ void refuse_long_sequences(const Config& config, const models::DecoderSpec& spec
                      "set sequence_len to " + std::to_string(spec.positions_max) + " or less");
 }
 
+void refuse_later_checkpoint(const Resume& resume, int64_t steps_total) {
+  if (resume.step <= steps_total) return;
+  throw SetupError(resume.folder.string() + " is at step " + std::to_string(resume.step) +
+                       " and the job ends at step " + std::to_string(steps_total),
+                   "raise max_steps or num_epochs, or resume from an earlier checkpoint");
+}
+
 BatchShape batch_shape(const Job& job) {
   BatchShape batch;
   batch.tokens_max = job.training->tokens_max(job.config.micro_batch_size);
@@ -181,6 +196,7 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.config = config;
   job.resume = find_resume(config);
   if (purpose == Purpose::run) refuse_used_output(config, job.resume.has_value());
+  check_nvme_paths(config);
   job.setup = set_up_model(config, job.resume ? job.resume->folder : fs::path());
   refuse_long_sequences(config, job.setup.spec);
   const PreparedData data = prepare_data(config);
@@ -188,6 +204,8 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   if (!data.validation.empty()) job.validation = std::make_unique<TokenDataset>(data.validation);
   refuse_long_rows(*job.training, job.setup);
   job.steps = BatchPlan(config, job.training->rows());
+  if (job.resume) refuse_later_checkpoint(*job.resume, job.steps.steps_total());
+  if (job.nothing_left() && purpose == Purpose::run) return job;
   job.learning_rate = LearningRate(config, job.steps.steps_total());
   job.request.chunk_elements = chunk_elements(job.setup);
   job.sources = sources_of(job.setup, job.request.chunk_elements);

@@ -29,6 +29,9 @@ struct Job {
   plan::PlanRequest request;
   plan::Planned planned;
   Bytes rated_endurance;  // of all drives; 0: not known
+
+  // The checkpoint to resume from is the job's end: nothing was planned.
+  bool nothing_left() const { return resume && resume->step == steps.steps_total(); }
 };
 
 // `inspect` asks nothing of output_dir: the job will not run.

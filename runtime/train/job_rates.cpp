@@ -5,21 +5,15 @@
 #include <algorithm>
 
 #include "runtime/exec/rate_probe.h"
+#include "runtime/train/free_memory.h"
 #include "runtime/train/machine_file.h"
+#include "runtime/train/swap_folders.h"
 #include "swap/host_slab.h"
 
 namespace sluice::train {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A folder not made yet lies on its parent's file system.
-fs::path nearest_existing(fs::path path) {
-  std::error_code failed;
-  path = fs::absolute(path);
-  while (!fs::exists(path, failed) && path != path.parent_path()) path = path.parent_path();
-  return path;
-}
 
 // Folders on the drives that the job will use, gone with this.
 class ProbeFolders {
@@ -41,12 +35,19 @@ class ProbeFolders {
   std::vector<fs::path> folders_;
 };
 
+// What the job's cap leaves of it.
+Bytes probe_memory(const Job& job) {
+  const Bytes left = job.request.caps[static_cast<size_t>(Tier::host)] - resident_bytes() - job.shape.transient_bytes;
+  return {round_down(std::clamp(left, exec::kRateProbeBytesLeast, exec::kRateProbeBytes).count, MiB(1).count)};
+}
+
 }  // namespace
 
 plan::MachineProfile measure_rates(const Job& job) {
-  swap::HostSlab memory(exec::kRateProbeBytes);
   exec::RateProbeOptions options;
+  // Takes its memory at once.
   options.compute_load = exec::layer_load(job.setup.model, pass_size(job.setup, job.batch));
+  swap::HostSlab memory(probe_memory(job));
   options.memory = memory.memory();
   if (job.config.device == DeviceKind::emulated) options.link_each_way = emulated_link(job.config);
   if (!plan::needs_disk(job.shape, job.request)) return exec::probe_rates(nullptr, options);

@@ -83,7 +83,7 @@ StepLog::~StepLog() { ::close(descriptor_); }
 void StepLog::append(const StepRecord& record) {
   if (!write_all(descriptor_, to_json_line(record) + "\n"))
     throw RunError({errno == ENOSPC ? ErrorCode::no_space : ErrorCode::io, system_error(file_, "cannot be written"),
-                    "the last checkpoint is intact; make room and start again"});
+                    "make room and start again"});
 }
 
 bool wants_colour(int descriptor) {

@@ -7,18 +7,16 @@
 
 #include "models/adapter_files.h"
 #include "models/decoder_groups.h"
+#include "runtime/exec/rate_probe.h"
+#include "runtime/train/free_memory.h"
 #include "runtime/train/tensor_file_writer.h"
 
 namespace sluice::train {
 namespace {
 
-// Resident before any arena: code, libraries, their caches and thread stacks.
-Bytes resident_bytes() {
-  std::ifstream status("/proc/self/statm");
-  int64_t total = 0, resident = 0;
-  status >> total >> resident;
-  return Bytes{resident * 4096};
-}
+// What comes after measuring: the lanes' threads with their stacks and MKL's buffers, rings and schedules. 8 MiB in a
+// job of 31 blocks on two cores.
+constexpr Bytes kThreads = MiB(12);
 
 // Where recomputation was measured for all slots together, each takes its share by FLOPs.
 void set_times(plan::BlockShape& block, const exec::BlockPass& pass) {
@@ -154,9 +152,14 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
     };
     shape.blocks.push_back(std::move(each));
   }
-  shape.process_bytes = resident_bytes();
+  shape.process_bytes = resident_bytes() + kThreads;
   shape.transient_bytes = passes.transient;
+  if (passes.in_host) shape.measuring_bytes = measuring_memory(model, pass_size(setup, batch));
   return shape;
+}
+
+Bytes measuring_memory(const models::Model& model, const exec::PassSize& size) {
+  return std::max(exec::pass_memory(model, size), exec::layer_load_memory(model, size) + exec::kRateProbeBytesLeast);
 }
 
 std::vector<uint8_t> source_low_bits(const ModelSetup& setup, const exec::JobSources& sources) {

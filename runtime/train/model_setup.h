@@ -47,6 +47,9 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
 // What the passes are measured at.
 exec::PassSize pass_size(const ModelSetup& setup, const BatchShape& batch);
 
+// What measuring the job's block passes and rates takes at least.
+Bytes measuring_memory(const models::Model& model, const exec::PassSize& size);
+
 // Per group: virgin states take their low halves from a source with more bits than the compute weight.
 std::vector<uint8_t> source_low_bits(const ModelSetup& setup, const exec::JobSources& sources);
 

@@ -15,8 +15,7 @@ namespace {
 [[noreturn]] void fail(const std::filesystem::path& path, const char* what, int error) {
   const bool full = error == ENOSPC || error == EDQUOT;
   throw RunError({full ? ErrorCode::no_space : ErrorCode::io, path.string() + ": " + what + ": " + std::strerror(error),
-                  full ? "free space on that file system; the last checkpoint is intact"
-                       : "check the folder's permissions and the drive; the last checkpoint is intact"});
+                  full ? "free space on that file system" : "check the folder's permissions and the drive"});
 }
 
 void write_all(int fd, const std::filesystem::path& path, int64_t offset, std::span<const std::byte> bytes) {

@@ -12,12 +12,14 @@
 #include "runtime/core/result.h"
 #include "runtime/exec/trace.h"
 #include "runtime/plan/report.h"
+#include "runtime/plan/seen_rates.h"
 #include "runtime/train/advice.h"
 #include "runtime/train/job.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/plan_diff.h"
+#include "runtime/train/stop_request.h"
 #include "runtime/train/tensor_file_writer.h"
 
 namespace sluice::train {
@@ -37,6 +39,14 @@ struct Progress {
   double clipped_share = 0;  // of the last steps, the newest counting most
 };
 
+// What a step did, in one phase or two.
+struct StepWork {
+  double seconds = 0;
+  size_t micro_batches = 0;
+  std::array<plan::LaneWork, kLaneCount> lanes{};
+  std::array<Microseconds, kLaneCount> busy{};
+};
+
 // Seconds since this process was started, whatever it did before main.
 double seconds_since_launch() {
   std::ifstream stat("/proc/self/stat"), up("/proc/uptime");
@@ -52,7 +62,7 @@ double seconds_since_launch() {
 class Trainer {
  public:
   Trainer(Job& job, const TrainOptions& options)
-      : job_(job), config_(job.config), options_(options), swap_(swap_options(config_)) {
+      : job_(job), config_(job.config), options_(options), swap_(swap_options(config_)), rates_(job.request.profile) {
     start_adapter();
     exec::ExecutorOptions executor_options;
     if (config_.device == DeviceKind::emulated) executor_options.h2d = executor_options.d2h = emulated_link(config_);
@@ -70,16 +80,19 @@ class Trainer {
     write_file(config_.output_dir / "plan.yaml",
                plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted());
     StepLog log(config_.output_dir / "trainer_log.jsonl", first);
-    if (job_.validation) say_validation(evaluate(), "before training");
+    if (job_.validation) say_validation(evaluate(), first == 0 ? "before training" : "before going on");
     start_seconds_ = seconds_since_launch();
     ProgressLine line(total, options_.quiet, config_.logging_steps);
+    const StopRequest stop;
     for (int64_t step = first; step < total; ++step) {
       const StepRecord record = train_step(step);
       log.append(record);
       line.show(record);
       const bool last = step + 1 == total;
-      if (!last && due(config_.save_steps, step + 1)) save(step + 1);
+      const bool saves = !last && due(config_.save_steps, step + 1);
+      if (saves) save(step + 1);
       if (!last && job_.validation && due(config_.eval_steps, step + 1)) say_validation(evaluate(), "at this step");
+      if (!last && stop.signal() != 0) return stop_after(step + 1, saves, stop.signal());
     }
     finish(total);
     return 0;
@@ -170,11 +183,12 @@ class Trainer {
     for (const models::MicroBatch& batch : micro_batches) record.tokens += batch.tokens;
     if (!std::isfinite(record.grad_norm))
       throw RunError({ErrorCode::io, "the gradient norm of step " + std::to_string(step + 1) + " is not finite",
-                      "the last checkpoint is intact; lower learning_rate or check the data of this step"});
+                      "lower learning_rate or check the data of this step"});
     const float factor = clip_factor(record.grad_norm);
-    auto work = plan::work_of(job_.planned.schedule(phase, job_.shape, job_.request));
-    if (phase.early) finish_early(step, factor, result, work);
-    fill_speed(record, work, result, before);
+    StepWork work;
+    add_work(work, phase, result);
+    if (phase.early) finish_early(step, factor, work);
+    fill_speed(record, work, before);
 
     progress_.pending = true;
     progress_.early_pending = has_early_ && !phase.early;
@@ -196,14 +210,11 @@ class Trainer {
 
   // Updates behind backward took the gradients as they were. Where the norm exceeds the limit after all, they are done
   // again, from the states of before.
-  void finish_early(int64_t step, float factor, exec::PhaseResult& result,
-                    std::array<plan::LaneWork, kLaneCount>& work) {
+  void finish_early(int64_t step, float factor, StepWork& work) {
     if (job_.planned.plan.undoable) {
       if (factor < 1) {
         plan::Phase redo = phase_of(plan::PhaseKind::redo, job_.shape.micro_batches);
-        result.seconds += run_phase(redo, {}, update_of(step, factor)).seconds;
-        const auto more = plan::work_of(job_.planned.schedule(redo, job_.shape, job_.request));
-        for (size_t lane = 0; lane < kLaneCount; ++lane) work[lane].bytes += more[lane].bytes;
+        add_work(work, redo, run_phase(redo, {}, update_of(step, factor)));
       }
       progress_.odd = !progress_.odd;
     }
@@ -253,15 +264,27 @@ class Trainer {
     return views;
   }
 
-  void fill_speed(StepRecord& record, std::array<plan::LaneWork, kLaneCount> work, const exec::PhaseResult& result,
-                  const swap::SwapCounters& before) const {
-    record.step_seconds = result.seconds;
-    record.tokens_per_second = static_cast<double>(record.tokens) / result.seconds;
+  void add_work(StepWork& work, const plan::Phase& phase, const exec::PhaseResult& result) {
+    const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
+    const auto lanes = plan::work_of(schedule);
+    const auto busy = plan::busy_times(schedule, result.ops);
+    for (size_t lane = 0; lane < kLaneCount; ++lane) {
+      work.lanes[lane].time += lanes[lane].time;
+      work.lanes[lane].bytes += lanes[lane].bytes;
+      work.busy[lane] += busy[lane];
+    }
+    work.seconds += result.seconds;
+    work.micro_batches += result.loss_sums.size();
+  }
+
+  void fill_speed(StepRecord& record, StepWork work, const swap::SwapCounters& before) {
+    record.step_seconds = work.seconds;
+    record.tokens_per_second = static_cast<double>(record.tokens) / work.seconds;
     // The schedule counts full micro-batches; the step computed on the tokens that were there.
     const double share = static_cast<double>(record.tokens) /
-                         static_cast<double>(job_.shape.tokens_max * static_cast<int64_t>(result.loss_sums.size()));
-    work[static_cast<size_t>(Lane::compute)].time.count *= share;
-    const plan::Bound bound = plan::bound_of(work, job_.request.profile);
+                         static_cast<double>(job_.shape.tokens_max * static_cast<int64_t>(work.micro_batches));
+    work.lanes[static_cast<size_t>(Lane::compute)].time.count *= share;
+    const plan::Bound bound = rates_.bound_of_step(work.lanes, work.busy, {work.seconds * 1e6});
     record.bound_seconds = bound.time.count / 1e6;
     record.percent_of_bound = 100 * record.bound_seconds / record.step_seconds;
     record.binding_lane = name_of(bound.lane);
@@ -294,6 +317,17 @@ class Trainer {
     validation_losses_.push_back(loss);
   }
 
+  // Returns the exit code that a shell expects of a program that a signal ended.
+  int stop_after(int64_t step, bool saved, int signal) {
+    if (!saved) save(step);
+    if (!options_.trace.empty()) trace_.save(options_.trace);
+    std::printf("stopped by %s after step %lld of %lld; checkpoint: %s\n", signal == SIGINT ? "SIGINT" : "SIGTERM",
+                static_cast<long long>(step), static_cast<long long>(job_.steps.steps_total()),
+                find_checkpoints(config_.output_dir).back().c_str());
+    std::printf("to go on, run it again with auto_resume_from_checkpoints=true\n");
+    return 128 + signal;
+  }
+
   fs::path save(int64_t step) {
     flush();
     const fs::path saved =
@@ -317,6 +351,7 @@ class Trainer {
   swap::SwapEngine swap_;
   std::unique_ptr<exec::Executor> executor_;
   Progress progress_;
+  plan::SeenRates rates_;
   const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
   struct StepTimes {
     double speculate, wait, redo;
@@ -338,6 +373,26 @@ std::string plan_text(const Job& job) {
   return plan::to_yaml(job.planned.plan, job.shape) + '\n' +
          plan::memory_table(job.planned.memory, job.shape, job.request.caps) + '\n' +
          plan::forecast_table(forecast_of(job), job.rated_endurance);
+}
+
+// A job that had ended already, or was stopped before its result was published.
+int publish_finished(const Job& job) {
+  std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
+              static_cast<long long>(job.resume->step), static_cast<long long>(job.steps.steps_total()));
+  fs::create_directories(job.config.output_dir);
+  publish_result(job.resume->folder, job.config.output_dir);
+  std::printf("result: %s\n", job.config.output_dir.c_str());
+  return 0;
+}
+
+// The error, and what is left of the run to go on from.
+Error with_way_on(Error error, const fs::path& output_dir) {
+  const std::vector<fs::path> checkpoints = find_checkpoints(output_dir);
+  if (!error.hint.empty()) error.hint += "; ";
+  error.hint += checkpoints.empty()
+                    ? "no checkpoint was written yet: the run starts anew"
+                    : checkpoints.back().string() + " is intact: auto_resume_from_checkpoints: true goes on from it";
+  return error;
 }
 
 }  // namespace
@@ -368,9 +423,13 @@ int run_training(const Config& config, const TrainOptions& options) {
         plan::to_table(job.planned.schedule(steady, job.shape, job.request), job.planned.layout.buffers()).c_str());
     return 0;
   }
+  if (job.nothing_left()) return publish_finished(job);
   fs::create_directories(config.output_dir);
-  Trainer trainer(job, options);
-  return trainer.run();
+  try {
+    return Trainer(job, options).run();
+  } catch (const RunError& failure) {
+    throw RunError(with_way_on(failure.error(), config.output_dir));
+  }
 }
 
 }  // namespace sluice::train

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <set>
 
 namespace sluice::plan {
 namespace {
@@ -25,13 +26,21 @@ class Mutator {
   std::vector<Op>& ops() { return mutated_.schedule.ops; }
   Op& op(size_t id) { return ops()[id]; }
   Buffer& buffer(BufferId id) { return mutated_.buffers[static_cast<size_t>(id)]; }
-  size_t any_op() { return static_cast<size_t>(pick(random_, 0, static_cast<int64_t>(ops().size()) - 1)); }
-  // An op for which `fits`, or none.
+  size_t any_op() {
+    return *any_op([](const Op&) { return true; });
+  }
+  // An op for which `fits`, or none. Half the time any kind is as likely as any other, as some are rare.
   std::optional<size_t> any_op(const std::function<bool(const Op&)>& fits) {
     std::vector<size_t> all;
     for (size_t id = 0; id < ops().size(); ++id)
       if (fits(op(id))) all.push_back(id);
     if (all.empty()) return std::nullopt;
+    if (chance(2)) {
+      std::set<OpKind> kinds;
+      for (size_t id : all) kinds.insert(op(id).kind);
+      const OpKind kind = pick(random_, std::vector<OpKind>(kinds.begin(), kinds.end()));
+      std::erase_if(all, [&](size_t id) { return op(id).kind != kind; });
+    }
     return pick(random_, all);
   }
   Operand& any_operand(Op& of) {
@@ -237,8 +246,22 @@ class Mutator {
     say(id, "says otherwise what it does to " + buffer(operand.buffer).name);
     operand.access = access;
     // Whoever orders ops by what they say orders them less.
-    if (access == Access::read && !chance(4)) op(id).after.clear();
+    if (access == Access::read && chance(3)) drop_needless_dependencies(static_cast<OpId>(id));
+    if (access == Access::read && chance(2)) op(id).after.clear();
     return true;
+  }
+
+  void drop_needless_dependencies(OpId id) {
+    Op& changed = op(static_cast<size_t>(id));
+    std::erase_if(changed.after, [&](OpId before) { return !conflict(op(static_cast<size_t>(before)), changed); });
+    for (Op& each : ops())
+      if (!conflict(changed, each)) std::erase(each.after, id);
+  }
+  static bool conflict(const Op& a, const Op& b) {
+    for (const Operand& one : a.operands)
+      for (const Operand& other : b.operands)
+        if (one.buffer == other.buffer && (one.access != Access::read || other.access != Access::read)) return true;
+    return false;
   }
 
   bool drop_op() {

@@ -1,0 +1,38 @@
+#include "runtime/train/stop_request.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <string_view>
+
+namespace sluice::train {
+namespace {
+
+std::atomic<int> asked = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
+
+void note(int signal) {
+  asked = signal;
+  constexpr std::string_view kText = "\nstopping after this step, with a checkpoint; once more stops at once\n";
+  [[maybe_unused]] const ssize_t ignored = write(STDERR_FILENO, kText.data(), kText.size());
+}
+
+}  // namespace
+
+StopRequest::StopRequest() {
+  asked = 0;
+  struct sigaction action {};
+  action.sa_handler = note;
+  action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, &interrupt_before_);
+  sigaction(SIGTERM, &action, &terminate_before_);
+}
+
+StopRequest::~StopRequest() {
+  sigaction(SIGINT, &interrupt_before_, nullptr);
+  sigaction(SIGTERM, &terminate_before_, nullptr);
+}
+
+int StopRequest::signal() const { return asked; }
+
+}  // namespace sluice::train
