@@ -56,11 +56,13 @@ class Searcher {
   void begin_stage() { stage_end_ = score_.spent() + limits_.ops / 3; }
   bool exhausted() const { return score_.spent() >= stage_end_; }
 
+  static bool is_ring(ChoiceKind kind) {
+    return kind == ChoiceKind::prefetch || kind == ChoiceKind::chunk_ring || kind == ChoiceKind::gradient_ring;
+  }
   // The same with the smallest rings: what streams takes the least.
   Assignment shallow(Assignment a) const {
     for (size_t i = 0; i < a.size(); ++i)
-      if (choices_.all()[i].kind == ChoiceKind::prefetch || choices_.all()[i].kind == ChoiceKind::chunk_ring)
-        a[i] = static_cast<int>(choices_.all()[i].options.size()) - 1;
+      if (is_ring(choices_.all()[i].kind)) a[i] = static_cast<int>(choices_.all()[i].options.size()) - 1;
     return a;
   }
 
