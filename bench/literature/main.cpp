@@ -1,10 +1,11 @@
-// literature_tables MACHINE_FILE [MODEL...]: peers' policies and ours, simulated on the machine that Fuyou was measured
-// on, as Markdown. First what is calibrated and how far off the rest is, then a table for each model (all when none is
-// named). Nothing runs on such a machine here.
+// literature_tables MACHINE_FILE [calibration|published|room|13B|30B|65B|100B|175B ...]: peers' policies and ours,
+// simulated on the machine that Fuyou was measured on, as Markdown; all tables when none is named. Nothing runs on such
+// a machine here.
 #include <cstdio>
 #include <exception>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "bench/literature/calibration.h"
 #include "bench/literature/tables.h"
@@ -21,20 +22,18 @@ void run(std::span<char*> arguments) {
   // One piece of state is read, updated and written before the next is read: the depth that fits the figures best.
   const Fuyou policy{1};
   const plan::Machine file = train::read_machine(arguments[1]);
-  const Calibration calibration = calibrate(policy, file);
-  const plan::Machine machine = calibrated(file, calibration);
-  if (arguments.size() == 2) {
-    print_calibration(policy, file, machine);
-    for (const DenseModel& model : dense_models()) print_comparison(model, policy, machine);
-    print_device_room(machine);
-  }
-  for (const char* name : arguments.subspan(2)) {
-    if (std::string(name) == "calibration") {
+  const plan::Machine machine = calibrated(file, calibrate(policy, file));
+  std::vector<std::string> wanted(arguments.begin() + 2, arguments.end());
+  if (wanted.empty()) wanted = {"calibration", "published", "13B", "30B", "65B", "100B", "175B", "room"};
+  for (const std::string& what : wanted) {
+    if (what == "calibration") {
       print_calibration(policy, file, machine);
-    } else if (std::string(name) == "room") {
+    } else if (what == "published") {
+      print_against_published(machine);
+    } else if (what == "room") {
       print_device_room(machine);
     } else {
-      print_comparison(dense_model(name), policy, machine);
+      print_comparison(dense_model(what), policy, machine);
     }
   }
 }

@@ -10,7 +10,7 @@
 namespace sluice::literature {
 namespace {
 
-constexpr std::array<int64_t, 3> kHostGigabytes = {128, 256, 768};
+constexpr std::array<int64_t, 3> kHostGigabytes = {768, 256, 128};
 constexpr std::array kDrives = {1, 2, 3, 6, 12};
 
 double giga(double count) { return count / 1e9; }
@@ -85,11 +85,12 @@ void print_comparison(const DenseModel& model, const Fuyou& policy, const plan::
       "| RAM | drives | Fuyou (batch) | ZeRO-Infinity (batch) | ours (micro-batches x rows) | binds | over Fuyou | "
       "ours at Fuyou's batch | over Fuyou | over ZeRO-Infinity |\n");
   std::printf("|---|---|---|---|---|---|---|---|---|---|\n");
+  Comparer comparer(model, policy);
   for (const int64_t gigabytes : kHostGigabytes)
     for (const int drives : kDrives) {
       plan::Machine variant = with_drives(machine, drives);
       variant.host_bytes = {gigabytes * 1'000'000'000};
-      print_row(gigabytes, drives, compare(model, policy, variant));
+      print_row(gigabytes, drives, comparer.on(variant));
     }
   std::printf("\n");
 }
@@ -109,6 +110,22 @@ void print_device_room(const plan::Machine& machine) {
       std::printf("| %s | %d | %.1f | %.1f | %.1f | %.1f | %.1f |\n", model.name.c_str(), micro_batches,
                   tag(plan::Tag::weights), tag(plan::Tag::gradients), tag(plan::Tag::boundaries),
                   tag(plan::Tag::workspace), giga(memory.peak[static_cast<size_t>(Tier::device)]));
+    }
+  std::printf("\n");
+}
+
+void print_against_published(const plan::Machine& machine) {
+  std::printf("| batch | drives | Fuyou, published (8 FLOPs) | RAM | ours | over it |\n|---|---|---|---|---|---|\n");
+  const DenseModel& model = dense_model("13B");
+  for (const Published& figure : kPublished)
+    for (const int64_t gigabytes : kHostGigabytes) {
+      plan::Machine variant = with_drives(machine, figure.drives);
+      variant.host_bytes = {gigabytes * 1'000'000'000};
+      const std::optional<Outcome> ours = sluice_step(model, figure.rows, 1, variant);
+      const double published = figure.tera_flops * 1e12 / (8 * static_cast<double>(model.parameters()));
+      std::printf("| %d | %d | %.0f | %d GB | %s | %s |\n", static_cast<int>(figure.rows), figure.drives, published,
+                  static_cast<int>(gigabytes), speed(ours).c_str(),
+                  ours ? formatted("%.2f", ours->tokens_per_second() / published).c_str() : "");
     }
   std::printf("\n");
 }
