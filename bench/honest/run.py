@@ -75,6 +75,13 @@ JOBS = [
 ]
 
 
+def rows_of(shape, model, work):
+    rows = work / f"{shape}.jsonl"
+    if not rows.exists():
+        write_dataset(rows, model, 512, 512, json.loads((model / "config.json").read_text())["eos_token_id"])
+    return rows
+
+
 def job_of(settings, model, rows, work):
     offload = {"nvme_path": [str(work / "swap")], **settings.get("offload", {})}
     return {"base_model": str(model), "datasets": [{"path": str(rows), "type": "completion"}],
@@ -150,10 +157,7 @@ def main():
         if options.only not in name:
             continue
         model = random_model(shape)
-        rows = options.work / f"{shape}.jsonl"
-        if not rows.exists():
-            write_dataset(rows, model, 512, 512, json.loads((model / "config.json").read_text())["eos_token_id"])
-        job = job_of(settings, model, rows, options.work)
+        job = job_of(settings, model, rows_of(shape, model, options.work), options.work)
         log, predicted, anonymous = run_job(options.sluice, job, options.work)
         error, good = judge(name, log, predicted, anonymous, job)
         errors.append(abs(error))

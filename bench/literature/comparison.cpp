@@ -5,10 +5,10 @@
 namespace sluice::literature {
 namespace {
 
-constexpr std::array<int64_t, 14> kPeerRows = {1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, kStepRowsMax};
+constexpr std::array<int64_t, 15> kPeerRows = {1, 2, 4, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 96, kStepRowsMax};
 // Of a micro-batch of ours in a step of several, and of a step of one where several do not fit.
 constexpr std::array<int64_t, 3> kMicroRows = {8, 16, 32};
-constexpr std::array<int64_t, 5> kWholeRows = {16, 24, 32, 40, 48};
+constexpr std::array<int64_t, 5> kWholeRows = {16, 32, 40, 48, 56};
 
 void keep_faster(std::optional<Outcome>& best, const std::optional<Outcome>& tried) {
   if (tried && (!best || tried->tokens_per_second() > best->tokens_per_second())) best = tried;

@@ -1,6 +1,7 @@
 #include "bench/literature/policies.h"
 
 #include <algorithm>
+#include <array>
 
 #include "runtime/plan/choices.h"
 #include "runtime/plan/planner.h"
@@ -17,6 +18,8 @@ using plan::SlotFate;
 constexpr int64_t kPeerPiece = int64_t{1} << 26;
 // Read, updated and written before the next is read.
 constexpr int kInTurn = 1;
+// Buffers for gradients on the device: what ours may choose from.
+constexpr std::array kGradientRings = {2, 1};
 
 void add_phase(Step& step, const JobShape& shape, const Plan& plan, const plan::Phase& phase) {
   const std::vector<uint8_t> low_bits(shape.groups.size(), 0);
@@ -116,11 +119,12 @@ void drop_reads_for_updates(plan::Schedule& schedule, const JobShape& shape, con
 
 // Fuyou's step with so many slots swapped, as much to the host as there is room for.
 std::optional<Outcome> fuyou_swapping(const Fuyou& policy, const DenseJob& job, const JobShape& shape, int swapped,
-                                      const plan::Machine& machine) {
+                                      int gradient_ring, const plan::Machine& machine) {
   constexpr int kAttempts = 6;
   Bytes room = cap(machine, Tier::host);
   for (int attempt = 0; attempt < kAttempts && room.count >= 0; ++attempt) {
-    const Plan plan = fuyou_plan(shape, policy.states_in_flight, swapped, room);
+    Plan plan = fuyou_plan(shape, policy.states_in_flight, swapped, room);
+    plan.gradient_ring = gradient_ring;
     const Step step = fuyou_schedules(shape, plan);
     if (fits(step, shape, machine)) return outcome(job, shape, plan, step, profile_of(machine));
     if (peak(step, Tier::device) > cap(machine, Tier::device)) return std::nullopt;
@@ -161,11 +165,13 @@ std::optional<Outcome> fuyou_step(const Fuyou& policy, const DenseModel& model, 
   const JobShape shape = dense_shape(job, machine);
   const auto slots = static_cast<int>(swap_order(shape).size());
   std::optional<Outcome> best;
-  for (int i = 0; i <= kAmounts; ++i) {
-    const std::optional<Outcome> tried = fuyou_swapping(policy, job, shape, slots * i / kAmounts, machine);
-    if (!tried) break;
-    if (!best || tried->time.count < best->time.count * kShorter) best = tried;
-  }
+  for (const int gradient_ring : kGradientRings)
+    for (int i = 0; i <= kAmounts; ++i) {
+      const std::optional<Outcome> tried =
+          fuyou_swapping(policy, job, shape, slots * i / kAmounts, gradient_ring, machine);
+      if (!tried) break;
+      if (!best || tried->time.count < best->time.count * kShorter) best = tried;
+    }
   return best;
 }
 
@@ -191,11 +197,13 @@ Step zero_infinity_schedules(const JobShape& shape, const Plan& plan) {
 std::optional<Outcome> zero_infinity_step(const DenseModel& model, int64_t rows, const plan::Machine& machine) {
   const DenseJob job = peer_job(model, rows);
   const JobShape shape = dense_shape(job, machine);
-  for (const Tier gradients : {Tier::host, Tier::disk}) {
-    const Plan plan = zero_infinity_plan(shape, gradients, kInTurn);
-    const Step step = zero_infinity_schedules(shape, plan);
-    if (fits(step, shape, machine)) return outcome(job, shape, plan, step, profile_of(machine));
-  }
+  for (const Tier gradients : {Tier::host, Tier::disk})
+    for (const int gradient_ring : kGradientRings) {
+      Plan plan = zero_infinity_plan(shape, gradients, kInTurn);
+      plan.gradient_ring = gradient_ring;
+      const Step step = zero_infinity_schedules(shape, plan);
+      if (fits(step, shape, machine)) return outcome(job, shape, plan, step, profile_of(machine));
+    }
   return std::nullopt;
 }
 

@@ -34,9 +34,7 @@ class Searcher {
 
   std::optional<Assignment> run() {
     std::optional<Assignment> best;
-    const Assignment fastest = choices_.fastest();
-    const bool all_fits = fits(score_(fastest), limits_.caps);
-    for (const Assignment& start : {all_fits ? fastest : shallow(fastest), choices_.smallest()}) {
+    for (const Assignment& start : starts()) {
       std::optional<Assignment> found = evict(start, /*timed=*/true);
       if (!found) continue;
       begin_stage();
@@ -53,16 +51,22 @@ class Searcher {
   const Choice& choice(int i) const { return choices_.all()[static_cast<size_t>(i)]; }
   const Family& family(int f) const { return choices_.families()[static_cast<size_t>(f)]; }
   // Every stage has its own share of what the search may spend.
-  void begin_stage() { stage_end_ = score_.spent() + limits_.ops / 3; }
+  void begin_stage() { stage_end_ = score_.spent() + limits_.ops / 4; }
   bool exhausted() const { return score_.spent() >= stage_end_; }
 
-  static bool is_ring(ChoiceKind kind) {
-    return kind == ChoiceKind::prefetch || kind == ChoiceKind::chunk_ring || kind == ChoiceKind::gradient_ring;
+  // From above and from below, and from below with every update behind its backward: one such update alone may gain
+  // nothing where all together do.
+  std::vector<Assignment> starts() {
+    using enum ChoiceKind;
+    const Assignment fastest = choices_.fastest(), smallest = choices_.smallest();
+    const bool all_fits = fits(score_(fastest), limits_.caps);
+    return {all_fits ? fastest : with(fastest, smallest, {update, prefetch, chunk_ring, gradient_ring}), smallest,
+            with(smallest, fastest, {update})};
   }
-  // The same with the smallest rings: what streams takes the least.
-  Assignment shallow(Assignment a) const {
+  // `a`, but choices of these kinds as in `other`.
+  Assignment with(Assignment a, const Assignment& other, std::initializer_list<ChoiceKind> kinds) const {
     for (size_t i = 0; i < a.size(); ++i)
-      if (is_ring(choices_.all()[i].kind)) a[i] = static_cast<int>(choices_.all()[i].options.size()) - 1;
+      if (std::find(kinds.begin(), kinds.end(), choices_.all()[i].kind) != kinds.end()) a[i] = other[i];
     return a;
   }
 
