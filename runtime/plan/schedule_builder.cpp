@@ -621,8 +621,9 @@ class Builder {
         accumulating_[g] =
             layout_.passing(numbered("gradients.shared", g), device_tier(), Tag::gradients, gradient_bytes(g));
       } else {
-        accumulating_[g] = rings_.next(numbered("gradients.ring", group(g).elements), std::min(2, ring_depth(g)),
-                                       device_tier(), Tag::gradients, gradient_bytes(g));
+        accumulating_[g] =
+            rings_.next(numbered("gradients.ring", group(g).elements), std::min(plan_.gradient_ring, ring_depth(g)),
+                        device_tier(), Tag::gradients, gradient_bytes(g));
       }
     }
   }

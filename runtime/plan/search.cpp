@@ -60,7 +60,7 @@ class Searcher {
     using enum ChoiceKind;
     const Assignment fastest = choices_.fastest(), smallest = choices_.smallest();
     const bool all_fits = fits(score_(fastest), limits_.caps);
-    return {all_fits ? fastest : with(fastest, smallest, {update, prefetch, chunk_ring}), smallest,
+    return {all_fits ? fastest : with(fastest, smallest, {update, prefetch, chunk_ring, gradient_ring}), smallest,
             with(smallest, fastest, {update})};
   }
   // `a`, but choices of these kinds as in `other`.
