@@ -76,6 +76,11 @@ class Fitting {
     calibrate();
     std::optional<Assignment> found;
     std::optional<Planned> planned = lowered_in_caps([&] { return found = search(choices_, score_, {search_caps()}); });
+    if (!planned) {
+      // So tight that what is fast in coarse figures is too large in exact ones.
+      calibrate();
+      planned = lowered_in_caps([&] { return found = search_any(choices_, score_, {search_caps()}); });
+    }
     if (planned) finish(*planned, *found);
     return planned;
   }
@@ -203,9 +208,10 @@ std::optional<Bytes> least_cap(Tier tier, const JobShape& shape, PlanRequest req
     if (needed > request.caps[t])
       what += " tier " + std::string(name_of(tier)) + " needs at least " + to_string(needed) + " and " +
               request.cap_origins[t] + " is " + to_string(request.caps[t]) + ";";
-    if (!enough) continue;
+    if (!enough || *enough <= request.caps[t]) continue;
     const std::string key = std::string("offload.") + cap_name(tier);
-    const std::string mib = std::to_string((enough->count >> 20) + 1) + "MiB";
+    // What the process takes beside its arenas differs from one start to the next.
+    const std::string mib = std::to_string((enough->count >> 20) + (enough->count >> 26) + 3) + "MiB";
     fix +=
         separate(fix) + (request.cap_origins[t] == key ? "set " + key + " to " + mib + " or more"
                                                        : "free at least " + mib + " of " + std::string(name_of(tier)));
