@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::array kPrefetch = {4, 2, 1};
 constexpr std::array kChunkRing = {32, 6, 2};
+constexpr std::array kGradientRing = {2, 1};
 
 uint8_t code(Tier tier) { return static_cast<uint8_t>(tier); }
 uint8_t code(SlotFate fate) { return static_cast<uint8_t>(fate); }
@@ -161,6 +162,7 @@ void Choices::add_rings(const PlanRequest& request) {
   if (request.prefetch) prefetch = {*request.prefetch};
   add_number(ChoiceKind::prefetch, "prefetch", prefetch);
   add_number(ChoiceKind::chunk_ring, "chunk_ring", {kChunkRing.begin(), kChunkRing.end()});
+  add_number(ChoiceKind::gradient_ring, "gradient_ring", {kGradientRing.begin(), kGradientRing.end()});
 }
 
 void Choices::add(Choice choice, const std::string& family) {
@@ -227,6 +229,9 @@ Plan Choices::plan_of(const Assignment& assignment) const {
       case ChoiceKind::chunk_ring:
         plan.chunk_ring = option;
         break;
+      case ChoiceKind::gradient_ring:
+        plan.gradient_ring = option;
+        break;
     }
   }
   plan.undoable = clips_ && updates_behind_backward(plan);
@@ -248,6 +253,7 @@ std::string Choices::option_name(int choice, int option) const {
       return std::string(name_of(static_cast<SlotFate>(value)));
     case ChoiceKind::prefetch:
     case ChoiceKind::chunk_ring:
+    case ChoiceKind::gradient_ring:
       break;
   }
   return std::to_string(value);

@@ -12,7 +12,17 @@
 
 namespace sluice::plan {
 
-enum class ChoiceKind : uint8_t { weights, states, gradients, update, input, slot, prefetch, chunk_ring };
+enum class ChoiceKind : uint8_t {
+  weights,
+  states,
+  gradients,
+  update,
+  input,
+  slot,
+  prefetch,
+  chunk_ring,
+  gradient_ring
+};
 
 // One decision about one thing. Options go from the one that takes the fastest memory to the one that takes the least.
 struct Choice {

@@ -64,6 +64,7 @@ std::string to_yaml(const Plan& plan, const JobShape& shape) {
       << "undoable: " << (plan.undoable ? "true" : "false") << '\n'
       << "chunk_elements: " << plan.chunk_elements << '\n'
       << "chunk_ring: " << plan.chunk_ring << '\n'
+      << "gradient_ring: " << plan.gradient_ring << '\n'
       << "gradient_bytes_per_element: " << shape.gradient_bytes_per_element << '\n'
       << "groups:\n";
   write_runs(

@@ -44,6 +44,8 @@ struct Plan {
   int prefetch = 2;                  // blocks fetched ahead of the one that computes
   int64_t chunk_elements = 1 << 20;  // parameters per update; a multiple of 4096
   int chunk_ring = 6;                // chunks of state in flight
+  // Blocks whose gradients are on their way from the device: with one, a backward waits for the copies before it.
+  int gradient_ring = 2;
   std::vector<std::string> reasons;  // one line per decision that was not the user's
 };
 

@@ -229,12 +229,27 @@ class Builder {
     }
     return buffer;
   }
-  // How many groups of this size are fetched ahead: no more than there are.
-  int ring_depth(int g) const {
-    const auto same = std::count_if(shape_.groups.begin(), shape_.groups.end(),
-                                    [&](const GroupShape& other) { return other.elements == group(g).elements; });
-    return std::min(plan_.prefetch + 1, static_cast<int>(same));
+  bool same_size(int g, int other) const { return group(g).elements == group(other).elements; }
+  int groups_of_size(int g) const {
+    int same = 0;
+    for (int other = 0; other < static_cast<int>(shape_.groups.size()); ++other) same += same_size(g, other);
+    return same;
   }
+  // Groups of this size that one block uses, the most of all blocks: a ring must hold them together.
+  int used_together(int g) const {
+    int64_t most = 0;
+    for (const BlockShape& block : shape_.blocks)
+      most = std::max(most, std::count_if(block.groups.begin(), block.groups.end(),
+                                          [&](int other) { return same_size(g, other); }));
+    return static_cast<int>(most);
+  }
+  // How many groups of this size are fetched ahead: no more than there are.
+  int ring_depth(int g) const { return std::min(std::max(plan_.prefetch + 1, used_together(g)), groups_of_size(g)); }
+  // An update behind backward takes the gradients from the ring while the next block's backward writes its own.
+  int gradient_ring_blocks() const {
+    return !separate() && updates_behind_backward(plan_) ? std::max(2, plan_.gradient_ring) : plan_.gradient_ring;
+  }
+  int gradient_ring_depth(int g, int blocks) const { return std::min(blocks * used_together(g), groups_of_size(g)); }
 
   BufferId device_weights(int g) {
     if (training_or_evaluating() && is_pending(g) && !updated_.contains(g)) refresh_weights(g);
@@ -621,8 +636,9 @@ class Builder {
         accumulating_[g] =
             layout_.passing(numbered("gradients.shared", g), device_tier(), Tag::gradients, gradient_bytes(g));
       } else {
-        accumulating_[g] = rings_.next(numbered("gradients.ring", group(g).elements), std::min(2, ring_depth(g)),
-                                       device_tier(), Tag::gradients, gradient_bytes(g));
+        accumulating_[g] =
+            rings_.next(numbered("gradients.ring", group(g).elements), gradient_ring_depth(g, gradient_ring_blocks()),
+                        device_tier(), Tag::gradients, gradient_bytes(g));
       }
     }
   }
@@ -654,7 +670,7 @@ class Builder {
     const BufferId host = gradient_at_home(g)
                               ? home_gradients(g)
                               : rings_.next(numbered("gradients.host.ring", group(g).elements),
-                                            std::min(2, ring_depth(g)), Tier::host, Tag::gradients, gradient_bytes(g));
+                                            gradient_ring_depth(g, 2), Tier::host, Tag::gradients, gradient_bytes(g));
     copy(accumulating_.at(g), host, g, b, kNone);
     return host;
   }

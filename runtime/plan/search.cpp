@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <random>
 
 namespace sluice::plan {
 namespace {
@@ -12,6 +13,8 @@ using Caps = std::array<Bytes, kTierCount>;
 constexpr std::array<double, kTierCount> kWeight = {4, 2, 1};
 // Gains below this share of a step are not worth another round.
 constexpr double kWorthwhile = 1e-5;
+// A place this share dearer than the best may still lead to a better one.
+constexpr double kPromising = 0.1;
 
 double violation(const Score& score, const Caps& caps) {
   double sum = 0;
@@ -60,7 +63,7 @@ class Searcher {
     using enum ChoiceKind;
     const Assignment fastest = choices_.fastest(), smallest = choices_.smallest();
     const bool all_fits = fits(score_(fastest), limits_.caps);
-    return {all_fits ? fastest : with(fastest, smallest, {update, prefetch, chunk_ring}), smallest,
+    return {all_fits ? fastest : with(fastest, smallest, {update, prefetch, chunk_ring, gradient_ring}), smallest,
             with(smallest, fastest, {update})};
   }
   // `a`, but choices of these kinds as in `other`.
@@ -279,28 +282,68 @@ class Searcher {
     return true;
   }
 
-  // Small jobs: every single change and every pair of changes, of any member.
+  // Small jobs have room for more than greed: every single change and every pair of changes, of any member, and the
+  // same from places a few random changes away, where what only pays three at a time is found.
   void polish(Assignment& a) {
     constexpr size_t kFew = 120;
-    std::vector<std::pair<size_t, int>> changes;
+    constexpr int kKicks = 24;
+    const Changes changes = all_changes();
+    if (changes.size() > kFew) return;
+    descend_by_pairs(a, changes);
+    std::mt19937 random(1);
+    for (int kick = 0; kick < kKicks && !exhausted(); ++kick) {
+      std::optional<Assignment> b = evict(kicked(a, changes, random), /*timed=*/true);
+      if (!b) continue;
+      descend(*b, changes);
+      if (score_(*b).price.count >= score_(a).price.count * (1 + kPromising)) continue;
+      descend_by_pairs(*b, changes);
+      if (score_(*b).price < score_(a).price) a = std::move(*b);
+    }
+  }
+
+  using Changes = std::vector<std::pair<size_t, int>>;  // of which choice, to which option
+  Changes all_changes() const {
+    Changes changes;
     for (size_t i = 0; i < choices_.all().size(); ++i)
       for (int option = 0; option < static_cast<int>(choices_.all()[i].options.size()); ++option)
         changes.emplace_back(i, option);
-    for (bool improved = changes.size() <= kFew; improved && !exhausted();) {
+    return changes;
+  }
+  static Assignment kicked(Assignment a, const Changes& changes, std::mt19937& random) {
+    constexpr int kChanged = 4;
+    for (int i = 0; i < kChanged; ++i) {
+      const auto& [choice, option] = changes[random() % changes.size()];
+      a[choice] = option;
+    }
+    return a;
+  }
+  bool take_if_better(Assignment& a, const Assignment& b) {
+    if (!fits(score_(b, false), limits_.caps) || score_(b).price >= score_(a).price) return false;
+    a = b;
+    return true;
+  }
+  void descend(Assignment& a, const Changes& changes) {
+    for (bool improved = true; improved && !exhausted();) {
       improved = false;
-      const auto take = [&](const Assignment& b) {
-        if (!fits(score_(b, false), limits_.caps) || score_(b).price >= score_(a).price) return;
-        a = b;
-        improved = true;
-      };
+      for (const auto& [choice, option] : changes) {
+        if (exhausted()) return;
+        Assignment b = a;
+        b[choice] = option;
+        improved |= take_if_better(a, b);
+      }
+    }
+  }
+  void descend_by_pairs(Assignment& a, const Changes& changes) {
+    for (bool improved = true; improved && !exhausted();) {
+      improved = false;
       for (size_t first = 0; first < changes.size() && !exhausted(); ++first) {
         Assignment b = a;
         b[changes[first].first] = changes[first].second;
-        take(b);
+        improved |= take_if_better(a, b);
         for (size_t second = first + 1; second < changes.size() && !exhausted(); ++second) {
           Assignment c = b;
           c[changes[second].first] = changes[second].second;
-          take(c);
+          improved |= take_if_better(a, c);
         }
       }
     }
