@@ -24,6 +24,8 @@ void add_plan(CLI::App& app, Action& action) {
       ->type_name("MACHINE.yaml");
   command->add_option("--diff", arguments->beside, "another job: print how its plan differs from this one's")
       ->type_name("OTHER.yaml");
+  command->add_flag("--rehearse", arguments->options.rehearse,
+                    "then run steps here, drives and copies and the update real, compute waited for as planned");
   command->callback([arguments, &action] {
     action = [arguments] {
       if (!arguments->beside.empty())

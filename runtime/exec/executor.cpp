@@ -290,6 +290,11 @@ struct Executor::Impl {
     }
   }
 
+  // On this thread.
+  void wait_until(double until_us) const {
+    while (now_us() < until_us) std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+
   // --- copies of the emulated device ---------------------------------------------------------------------------
 
   void issue_copy(LaneThread& lane, OpId id, const Op& op, BytesPerSecond rate) {
@@ -299,10 +304,7 @@ struct Executor::Impl {
     lane.post([this, id, source, destination, bytes = from.bytes, rate] {
       const double begin = now_us();
       std::memcpy(destination, source, static_cast<size_t>(bytes));
-      if (rate.count > 0) {
-        const double until = begin + (Bytes{bytes} / rate).count;
-        while (now_us() < until) std::this_thread::sleep_for(std::chrono::microseconds(20));
-      }
+      if (rate.count > 0) wait_until(begin + (Bytes{bytes} / rate).count);
       events.push({id, begin, now_us(), std::nullopt});
     });
   }
@@ -483,6 +485,10 @@ struct Executor::Impl {
 
   // --- compute -------------------------------------------------------------------------------------------------
 
+  ComputeOutcome waited(double until_us) const {
+    wait_until(until_us);
+    return {};
+  }
   void issue_compute(OpId id, const Op& op) {
     compute->post([this, id, &op] {
       const double begin = now_us();
@@ -491,7 +497,9 @@ struct Executor::Impl {
       LaneEvent event{id, begin, 0, std::nullopt};
       try {
         const ComputeOutcome outcome =
-            run_compute(op, context, [this](const Operand& operand) { return address(operand); });
+            options.compute_waits
+                ? waited(begin + op.time.count)
+                : run_compute(op, context, [this](const Operand& operand) { return address(operand); });
         if (op.kind == OpKind::loss || op.kind == OpKind::loss_only)
           result.loss_sums[static_cast<size_t>(op.micro_batch)] = outcome.loss_sum;
         if (!outcome.result.ok()) event.error = outcome.result.error();

@@ -26,6 +26,8 @@ struct ExecutorOptions {
   int optimizer_threads = 0;  // 0: one per core
   // Emulated device: copies take at least bytes / rate. 0: as fast as memory allows.
   BytesPerSecond h2d, d2h;
+  // Compute ops take the time that they are planned with and compute nothing; losses are zero.
+  bool compute_waits = false;
 };
 
 // What a phase needs beside the schedule.

@@ -19,13 +19,15 @@ static_assert(kRateProbeBytesLeast.count >= kDepthLeast * kRequestBytesLeast);
 
 class Probe {
  public:
-  Probe(plan::MachineProfile& profile, Load& compute)
-      : profile_(profile), compute_(compute), compute_alone_(pace_of(compute, kSeconds)) {}
+  // `compute` null: nothing runs beside the other lanes.
+  Probe(plan::MachineProfile& profile, Load* compute)
+      : profile_(profile), compute_(compute), compute_alone_(compute ? pace_of(*compute, kSeconds) : 0) {}
 
   // The lane's rate; and what it and compute leave of one another.
   BytesPerSecond lane(Lane lane, Load& load) {
     const double alone = pace_of(load, kSeconds);
-    const Paces together = paces_together(compute_, load, kSeconds);
+    if (!compute_) return {alone};
+    const Paces together = paces_together(*compute_, load, kSeconds);
     beside(Lane::compute, lane) = share_kept(together.first, compute_alone_);
     beside(lane, Lane::compute) = share_kept(together.second, alone);
     return {alone};
@@ -35,7 +37,7 @@ class Probe {
   double& beside(Lane a, Lane b) { return profile_.beside[static_cast<size_t>(a)][static_cast<size_t>(b)]; }
 
   plan::MachineProfile& profile_;
-  Load& compute_;
+  Load* compute_;
   double compute_alone_;
 };
 
@@ -55,7 +57,7 @@ plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions&
   SLUICE_CHECK(memory_bytes >= kRateProbeBytesLeast.count, "the probe needs its memory");
   plan::MachineProfile profile;
   RepeatedLoad compute(options.compute_load);
-  Probe probe(profile, compute);
+  Probe probe(profile, options.compute_load ? &compute : nullptr);
   const int threads = options.optimizer_threads > 0
                           ? options.optimizer_threads
                           : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

@@ -13,7 +13,7 @@
 namespace sluice::exec {
 
 struct RateProbeOptions {
-  // What compute does all the time, once per call (block_pass.h).
+  // What compute does all the time, once per call (block_pass.h). None: it takes nothing from the other lanes.
   std::function<void()> compute_load;
   int optimizer_threads = 0;  // 0: one per core
   // Host memory for the probe, 4096-byte aligned. Its content is lost. Less than kRateProbeBytes measures a little less

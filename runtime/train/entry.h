@@ -22,6 +22,7 @@ struct PlanOptions {
   bool json = false;
   std::filesystem::path machine;  // plan for the machine of this file; empty: for this one
   std::optional<Config> beside;   // print what differs between this job's plan and the first one's
+  bool rehearse = false;          // run steps with compute waited for, beside the simulation
 };
 
 struct ProbeOptions {

@@ -217,10 +217,25 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   } else {
     plan_for_this_machine(job);
   }
+  if (purpose == Purpose::rehearse) job.request.profile = measure_rates_without_compute(job, target);
   job.request.settings_that_fit = [&job] { return settings_that_fit(job); };
   job.planned = plan::make_plan(job.shape, job.request);
   job.request.settings_that_fit = nullptr;  // it refers to this very Job
   return job;
+}
+
+fs::path start_adapter(Job& job, const fs::path& folder) {
+  const auto missing =
+      std::find_if(job.setup.places.begin(), job.setup.places.end(), [](const auto& places) { return places.empty(); });
+  if (missing == job.setup.places.end()) return {};
+  const fs::path file = folder / ".initial_adapter.safetensors";
+  write_initial_adapter(job.setup, job.config.seed, file);
+  job.setup.adapter_tensors = models::TensorIndex::of_file(file);
+  models::GroupSources adapters = models::locate_adapter_weights(*job.setup.adapter_tensors, job.setup.model.groups);
+  for (size_t g = 0; g < adapters.size(); ++g)
+    if (!adapters[g].empty()) job.setup.places[g] = std::move(adapters[g]);
+  job.sources = sources_of(job.setup, job.planned.plan.chunk_elements);
+  return file;
 }
 
 }  // namespace sluice::train

@@ -34,11 +34,16 @@ struct Job {
   bool nothing_left() const { return resume && resume->step == steps.steps_total(); }
 };
 
-// `inspect` asks nothing of output_dir: the job will not run.
-enum class Purpose { run, inspect };
+// `inspect` asks nothing of output_dir: the job will not run. `rehearse` neither, and its rates are this machine's,
+// beside compute that is only waited for, whatever the target.
+enum class Purpose { run, inspect, rehearse };
 
 // Prepares the token files when the cache has none. `target`: plans for that machine, which need not be this one; null:
 // for this one, measured. Throws SetupError.
 Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr);
+
+// A new adapter starts from a file, like everything else: writes it into `folder`, makes it the job's source, and
+// returns its path, for the caller to remove once it is loaded. Empty when the job needs none.
+std::filesystem::path start_adapter(Job& job, const std::filesystem::path& folder);
 
 }  // namespace sluice::train

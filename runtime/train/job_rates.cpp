@@ -41,21 +41,32 @@ Bytes probe_memory(const Job& job) {
   return {round_down(std::clamp(left, exec::kRateProbeBytesLeast, exec::kRateProbeBytes).count, MiB(1).count)};
 }
 
-}  // namespace
-
-plan::MachineProfile measure_rates(const Job& job) {
-  exec::RateProbeOptions options;
-  // Takes its memory at once.
-  options.compute_load = exec::layer_load(job.setup.model, pass_size(job.setup, job.batch));
+plan::MachineProfile probed(const Job& job, exec::RateProbeOptions options) {
   swap::HostSlab memory(probe_memory(job));
   options.memory = memory.memory();
-  if (job.config.device == DeviceKind::emulated) options.link_each_way = emulated_link(job.config);
   if (!plan::needs_disk(job.shape, job.request)) return exec::probe_rates(nullptr, options);
   const ProbeFolders folders(job.config.offload.nvme_path);
   swap::SwapOptions drives = swap_options(job.config);
   drives.nvme_paths = folders.paths();
   swap::SwapEngine swap(drives);
   return exec::probe_rates(&swap, options);
+}
+
+}  // namespace
+
+plan::MachineProfile measure_rates(const Job& job) {
+  exec::RateProbeOptions options;
+  // Takes its memory at once.
+  options.compute_load = exec::layer_load(job.setup.model, pass_size(job.setup, job.batch));
+  if (job.config.device == DeviceKind::emulated) options.link_each_way = emulated_link(job.config);
+  return probed(job, std::move(options));
+}
+
+plan::MachineProfile measure_rates_without_compute(const Job& job, const plan::Machine* target) {
+  exec::RateProbeOptions options;
+  if (job.request.memory == plan::DeviceMemory::separate)
+    options.link_each_way = target ? std::min(target->h2d, target->d2h) : emulated_link(job.config);
+  return probed(job, std::move(options));
 }
 
 BytesPerSecond emulated_link(const Config& config) {

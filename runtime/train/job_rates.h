@@ -9,6 +9,8 @@ namespace sluice::train {
 // The drive is probed, in a folder of its own that is gone afterwards, only when the job cannot do without it. Takes
 // 1 s, with the drive 3 s. Throws SetupError when the drive cannot be used.
 plan::MachineProfile measure_rates(const Job& job);
+// The same with nothing taken by compute, and copies at the link of `target`; null: at the job's own.
+plan::MachineProfile measure_rates_without_compute(const Job& job, const plan::Machine* target);
 
 swap::SwapOptions swap_options(const Config& config);
 

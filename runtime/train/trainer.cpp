@@ -19,6 +19,8 @@
 #include "runtime/train/machine_file.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/plan_diff.h"
+#include "runtime/train/progress.h"
+#include "runtime/train/rehearsal.h"
 #include "runtime/train/stop_request.h"
 #include "runtime/train/tensor_file_writer.h"
 
@@ -27,17 +29,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-// The trained model between phases: what is pending, and where the newest weights and states are. As in plan::Phase;
-// "early" groups are those updated behind backward.
-struct Progress {
-  bool pending = false, early_pending = false;
-  bool states_stored = false, weights_stored = false;
-  bool early_states_stored = false, early_weights_stored = false;
-  bool odd = false;
-  optim::AdamWSettings update;
-  double clipped_share = 0;  // of the last steps, the newest counting most
-};
 
 // What a step did, in one phase or two.
 struct StepWork {
@@ -62,8 +53,13 @@ double seconds_since_launch() {
 class Trainer {
  public:
   Trainer(Job& job, const TrainOptions& options)
-      : job_(job), config_(job.config), options_(options), swap_(swap_options(config_)), rates_(job.request.profile) {
-    start_adapter();
+      : job_(job),
+        config_(job.config),
+        options_(options),
+        swap_(swap_options(config_)),
+        progress_(job.planned.plan),
+        rates_(job.request.profile) {
+    initial_adapter_ = start_adapter(job_, config_.output_dir);
     exec::ExecutorOptions executor_options;
     if (config_.device == DeviceKind::emulated) executor_options.h2d = executor_options.d2h = emulated_link(config_);
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
@@ -74,7 +70,7 @@ class Trainer {
   int run() {
     const int64_t first = job_.resume ? job_.resume->step : 0;
     const int64_t total = job_.steps.steps_total();
-    progress_.states_stored = progress_.early_states_stored = job_.resume.has_value();
+    if (job_.resume) progress_.resumed();
     run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml",
@@ -113,26 +109,11 @@ class Trainer {
            "\n  disk_peak_bytes: " + peak(Tier::disk) + "\n";
   }
 
-  // A new adapter starts from a file, like everything else.
-  void start_adapter() {
-    const auto missing = std::find_if(job_.setup.places.begin(), job_.setup.places.end(),
-                                      [](const auto& places) { return places.empty(); });
-    if (missing == job_.setup.places.end()) return;
-    initial_adapter_ = config_.output_dir / ".initial_adapter.safetensors";
-    write_initial_adapter(job_.setup, config_.seed, initial_adapter_);
-    job_.setup.adapter_tensors = models::TensorIndex::of_file(initial_adapter_);
-    models::GroupSources adapters =
-        models::locate_adapter_weights(*job_.setup.adapter_tensors, job_.setup.model.groups);
-    for (size_t g = 0; g < adapters.size(); ++g)
-      if (!adapters[g].empty()) job_.setup.places[g] = std::move(adapters[g]);
-    job_.sources = sources_of(job_.setup, job_.planned.plan.chunk_elements);
-  }
-
   exec::PhaseResult run_phase(const plan::Phase& phase, std::span<const models::MicroBatch> micro_batches,
                               const optim::AdamWSettings& early_update = {}) {
     const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
     const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
-    exec::PhaseResult result = executor_->run(schedule, {micro_batches, progress_.update, early_update});
+    exec::PhaseResult result = executor_->run(schedule, {micro_batches, update_, early_update});
     if (!options_.trace.empty()) {
       trace_.add("executed", schedule, result.ops, begin_us);
       trace_.add("simulated", schedule,
@@ -142,36 +123,20 @@ class Trainer {
   }
 
   void flush() {
-    if (!progress_.pending && !progress_.early_pending) return;
-    run_phase(phase_of(plan::PhaseKind::flush, job_.shape.micro_batches), {});
-    updated();
-  }
-  // What was pending has been updated.
-  void updated() {
-    if (progress_.pending) progress_.states_stored = progress_.weights_stored = true;
-    if (progress_.early_pending) progress_.early_states_stored = progress_.early_weights_stored = true;
-    progress_.pending = progress_.early_pending = false;
-  }
-  plan::Phase phase_of(plan::PhaseKind kind, int micro_batches) const {
-    const bool updates = kind != plan::PhaseKind::evaluate;
-    plan::Phase phase{kind, micro_batches, updates && progress_.pending, progress_.states_stored,
-                      progress_.weights_stored};
-    phase.early_pending = updates && progress_.early_pending;
-    phase.early_states_stored = progress_.early_states_stored;
-    phase.early_weights_stored = progress_.early_weights_stored;
-    phase.odd = progress_.odd;
-    return phase;
+    if (!progress_.has_pending()) return;
+    run_phase(progress_.phase(plan::PhaseKind::flush, job_.shape.micro_batches), {});
+    progress_.updated();
   }
 
   StepRecord train_step(int64_t step) {
     const StepData data = job_.steps.training(*job_.training, step);
     std::vector<models::MicroBatch> micro_batches = views_of(data, step);
-    plan::Phase phase = phase_of(plan::PhaseKind::train, static_cast<int>(micro_batches.size()));
-    phase.early = has_early_ && (!job_.planned.plan.undoable || speculates());
+    const bool early = has_early_ && (!job_.planned.plan.undoable || speculates());
+    const plan::Phase phase = progress_.step(static_cast<int>(micro_batches.size()), early);
     const optim::AdamWSettings unclipped = update_of(step, 1);
     const swap::SwapCounters before = swap_.counters();
-    exec::PhaseResult result = run_phase(phase, micro_batches, unclipped);
-    updated();
+    const exec::PhaseResult result = run_phase(phase, micro_batches, unclipped);
+    progress_.updated();
 
     StepRecord record;
     record.step = step + 1;
@@ -187,14 +152,13 @@ class Trainer {
     const float factor = clip_factor(record.grad_norm);
     StepWork work;
     add_work(work, phase, result);
-    if (phase.early) finish_early(step, factor, work);
+    if (early && job_.planned.plan.undoable && factor < 1) redo(step, factor, work);
     fill_speed(record, work, before);
 
-    progress_.pending = true;
-    progress_.early_pending = has_early_ && !phase.early;
-    progress_.update = update_of(step, factor);
+    progress_.stepped(early);
+    update_ = update_of(step, factor);
     constexpr double kNewest = 0.25;
-    progress_.clipped_share += kNewest * ((factor < 1 ? 1.0 : 0.0) - progress_.clipped_share);
+    clipped_share_ += kNewest * ((factor < 1 ? 1.0 : 0.0) - clipped_share_);
     return record;
   }
 
@@ -210,15 +174,9 @@ class Trainer {
 
   // Updates behind backward took the gradients as they were. Where the norm exceeds the limit after all, they are done
   // again, from the states of before.
-  void finish_early(int64_t step, float factor, StepWork& work) {
-    if (job_.planned.plan.undoable) {
-      if (factor < 1) {
-        plan::Phase redo = phase_of(plan::PhaseKind::redo, job_.shape.micro_batches);
-        add_work(work, redo, run_phase(redo, {}, update_of(step, factor)));
-      }
-      progress_.odd = !progress_.odd;
-    }
-    progress_.early_states_stored = progress_.early_weights_stored = true;
+  void redo(int64_t step, float factor, StepWork& work) {
+    const plan::Phase phase = progress_.phase(plan::PhaseKind::redo, job_.shape.micro_batches);
+    add_work(work, phase, run_phase(phase, {}, update_of(step, factor)));
   }
 
   // Whether not to wait for the norm is worth the risk of doing the update again. Who forces updates behind backward
@@ -237,7 +195,7 @@ class Trainer {
       waits.early_pending = true;
       times_ = {speculate, time_of(waits), time_of(plan::redo_phase(job_.shape.micro_batches, false))};
     }
-    return times_->speculate + progress_.clipped_share * times_->redo < times_->wait;
+    return times_->speculate + clipped_share_ * times_->redo < times_->wait;
   }
 
   // torch.nn.utils.clip_grad_norm_: the factor never exceeds one.
@@ -305,7 +263,7 @@ class Trainer {
       const StepData data = job_.steps.validation(*job_.validation, batch, job_.shape.micro_batches);
       const std::vector<models::MicroBatch> views = views_of(data, 0);
       const exec::PhaseResult result =
-          run_phase(phase_of(plan::PhaseKind::evaluate, static_cast<int>(views.size())), views);
+          run_phase(progress_.phase(plan::PhaseKind::evaluate, static_cast<int>(views.size())), views);
       for (const double each : result.loss_sums) sum += each;
       supervised += data.supervised;
     }
@@ -332,7 +290,7 @@ class Trainer {
     flush();
     const fs::path saved =
         save_checkpoint(*executor_, job_.setup, config_,
-                        {step, job_.steps.steps_total(), start_seconds_, validation_losses_, progress_.odd});
+                        {step, job_.steps.steps_total(), start_seconds_, validation_losses_, progress_.odd()});
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return saved;
   }
@@ -351,6 +309,8 @@ class Trainer {
   swap::SwapEngine swap_;
   std::unique_ptr<exec::Executor> executor_;
   Progress progress_;
+  optim::AdamWSettings update_;  // that is pending
+  double clipped_share_ = 0;     // of the last steps, the newest counting most
   plan::SeenRates rates_;
   const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
   struct StepTimes {
@@ -401,7 +361,7 @@ int print_plan(const Config& config, const PlanOptions& options) {
   std::optional<plan::Machine> machine;
   if (!options.machine.empty()) machine = read_machine(options.machine);
   const plan::Machine* target = machine ? &*machine : nullptr;
-  const Job job = prepare_job(config, Purpose::inspect, target);
+  Job job = prepare_job(config, options.rehearse ? Purpose::rehearse : Purpose::inspect, target);
   if (options.beside) {
     const Job other = prepare_job(*options.beside, Purpose::inspect, target);
     std::printf("%s", line_diff(plan_text(job), plan_text(other)).c_str());
@@ -409,6 +369,10 @@ int print_plan(const Config& config, const PlanOptions& options) {
     std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps, forecast_of(job)).c_str());
   } else {
     std::printf("%s%s", plan_text(job).c_str(), to_text(faster_changes(job)).c_str());
+  }
+  if (options.rehearse) {
+    std::fflush(stdout);
+    rehearse(job, target);
   }
   return 0;
 }
