@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <fstream>
 #include <random>
 
 #include "models/adapter_files.h"
 #include "models/decoder_groups.h"
+#include "runtime/core/result.h"
 #include "runtime/train/tensor_file_writer.h"
 
 namespace sluice::train {
@@ -39,9 +41,61 @@ models::AdapterSpec adapter_from(const Config& config, const models::DecoderSpec
   models::AdapterSpec adapter;
   adapter.rank = config.lora_r;
   adapter.alpha = config.lora_alpha;
-  adapter.dropout = config.lora_dropout;
+  adapter.dropout = config.lora_dropout.value_or(0);
   adapter.target_modules = models::resolve_lora_targets(spec, config.lora_target_modules, config.lora_target_linear);
   return adapter;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "[" : ", ") + name;
+  return text + "]";
+}
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
+}
+
+// An existing adapter's settings against those of the job file: what is given there must agree, what is not is taken.
+class AdapterComparison {
+ public:
+  explicit AdapterComparison(std::filesystem::path adapter) : adapter_(std::move(adapter)) {}
+
+  void compare(const std::string& key, bool given, const std::string& ours, const std::string& theirs) {
+    if (!given) taken_ += (taken_.empty() ? "" : ", ") + key + " " + theirs;
+    if (!given || ours == theirs) return;
+    throw SetupError(key + " is " + ours + " in the job file and " + theirs + " in " +
+                         (adapter_ / models::kAdapterConfigFile).string(),
+                     "remove " + key + " to take the adapter's, or train a new adapter in another output_dir");
+  }
+  std::string note() const { return taken_.empty() ? "" : "taken from " + adapter_.string() + ": " + taken_; }
+
+ private:
+  std::filesystem::path adapter_;
+  std::string taken_;
+};
+
+// Sets the dropout of `adapter`, which is the training's, not the adapter's. `resumes`: the adapter is of a checkpoint.
+std::string settle_adapter(const Config& config, const models::DecoderSpec& spec, const std::filesystem::path& from,
+                           bool resumes, models::AdapterSpec& adapter) {
+  AdapterComparison settings(from);
+  settings.compare("lora_r", config.lora_r > 0, std::to_string(config.lora_r), std::to_string(adapter.rank));
+  settings.compare("lora_alpha", config.lora_alpha > 0, number(config.lora_alpha), number(adapter.alpha));
+  const bool targets_given = config.lora_target_linear || !config.lora_target_modules.empty();
+  const std::vector<std::string> targets =
+      targets_given ? models::resolve_lora_targets(spec, config.lora_target_modules, config.lora_target_linear)
+                    : std::vector<std::string>();
+  settings.compare("lora_target_modules", targets_given, joined(targets), joined(adapter.target_modules));
+  const bool new_adapter = config.lora_model_dir.empty();
+  if (!resumes && config.lora_dropout) {
+    adapter.dropout = *config.lora_dropout;
+  } else {
+    settings.compare("lora_dropout", config.lora_dropout || new_adapter, number(config.lora_dropout.value_or(0)),
+                     number(adapter.dropout));
+  }
+  return settings.note();
 }
 
 }  // namespace
@@ -55,7 +109,7 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
   if (adapts && !adapter_from_dir.empty()) {
     models::AdapterDirectory existing = models::read_adapter_directory(adapter_from_dir, setup.spec);
     setup.adapter = existing.spec;
-    setup.adapter->dropout = config.lora_dropout;
+    setup.note = settle_adapter(config, setup.spec, adapter_from_dir, !weights_from.empty(), *setup.adapter);
     setup.adapter_tensors = std::move(existing.tensors);
   } else if (adapts) {
     setup.adapter = adapter_from(config, setup.spec);
