@@ -61,26 +61,29 @@ std::string number(double value) {
 // An existing adapter's settings against those of the job file: what is given there must agree, what is not is taken.
 class AdapterComparison {
  public:
-  explicit AdapterComparison(std::filesystem::path adapter) : adapter_(std::move(adapter)) {}
+  AdapterComparison(std::filesystem::path adapter, bool resumes) : adapter_(std::move(adapter)), resumes_(resumes) {}
 
   void compare(const std::string& key, bool given, const std::string& ours, const std::string& theirs) {
     if (!given) taken_ += (taken_.empty() ? "" : ", ") + key + " " + theirs;
     if (!given || ours == theirs) return;
-    throw SetupError(key + " is " + ours + " in the job file and " + theirs + " in " +
-                         (adapter_ / models::kAdapterConfigFile).string(),
-                     "remove " + key + " to take the adapter's, or train a new adapter in another output_dir");
+    throw SetupError(
+        key + " is " + ours + " in the job file and " + theirs + " in " +
+            (adapter_ / models::kAdapterConfigFile).string(),
+        resumes_ ? "give " + key + ": " + theirs + ", as when the job began, or start anew in another output_dir"
+                 : "remove " + key + " to take the adapter's, or remove lora_model_dir for a new adapter");
   }
   std::string note() const { return taken_.empty() ? "" : "taken from " + adapter_.string() + ": " + taken_; }
 
  private:
   std::filesystem::path adapter_;
+  bool resumes_;
   std::string taken_;
 };
 
 // Sets the dropout of `adapter`, which is the training's, not the adapter's. `resumes`: the adapter is of a checkpoint.
 std::string settle_adapter(const Config& config, const models::DecoderSpec& spec, const std::filesystem::path& from,
                            bool resumes, models::AdapterSpec& adapter) {
-  AdapterComparison settings(from);
+  AdapterComparison settings(from, resumes);
   settings.compare("lora_r", config.lora_r > 0, std::to_string(config.lora_r), std::to_string(adapter.rank));
   settings.compare("lora_alpha", config.lora_alpha > 0, number(config.lora_alpha), number(adapter.alpha));
   const bool targets_given = config.lora_target_linear || !config.lora_target_modules.empty();

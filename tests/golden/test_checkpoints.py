@@ -199,7 +199,9 @@ def test_an_adapter_does_not_go_on_over_other_weights_of_the_same_shape(lora):
     ({"lora_dropout": None}, "lora_dropout is 0 in the job file and 0.1 in "),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
 def test_an_adapter_of_other_settings_does_not_go_on(lora, keys, named):
-    lora.refused(named + ".*adapter_config.json", **keys)
+    key = next(iter(keys))
+    given = str(METHODS["lora"][key]).replace("'", "")
+    lora.refused(named + r".*adapter_config\.json\n  fix: give " + re.escape(f"{key}: {given}, as when the job began"), **keys)
 
 
 def test_changed_hyper_parameters_are_noted_and_used(full):
