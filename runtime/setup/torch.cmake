@@ -10,6 +10,7 @@ if(SLUICE_TORCH)
   add_library(sluice_torch INTERFACE)
   target_include_directories(sluice_torch SYSTEM INTERFACE
     ${SLUICE_TORCH_DIR}/include ${SLUICE_TORCH_DIR}/include/torch/csrc/api/include)
+  target_compile_options(sluice_torch INTERFACE "-ffile-prefix-map=${SLUICE_TORCH_DIR}/=libtorch/")
   target_link_libraries(sluice_torch INTERFACE
     ${SLUICE_TORCH_DIR}/lib/libtorch_cpu.so ${SLUICE_TORCH_DIR}/lib/libc10.so ${torch_openmp})
   target_link_options(sluice_torch INTERFACE -Wl,-rpath,${SLUICE_TORCH_DIR}/lib)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -9,6 +10,9 @@
 
 #include "models/locate_weights.h"
 #include "models/model_output.h"
+#include "runtime/train/checksums.h"
+#include "runtime/train/job_record.h"
+#include "runtime/train/model_record.h"
 #include "runtime/train/tensor_file_writer.h"
 
 namespace sluice::train {
@@ -18,11 +22,12 @@ namespace fs = std::filesystem;
 
 constexpr const char* kStatesFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "trainer_state.json";
+constexpr const char* kChecksumsFile = "checksums.json";
+constexpr std::string_view kPartialEnding = ".partial";
 
 std::string checkpoint_name(int64_t step) { return "checkpoint-" + std::to_string(step); }
 
-std::optional<int64_t> step_of(const fs::path& folder) {
-  const std::string name = folder.filename();
+std::optional<int64_t> step_of(const std::string& name) {
   constexpr std::string_view prefix = "checkpoint-";
   if (!name.starts_with(prefix)) return std::nullopt;
   int64_t step = 0;
@@ -96,6 +101,10 @@ class Writer {
     for (TensorFileWriter& file : files_) file.sync();
     states_.sync();
   }
+  void add_sums(Checksums& sums) const {
+    for (size_t i = 0; i < files_.size(); ++i) sums[output_.tensor_files[i].name] = files_[i].sums();
+    sums[kStatesFile] = states_.sums();
+  }
 
  private:
   // Adapters are saved as their fp32 masters, as peft saves them.
@@ -127,38 +136,76 @@ std::string state_json(const ModelSetup& setup, const Config& config, const Chec
   json["max_steps"] = state.steps_total;
   json["start_seconds"] = state.start_seconds;
   json["validation_losses"] = state.validation_losses;
-  json["base_model"] = fs::absolute(config.base_model).string();
-  json["compute_dtype"] = name_of(setup.model.compute_dtype);
-  json["adapter"] = setup.adapter.has_value();
-  json["seed"] = config.seed;
-  json["micro_batch_size"] = config.micro_batch_size;
-  json["gradient_accumulation_steps"] = config.gradient_accumulation_steps;
+  json.update(record_of(config));
+  json["model"] = record_of(setup);
+  json["dataset_hash"] = state.dataset_hash;
+  json["checksums"] = kChecksumsFile;
   return json.dump(2) + "\n";
 }
 
+void write_text(const fs::path& folder, const std::string& name, const std::string& text, Checksums& sums) {
+  write_file(folder / name, text);
+  sums[name] = sums_of(text);
+}
+
+std::string hint_of_another(const fs::path& folder) {
+  std::vector<fs::path> all = find_checkpoints(folder.parent_path().empty() ? "." : folder.parent_path());
+  std::erase_if(all, [&](const fs::path& each) { return fs::equivalent(each, folder); });
+  if (all.empty()) return "there is no other checkpoint beside it: copy it again from where it came, or start anew";
+  return "resume from an older checkpoint: resume_from_checkpoint: " + all.back().string();
+}
+
+std::string hint_of_one_inside(const fs::path& folder) {
+  const std::vector<fs::path> inside = find_checkpoints(folder);
+  if (inside.empty()) return "name a folder checkpoint-N that Sluice wrote";
+  return "name the newest checkpoint in it: resume_from_checkpoint: " + inside.back().string();
+}
+
 nlohmann::json read_state(const fs::path& folder) {
-  std::ifstream file(folder / kStateFile);
-  if (!file) throw SetupError(folder.string() + ": no " + kStateFile, "name a folder checkpoint-N that Sluice wrote");
+  for (const char* name : {kStatesFile, kStateFile})
+    if (!fs::exists(folder / name))
+      throw SetupError(folder.string() + " is not a checkpoint: it has no " + name, hint_of_one_inside(folder));
   try {
-    return nlohmann::json::parse(file);
+    std::ifstream file(folder / kStateFile);
+    nlohmann::json state = nlohmann::json::parse(file);
+    state.at("global_step").get<int64_t>();
+    return state;
   } catch (const nlohmann::json::exception& error) {
-    throw SetupError((folder / kStateFile).string() + ": " + error.what(), "resume from an older checkpoint");
+    throw SetupError((folder / kStateFile).string() + " is damaged: " + error.what(), hint_of_another(folder));
   }
 }
 
-void refuse_other_job(const nlohmann::json& state, const fs::path& folder, const Config& config) {
-  const auto differs = [&](const char* key, const auto& ours) {
-    if (!state.contains(key) || state[key] != nlohmann::json(ours))
-      throw SetupError(folder.string() + " was written by another job: " + key + " is " +
-                           (state.contains(key) ? state[key].dump() : std::string("missing")) + " there and " +
-                           nlohmann::json(ours).dump() + " here",
-                       "give the same values as when the job began, or start anew in another output_dir");
-  };
-  differs("compute_dtype", name_of(config.compute_dtype));
-  differs("adapter", config.adapter == Adapter::lora);
-  differs("seed", config.seed);
-  differs("micro_batch_size", config.micro_batch_size);
-  differs("gradient_accumulation_steps", config.gradient_accumulation_steps);
+// Nothing: the checkpoint was written without.
+std::optional<Checksums> sums_in(const fs::path& folder) {
+  if (!fs::exists(folder / kChecksumsFile)) {
+    if (read_state(folder).contains("checksums"))
+      throw SetupError(folder.string() + " is damaged: " + kChecksumsFile + " is missing", hint_of_another(folder));
+    return std::nullopt;
+  }
+  try {
+    return read_checksums(folder / kChecksumsFile);
+  } catch (const SetupError& error) {
+    throw SetupError(error.error().message, hint_of_another(folder));
+  }
+}
+
+void refuse_damage(const fs::path& folder, const Checksums& sums) {
+  if (const std::optional<std::string> damage = find_damage(folder, sums))
+    throw SetupError(*damage, hint_of_another(folder));
+}
+
+// Before its values are compared with ours: a flipped bit is no other job.
+void refuse_damaged_state(const fs::path& folder) {
+  if (const std::optional<Checksums> sums = sums_in(folder); sums && sums->contains(kStateFile))
+    refuse_damage(folder, {{kStateFile, sums->at(kStateFile)}});
+}
+
+fs::path folder_to_resume(const Config& config) {
+  fs::path folder = config.resume_from_checkpoint;
+  if (!folder.empty()) return folder.has_filename() ? folder : folder.parent_path();  // "checkpoint-5/"
+  if (!config.auto_resume_from_checkpoints) return {};
+  const std::vector<fs::path> all = find_checkpoints(config.output_dir);
+  return all.empty() ? fs::path() : all.back();
 }
 
 }  // namespace
@@ -166,12 +213,13 @@ void refuse_other_job(const nlohmann::json& state, const fs::path& folder, const
 fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, const Config& config,
                          const CheckpointState& state) {
   const fs::path whole = config.output_dir / checkpoint_name(state.step);
-  const fs::path partial = config.output_dir / (checkpoint_name(state.step) + ".partial");
+  const fs::path partial = config.output_dir / (checkpoint_name(state.step) + std::string(kPartialEnding));
   fs::remove_all(partial);
   fs::create_directories(partial);
   const models::ModelOutput output =
       setup.adapter ? models::plan_adapter_output(config.base_model, setup.model.groups, *setup.adapter)
                     : models::plan_model_output(config.base_model, setup.model.groups, setup.model.compute_dtype);
+  Checksums sums;
   Writer writer(setup, output, partial);
   executor.read_back(
       state.odd, [&](int g, std::span<const std::byte> bytes) { writer.weights(g, bytes); },
@@ -179,12 +227,14 @@ fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, cons
         writer.states(g, begin, end, bytes);
       });
   writer.sync();
-  for (const models::PlannedTextFile& file : output.text_files) write_file(partial / file.name, file.text);
+  writer.add_sums(sums);
+  for (const models::PlannedTextFile& file : output.text_files) write_text(partial, file.name, file.text, sums);
   for (const models::PlannedCopy& copy : output.copies) {
     fs::create_directories((partial / copy.name).parent_path());
-    fs::copy_file(copy.from, partial / copy.name, fs::copy_options::overwrite_existing);
+    sums[copy.name] = write_copy(copy.from, partial / copy.name);
   }
-  write_file(partial / kStateFile, state_json(setup, config, state));
+  write_text(partial, kStateFile, state_json(setup, config, state), sums);
+  write_file(partial / kChecksumsFile, to_json(sums));
   sync_folder(partial);
   fs::remove_all(whole);
   fs::rename(partial, whole);
@@ -196,9 +246,10 @@ std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {
   std::vector<fs::path> found;
   if (!fs::is_directory(output_dir)) return found;
   for (const fs::directory_entry& entry : fs::directory_iterator(output_dir))
-    if (entry.is_directory() && step_of(entry.path()) && fs::exists(entry.path() / kStateFile))
+    if (entry.is_directory() && step_of(entry.path().filename()) && fs::exists(entry.path() / kStateFile))
       found.push_back(entry.path());
-  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return *step_of(a) < *step_of(b); });
+  std::sort(found.begin(), found.end(),
+            [](const fs::path& a, const fs::path& b) { return *step_of(a.filename()) < *step_of(b.filename()); });
   return found;
 }
 
@@ -208,16 +259,45 @@ void prune_checkpoints(const fs::path& output_dir, int64_t limit) {
   for (size_t i = 0; i + static_cast<size_t>(limit) < all.size(); ++i) fs::remove_all(all[i]);
 }
 
-std::optional<Resume> find_resume(const Config& config) {
-  fs::path folder = config.resume_from_checkpoint;
-  if (folder.empty() && config.auto_resume_from_checkpoints) {
-    const std::vector<fs::path> all = find_checkpoints(config.output_dir);
-    if (!all.empty()) folder = all.back();
+void remove_partial_checkpoints(const fs::path& output_dir) {
+  if (!fs::is_directory(output_dir)) return;
+  std::vector<fs::path> partial;
+  for (const fs::directory_entry& entry : fs::directory_iterator(output_dir)) {
+    const std::string name = entry.path().filename();
+    if (entry.is_directory() && name.ends_with(kPartialEnding) &&
+        step_of(name.substr(0, name.size() - kPartialEnding.size())))
+      partial.push_back(entry.path());
   }
+  for (const fs::path& each : partial) fs::remove_all(each);
+}
+
+std::optional<Resume> find_resume(const Config& config) {
+  const fs::path folder = folder_to_resume(config);
   if (folder.empty()) return std::nullopt;
   const nlohmann::json state = read_state(folder);
-  refuse_other_job(state, folder, config);
+  if (!state.contains("compute_dtype"))
+    throw SetupError(folder.string() + " is not a checkpoint of Sluice's: " + kStateFile + " lacks compute_dtype",
+                     hint_of_one_inside(folder));
+  refuse_damaged_state(folder);
+  refuse_other_record(state, record_of(config), folder.string());
+  for (const std::string& change : changes_since(state, config)) std::fprintf(stderr, "note: %s\n", change.c_str());
   return Resume{folder, state.at("global_step").get<int64_t>()};
+}
+
+void verify_checkpoint(const Resume& resume) {
+  if (const std::optional<Checksums> sums = sums_in(resume.folder)) return refuse_damage(resume.folder, *sums);
+  std::fprintf(stderr, "note: %s was written by an older version, without checksums: its files are not verified\n",
+               resume.folder.c_str());
+}
+
+void refuse_other_inputs(const Resume& resume, const ModelSetup& setup, const std::string& dataset_hash) {
+  const nlohmann::json state = read_state(resume.folder);
+  const std::string folder = resume.folder.string();
+  if (state.contains("model")) refuse_other_record(state["model"], record_of(setup), folder);
+  if (state.contains("dataset_hash") && state["dataset_hash"] != dataset_hash)
+    throw SetupError(
+        folder + " was written by another job: the datasets, or the tokenizer, have other content now",
+        "give the same datasets and base_model as when the job began, or start anew in another output_dir");
 }
 
 void add_resumed_states(const Resume& resume, const ModelSetup& setup, exec::JobSources& sources) {
@@ -240,7 +320,7 @@ void add_resumed_states(const Resume& resume, const ModelSetup& setup, exec::Job
 void publish_result(const fs::path& checkpoint, const fs::path& output_dir) {
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(checkpoint)) {
     const fs::path name = fs::relative(entry.path(), checkpoint);
-    if (entry.is_directory() || name == kStatesFile) continue;
+    if (entry.is_directory() || name == kStatesFile || name == kChecksumsFile) continue;
     const fs::path to = output_dir / name;
     fs::create_directories(to.parent_path());
     fs::remove(to);

@@ -1,9 +1,11 @@
 // Checkpoints: `output_dir/checkpoint-N`, a Hugging Face directory (or peft adapter) with the optimizer's states beside
-// it. Written under a temporary name, synced, then renamed: a folder with that name is whole.
+// it. Written under a temporary name, synced, then renamed: a folder with that name is whole. `checksums.json` says
+// what is in the files, so that damage that came later is found before anything is trained on it.
 #pragma once
 
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "runtime/exec/executor.h"
@@ -18,6 +20,7 @@ struct CheckpointState {
   double start_seconds = 0;               // launch to the first step's begin
   std::vector<double> validation_losses;  // in the order of evaluation
   bool odd = false;                       // as in plan::Phase
+  std::string dataset_hash;               // TokenDataset::content_hash
 };
 
 // After a flush. Throws RunError; an unfinished folder is left under a name that is never read.
@@ -33,8 +36,16 @@ struct Resume {
   std::filesystem::path folder;
   int64_t step = 0;
 };
-// What the config asks to resume from, if anything. Throws SetupError: no such checkpoint, or one of another job.
+// What the config asks to resume from, if anything. Reads no tensors, writes nothing; says on stderr which settings
+// have changed. Throws SetupError: no such checkpoint, or one of another job.
 std::optional<Resume> find_resume(const Config& config);
+// Reads all of it. Throws SetupError naming the file, and the newest other checkpoint, when its bytes are not those
+// that were written. One without checksums (written by an older version) passes with a note.
+void verify_checkpoint(const Resume& resume);
+// Throws SetupError: the checkpoint's model or rows were others. See model_record.h, TokenDataset::content_hash.
+void refuse_other_inputs(const Resume& resume, const ModelSetup& setup, const std::string& dataset_hash);
+// What a killed run left half-written in its output_dir.
+void remove_partial_checkpoints(const std::filesystem::path& output_dir);
 
 // Adds the checkpoint's states to `sources`. Throws SetupError when they do not fit the model.
 void add_resumed_states(const Resume& resume, const ModelSetup& setup, exec::JobSources& sources);

@@ -111,8 +111,9 @@ class ConfigReader {
     for (const char* word : {"all", "all-linear"})
       if (std::erase(config_.lora_target_modules, word) > 0) config_.lora_target_linear = true;
     read_if("lora_r", config_.lora_r, {.min = 1}, "16");
-    read_if("lora_dropout", config_.lora_dropout, {.max = 1, .ends = NumberRange::Ends::below_max}, "0.05");
-    config_.lora_alpha = 2 * static_cast<double>(config_.lora_r);
+    if (const Setting* dropout = find("lora_dropout"))
+      config_.lora_dropout = read_number(*dropout, {.max = 1, .ends = NumberRange::Ends::below_max}, "0.05");
+    if (config_.lora_model_dir.empty()) config_.lora_alpha = 2 * static_cast<double>(config_.lora_r);
     read_if("lora_alpha", config_.lora_alpha, {.ends = NumberRange::Ends::above_min}, "32");
     if (!config_.lora_model_dir.empty()) return;
     if (config_.lora_target_modules.empty() && !config_.lora_target_linear)

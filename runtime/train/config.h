@@ -44,9 +44,10 @@ struct Config {
 
   std::filesystem::path base_model;
   Adapter adapter = Adapter::none;
+  // Not given with lora_model_dir, 0 and nothing mean: as the adapter there has it.
   int64_t lora_r = 0;
   double lora_alpha = 0;
-  double lora_dropout = 0;
+  std::optional<double> lora_dropout;  // default 0
   std::vector<std::string> lora_target_modules;
   bool lora_target_linear = false;
   std::filesystem::path lora_model_dir;

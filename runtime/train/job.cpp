@@ -197,11 +197,15 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.resume = find_resume(config);
   if (purpose == Purpose::run) refuse_used_output(config, job.resume.has_value());
   check_nvme_paths(config);
+  if (purpose == Purpose::run) remove_partial_checkpoints(config.output_dir);
+  if (purpose == Purpose::run && job.resume) verify_checkpoint(*job.resume);
   job.setup = set_up_model(config, job.resume ? job.resume->folder : fs::path());
+  if (!job.setup.note.empty()) std::fprintf(stderr, "note: %s\n", job.setup.note.c_str());
   refuse_long_sequences(config, job.setup.spec);
   const PreparedData data = prepare_data(config);
   job.training = std::make_unique<TokenDataset>(data.train);
   if (!data.validation.empty()) job.validation = std::make_unique<TokenDataset>(data.validation);
+  if (job.resume) refuse_other_inputs(*job.resume, job.setup, job.training->content_hash());
   refuse_long_rows(*job.training, job.setup);
   job.steps = BatchPlan(config, job.training->rows());
   if (job.resume) refuse_later_checkpoint(*job.resume, job.steps.steps_total());

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <fstream>
 #include <random>
 
 #include "models/adapter_files.h"
 #include "models/decoder_groups.h"
+#include "runtime/core/result.h"
 #include "runtime/exec/rate_probe.h"
 #include "runtime/train/free_memory.h"
 #include "runtime/train/tensor_file_writer.h"
@@ -37,9 +39,64 @@ models::AdapterSpec adapter_from(const Config& config, const models::DecoderSpec
   models::AdapterSpec adapter;
   adapter.rank = config.lora_r;
   adapter.alpha = config.lora_alpha;
-  adapter.dropout = config.lora_dropout;
+  adapter.dropout = config.lora_dropout.value_or(0);
   adapter.target_modules = models::resolve_lora_targets(spec, config.lora_target_modules, config.lora_target_linear);
   return adapter;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "[" : ", ") + name;
+  return text + "]";
+}
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
+}
+
+// An existing adapter's settings against those of the job file: what is given there must agree, what is not is taken.
+class AdapterComparison {
+ public:
+  AdapterComparison(std::filesystem::path adapter, bool resumes) : adapter_(std::move(adapter)), resumes_(resumes) {}
+
+  void compare(const std::string& key, bool given, const std::string& ours, const std::string& theirs) {
+    if (!given) taken_ += (taken_.empty() ? "" : ", ") + key + " " + theirs;
+    if (!given || ours == theirs) return;
+    throw SetupError(
+        key + " is " + ours + " in the job file and " + theirs + " in " +
+            (adapter_ / models::kAdapterConfigFile).string(),
+        resumes_ ? "give " + key + ": " + theirs + ", as when the job began, or start anew in another output_dir"
+                 : "remove " + key + " to take the adapter's, or remove lora_model_dir for a new adapter");
+  }
+  std::string note() const { return taken_.empty() ? "" : "taken from " + adapter_.string() + ": " + taken_; }
+
+ private:
+  std::filesystem::path adapter_;
+  bool resumes_;
+  std::string taken_;
+};
+
+// Sets the dropout of `adapter`, which is the training's, not the adapter's. `resumes`: the adapter is of a checkpoint.
+std::string settle_adapter(const Config& config, const models::DecoderSpec& spec, const std::filesystem::path& from,
+                           bool resumes, models::AdapterSpec& adapter) {
+  AdapterComparison settings(from, resumes);
+  settings.compare("lora_r", config.lora_r > 0, std::to_string(config.lora_r), std::to_string(adapter.rank));
+  settings.compare("lora_alpha", config.lora_alpha > 0, number(config.lora_alpha), number(adapter.alpha));
+  const bool targets_given = config.lora_target_linear || !config.lora_target_modules.empty();
+  const std::vector<std::string> targets =
+      targets_given ? models::resolve_lora_targets(spec, config.lora_target_modules, config.lora_target_linear)
+                    : std::vector<std::string>();
+  settings.compare("lora_target_modules", targets_given, joined(targets), joined(adapter.target_modules));
+  const bool new_adapter = config.lora_model_dir.empty();
+  if (!resumes && config.lora_dropout) {
+    adapter.dropout = *config.lora_dropout;
+  } else {
+    settings.compare("lora_dropout", config.lora_dropout || new_adapter, number(config.lora_dropout.value_or(0)),
+                     number(adapter.dropout));
+  }
+  return settings.note();
 }
 
 }  // namespace
@@ -53,7 +110,7 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
   if (adapts && !adapter_from_dir.empty()) {
     models::AdapterDirectory existing = models::read_adapter_directory(adapter_from_dir, setup.spec);
     setup.adapter = existing.spec;
-    setup.adapter->dropout = config.lora_dropout;
+    setup.note = settle_adapter(config, setup.spec, adapter_from_dir, !weights_from.empty(), *setup.adapter);
     setup.adapter_tensors = std::move(existing.tensors);
   } else if (adapts) {
     setup.adapter = adapter_from(config, setup.spec);

@@ -24,6 +24,7 @@ struct ModelSetup {
   models::TensorIndex base;                            // the weights' files
   std::optional<models::TensorIndex> adapter_tensors;  // an existing adapter's file
   models::GroupSources places;                         // per group; empty for adapters that start anew
+  std::string note;                                    // what an existing adapter decided; empty: nothing
 };
 
 // Reads headers only. `weights_from`: the checkpoint to go on from, or empty. Throws SetupError.

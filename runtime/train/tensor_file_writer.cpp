@@ -38,20 +38,50 @@ int open_new(const std::filesystem::path& path) {
 
 TensorFileWriter::TensorFileWriter(const std::filesystem::path& directory, const std::string& name,
                                    const models::TensorFileLayout& layout)
-    : path_(directory / name), fd_(open_new(path_)) {
+    : path_(directory / name), fd_(open_new(path_)), bytes_(layout.file_bytes) {
+  parts_.push_back({"header", 0, static_cast<int64_t>(layout.header.size()), {}});
+  for (const models::TensorLocation& tensor : layout.tensors)
+    if (tensor.bytes > 0) parts_.push_back({tensor.name, tensor.offset, tensor.bytes, {}});
+  std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.offset < b.offset; });
   const int refused = posix_fallocate(fd_, 0, layout.file_bytes);
   if (refused != 0 && refused != EOPNOTSUPP && refused != EINVAL) fail(path_, "reserve space", refused);
   write(0, std::as_bytes(std::span(layout.header)));
 }
 
 TensorFileWriter::TensorFileWriter(TensorFileWriter&& other) noexcept
-    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      bytes_(other.bytes_),
+      parts_(std::move(other.parts_)) {}
 
 TensorFileWriter::~TensorFileWriter() {
   if (fd_ >= 0) close(fd_);
 }
 
-void TensorFileWriter::write(int64_t offset, std::span<const std::byte> bytes) { write_all(fd_, path_, offset, bytes); }
+TensorFileWriter::Part& TensorFileWriter::part_at(int64_t offset) {
+  const auto after = std::upper_bound(parts_.begin(), parts_.end(), offset,
+                                      [](int64_t at, const Part& part) { return at < part.offset; });
+  return *std::prev(after);
+}
+
+void TensorFileWriter::write(int64_t offset, std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
+  Part& part = part_at(offset);
+  SLUICE_CHECK(offset == part.offset + part.sum.bytes(), "a tensor written out of order: " + part.name);
+  SLUICE_CHECK(part.sum.bytes() + static_cast<int64_t>(bytes.size()) <= part.bytes,
+               "a write beyond its tensor: " + part.name);
+  write_all(fd_, path_, offset, bytes);
+  part.sum.add(bytes);
+}
+
+FileSums TensorFileWriter::sums() const {
+  FileSums sums{bytes_, {}};
+  for (const Part& part : parts_) {
+    SLUICE_CHECK(part.sum.bytes() == part.bytes, "a tensor not written to its end: " + part.name);
+    sums.parts.push_back({part.name, part.offset, part.bytes, part.sum.digest()});
+  }
+  return sums;
+}
 
 void TensorFileWriter::sync() {
   if (fsync(fd_) != 0) fail(path_, "fsync", errno);
@@ -62,6 +92,27 @@ void write_file(const std::filesystem::path& path, std::string_view text) {
   write_all(fd, path, 0, std::as_bytes(std::span(text)));
   if (fsync(fd) != 0) fail(path, "fsync", errno);
   close(fd);
+}
+
+FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to) {
+  const int in = open(from.c_str(), O_RDONLY | O_CLOEXEC);
+  if (in < 0) fail(from, "open", errno);
+  const int out = open_new(to);
+  std::vector<std::byte> buffer(size_t{1} << 20);
+  RunningSum sum;
+  for (;;) {
+    const ssize_t got = read(in, buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(from, "read", errno);
+    if (got == 0) break;
+    const std::span<const std::byte> bytes(buffer.data(), static_cast<size_t>(got));
+    write_all(out, to, sum.bytes(), bytes);
+    sum.add(bytes);
+  }
+  close(in);
+  if (fsync(out) != 0) fail(to, "fsync", errno);
+  close(out);
+  return {sum.bytes(), {{"", 0, sum.bytes(), sum.digest()}}};
 }
 
 void sync_folder(const std::filesystem::path& folder) {

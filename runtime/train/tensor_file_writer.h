@@ -5,8 +5,10 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "models/safetensors.h"
+#include "runtime/train/checksums.h"
 
 namespace sluice::train {
 
@@ -19,17 +21,31 @@ class TensorFileWriter {
   TensorFileWriter(TensorFileWriter&& other) noexcept;
   TensorFileWriter& operator=(TensorFileWriter&&) = delete;
 
-  // At an absolute offset of the file. Throws RunError.
+  // At an absolute offset of the file. Inside one tensor, and there from its first byte to its last; tensors come in
+  // any order. Throws RunError.
   void write(int64_t offset, std::span<const std::byte> bytes);
   void sync();  // fsync; throws RunError
+  // When everything is written.
+  FileSums sums() const;
 
  private:
+  struct Part {
+    std::string name;
+    int64_t offset, bytes;
+    RunningSum sum;
+  };
+  Part& part_at(int64_t offset);
+
   std::filesystem::path path_;
   int fd_ = -1;
+  int64_t bytes_ = 0;
+  std::vector<Part> parts_;  // by offset: the header, then every tensor that is not empty
 };
 
 // Writes a whole small file and syncs it. Throws RunError.
 void write_file(const std::filesystem::path& path, std::string_view text);
+// The same with another file's content.
+FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to);
 // Makes renames inside the folder durable. Throws RunError.
 void sync_folder(const std::filesystem::path& folder);
 

@@ -288,9 +288,9 @@ class Trainer {
 
   fs::path save(int64_t step) {
     flush();
-    const fs::path saved =
-        save_checkpoint(*executor_, job_.setup, config_,
-                        {step, job_.steps.steps_total(), start_seconds_, validation_losses_, progress_.odd()});
+    const fs::path saved = save_checkpoint(*executor_, job_.setup, config_,
+                                           {step, job_.steps.steps_total(), start_seconds_, validation_losses_,
+                                            progress_.odd(), job_.training->content_hash()});
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return saved;
   }
