@@ -69,10 +69,16 @@ class ConversationReader:
             raise TextError(f"{place}: '{name}' must be text, not {_shown(role)}", FIX_MAPPING)
         role = self._roles.get(role, role)
         if role not in self._known:
-            raise TextError(f"{place}: the role '{role}' is not known",
-                            f"say in the job whose it is, under the dataset: roles: {{assistant: [{role}]}}, or user, or "
-                            "another name that the chat template knows")
+            raise TextError(f"{place}: the role '{role}' is not known", self._fix_for_role(role))
         return role
+
+    def _fix_for_role(self, role):
+        nearest = ROLES.get(role.lower(), role.lower())
+        example = nearest if nearest in TEMPLATE_ROLES else "user"
+        fix = f"say in the job, under the dataset, which of the chat template's roles it is: roles: {{{example}: [{role}]}}"
+        if self._roles is ROLES:
+            fix += f" (with the data's other names: they replace {', '.join(ROLES)})"
+        return fix
 
     def _content_of(self, turn, place):
         name = _first_there(turn, self._content_names)

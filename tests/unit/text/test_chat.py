@@ -209,11 +209,17 @@ def test_given_roles_replace_the_known_ones(tokenizer):
 
 def test_an_unknown_role_is_refused_and_the_job_can_name_it(tokenizer):
     turns = [{"role": "user", "content": "q"}, {"role": "narrator", "content": "x"}, {"role": "assistant", "content": "a"}]
-    said = r"rows\.jsonl:3: messages\[1\]: the role 'narrator' is not known\n  fix: .*roles: \{assistant: \[narrator\]\}"
+    said = r"rows\.jsonl:3: messages\[1\]: the role 'narrator' is not known\n  fix: .*roles: \{user: \[narrator\]\} \(with the data's other"
     with pytest.raises(TextError, match=said):
         document_of(tokenizer, {"messages": turns})
     document = document_of(tokenizer, {"messages": turns}, {"roles": {"narrator": ["narrator"]}})
     assert supervised_texts(tokenizer, document) == ["a<|im_end|>"]
+
+
+@pytest.mark.parametrize("role, example", [("Assistant", "assistant"), ("GPT", "assistant"), ("Human", "user")])
+def test_the_fix_for_a_role_in_other_case_names_the_right_one(tokenizer, role, example):
+    with pytest.raises(TextError, match=rf"roles: {{{example}: \[{role}\]}}"):
+        document_of(tokenizer, {"messages": [{"role": role, "content": "x"}]})
 
 
 def test_columns_that_parquet_fills_with_null_do_not_hide_the_others(tokenizer):

@@ -134,6 +134,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"offload: {max_cpu: 0GiB}\n",
                 "job.yaml:5:20: offload.max_cpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
                 "or TB, not '0GiB'\n  fix: for example: offload.max_cpu: 22GiB"},
+        Refusal{"offload: {max_cpu: 0.0001KiB}\n",
+                "job.yaml:5:20: offload.max_cpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
+                "or TB, not '0.0001KiB'\n  fix: for example: offload.max_cpu: 22GiB"},
         Refusal{"adapter: lora\nlora_r: 4\nlora_target_linear: true\nlora_dropout: 1\n",
                 "job.yaml:8:15: lora_dropout must be a number from 0 to below 1, not '1'\n  fix: for example: "
                 "lora_dropout: 0.05"}));
