@@ -209,7 +209,8 @@ def test_given_roles_replace_the_known_ones(tokenizer):
 
 def test_an_unknown_role_is_refused_and_the_job_can_name_it(tokenizer):
     turns = [{"role": "user", "content": "q"}, {"role": "narrator", "content": "x"}, {"role": "assistant", "content": "a"}]
-    said = r"rows\.jsonl:3: messages\[1\]: the role 'narrator' is not known\n  fix: .*roles: \{user: \[narrator\]\} \(with the data's other"
+    said = (r"rows\.jsonl:3: messages\[1\]: the role 'narrator' is not known"
+            r"\n  fix: .*roles: \{user: \[narrator\]\} \(with the data's other")
     with pytest.raises(TextError, match=said):
         document_of(tokenizer, {"messages": turns})
     document = document_of(tokenizer, {"messages": turns}, {"roles": {"narrator": ["narrator"]}})
