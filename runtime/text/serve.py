@@ -30,10 +30,10 @@ class Server:
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
-                raise TextError("a request is one JSON object on one line")
+                raise TextError("a request is one JSON object on one line", "send {\"op\": ..}")
             operation = OPERATIONS.get(request.get("op"))
             if operation is None:
-                raise TextError(f"unknown op {request.get('op')!r}; known: {', '.join(OPERATIONS)}")
+                raise TextError(f"unknown op {request.get('op')!r}; known: {', '.join(OPERATIONS)}", "send one of them")
             return operation(self, request)
         except KeyError as error:
             return {"error": f"the request lacks {error}"}
@@ -73,7 +73,7 @@ class Server:
 
     def _begun_stream(self):
         if self._stream is None:
-            raise TextError("no stream was begun")
+            raise TextError("no stream was begun", "send stream_begin first")
         return self._stream
 
 

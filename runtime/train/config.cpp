@@ -2,10 +2,13 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "runtime/core/result.h"
+#include "runtime/train/config_keys.h"
 #include "runtime/train/config_source.h"
 #include "runtime/train/config_values.h"
 
@@ -14,10 +17,34 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::array<std::string_view, 8> kDatasetKeys = {"path",
+                                                          "type",
+                                                          "field",
+                                                          "field_messages",
+                                                          "message_property_mappings",
+                                                          "roles",
+                                                          "message_field_role",
+                                                          "message_field_content"};
 constexpr std::string_view kSomeTargets = "[q_proj, v_proj]";
 
 [[noreturn]] void refuse(const Setting& setting, const std::string& what, const std::string& fix) {
   throw SetupError(setting.place() + ": " + what, fix);
+}
+
+// {"eos_token": "</s>", ...} of a tokenizer's files. Files that are no JSON have none: the text side refuses them.
+std::map<std::string, std::string> special_tokens_of(const fs::path& base_model) {
+  std::map<std::string, std::string> tokens;
+  for (const char* file : {"special_tokens_map.json", "tokenizer_config.json"}) {
+    std::ifstream stream(base_model / file);
+    const nlohmann::json fields = nlohmann::json::parse(stream, nullptr, false);
+    if (!fields.is_object()) continue;
+    for (const auto& [name, value] : fields.items()) {
+      const bool described = value.is_object() && value.contains("content");
+      const nlohmann::json& text = described ? value.at("content") : value;
+      if (name.ends_with("_token") && text.is_string()) tokens[name] = text.get<std::string>();
+    }
+  }
+  return tokens;
 }
 
 class ConfigReader {
@@ -28,7 +55,10 @@ class ConfigReader {
   }
 
   Config read() {
+    check_dataset_keys();
+    settings_.problems.throw_if_any();
     read_model();
+    read_special_tokens();
     read_adapter();
     read_data();
     read_batches();
@@ -80,6 +110,32 @@ class ConfigReader {
     config_.base_model = read_folder(require("base_model", "models/SmolLM2-135M"), "models/SmolLM2-135M");
   }
 
+  // Axolotl's: right where they are the tokenizer's own. Nothing is ever padded, so any pad_token will do.
+  void read_special_tokens() {
+    const Setting* given = find("special_tokens");
+    if (given == nullptr) return;
+    if (given->value.kind != DocumentValue::Kind::block)
+      refuse_value(*given, "a block of names and tokens", "{eos_token: </s>}");
+    const std::map<std::string, std::string> tokenizers = special_tokens_of(config_.base_model);
+    Problems problems;
+    for (const DocumentField& part : given->value.fields) {
+      if (is_unset(part.value)) continue;
+      const std::string name = "special_tokens." + part.key;
+      const auto own = tokenizers.find(part.key);
+      if (own != tokenizers.end() && part.value.is_text() && own->second == part.value.text) continue;
+      if (part.key == "pad_token") {
+        config_.notes.push_back(given->place_of(part.value.position) + ": " + name +
+                                " changes nothing here: rows are laid end to end, without padding");
+        continue;
+      }
+      problems.add(part.position.line,
+                   given->place_of(part.value.position) + ": " + name + " is " + shown(part.value) + ", the tokenizer" +
+                       (own == tokenizers.end() ? " has none" : "'s is '" + own->second + "'"),
+                   "remove it, or set " + part.key + " in tokenizer_config.json of base_model");
+    }
+    problems.throw_if_any();
+  }
+
   void read_adapter() {
     enum class Asked { none, lora, qlora };
     static constexpr std::array<Choice<Asked>, 4> choices = {
@@ -95,7 +151,8 @@ class ConfigReader {
     if (asked == Asked::qlora) refuse(*adapter, "adapter: qlora is not supported yet", "use adapter: lora");
     config_.adapter = asked == Asked::lora ? Adapter::lora : Adapter::none;
     if (config_.adapter == Adapter::lora) return read_lora(*adapter);
-    for (const char* key : {"lora_r", "lora_alpha", "lora_target_modules", "lora_target_linear", "lora_model_dir"})
+    for (const char* key :
+         {"lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_linear", "lora_model_dir"})
       if (const Setting* setting = find(key); setting != nullptr && !is_unset(setting->value))
         refuse(*setting, setting->spelling + " is given, but not adapter: lora",
                "add adapter: lora, or remove " + setting->spelling + " for full fine-tuning");
@@ -147,7 +204,55 @@ class ConfigReader {
     read_if("curriculum_sampling", config_.sequential_order);
   }
 
-  // The keys of a dataset: what it is and where. Others only at the value that means what we do anyway.
+  // Keys of all datasets that are unknown, not supported or given twice join those of the job.
+  void check_dataset_keys() {
+    const Setting* datasets = find("datasets");
+    if (datasets == nullptr) return;
+    for (const DocumentValue& entry : datasets->value.items) {
+      std::set<std::string> seen;
+      for (const DocumentField& part : entry.fields) {
+        const Setting field = dataset_field(*datasets, part);
+        if (part.value.is_null()) continue;
+        if (!seen.insert(part.key).second)
+          settings_.problems.add(field, "'" + field.spelling + "' is given twice", "keep one");
+        else if (std::find(kDatasetKeys.begin(), kDatasetKeys.end(), part.key) == kDatasetKeys.end())
+          check_other_dataset_key(part.key, field);
+      }
+    }
+  }
+
+  // Axolotl's, at the value that means what we do anyway.
+  void check_other_dataset_key(const std::string& key, const Setting& field) {
+    static const std::map<std::string, std::set<std::string>, std::less<>> harmless = {
+        {"split", {"train"}},
+        {"field_system", {"system"}},
+        {"field_tools", {"tools"}},
+        {"roles_to_train", {"assistant"}},
+        {"train_on_eos", {"turn"}},
+        {"chat_template", {"tokenizer_default"}},
+        {"trust_remote_code", {"false"}},
+        {"drop_system_message", {"false"}},
+    };
+    const auto found = harmless.find(key);
+    const DocumentValue& value = field.value;
+    if (found == harmless.end()) {
+      const std::string nearest = nearest_key(key, kDatasetKeys);
+      settings_.problems.add(
+          field, "unknown key '" + field.spelling + "'",
+          nearest.empty()
+              ? "remove it; a dataset has path, type, field, field_messages, message_property_mappings and roles"
+              : nearest);
+      return;
+    }
+    const DocumentValue& single = value.items.size() == 1 ? value.items.front() : value;
+    if (!single.is_text() || !found->second.contains(single.text))
+      settings_.problems.add(field, field.spelling + ": " + shown(value) + " is not supported", "remove it");
+  }
+
+  static Setting dataset_field(const Setting& datasets, const DocumentField& part) {
+    return {part.key, "datasets." + part.key, datasets.origin, part.position, part.value};
+  }
+
   DatasetConfig read_dataset(const Setting& datasets, const DocumentValue& entry) {
     static constexpr std::array<Choice<DatasetType>, 3> types = {{{"alpaca", DatasetType::alpaca},
                                                                   {"chat_template", DatasetType::chat_template},
@@ -155,13 +260,8 @@ class ConfigReader {
     if (entry.kind != DocumentValue::Kind::block)
       refuse_value(datasets, entry, "a dataset", "a block with path and type", "{path: data.jsonl, type: alpaca}");
     std::map<std::string, Setting> fields;
-    for (const DocumentField& part : entry.fields) {
-      if (part.value.is_null()) continue;
-      const std::string& name = part.key;
-      const Setting field{name, "datasets." + name, datasets.origin, part.position, part.value};
-      if (!fields.emplace(name, field).second) refuse(field, "'" + field.spelling + "' is given twice", "keep one");
-      if (name != "path" && name != "type") refuse_dataset_key(field);
-    }
+    for (const DocumentField& part : entry.fields)
+      if (!part.value.is_null()) fields.emplace(part.key, dataset_field(datasets, part));
     for (const char* needed : {"path", "type"})
       if (!fields.contains(needed))
         throw SetupError(datasets.place_of(entry.position) + ": a dataset lacks " + needed,
@@ -173,30 +273,61 @@ class ConfigReader {
       throw SetupError(path.place_of(path.value.position) + ": no dataset '" + dataset.path + "'",
                        "name a local file or a folder of files: JSONL, JSON, Parquet or text");
     dataset.type = read_choice(fields.at("type"), types);
+    for (const auto& [key, field] : fields) read_row_key(key, field, dataset);
     return dataset;
   }
 
-  static void refuse_dataset_key(const Setting& field) {
-    static const std::map<std::string, std::set<std::string>, std::less<>> harmless = {
-        {"split", {"train"}},
-        {"field", {"text"}},
-        {"field_messages", {"messages"}},
-        {"message_field_role", {"role"}},
-        {"message_field_content", {"content"}},
-        {"roles_to_train", {"assistant"}},
-        {"train_on_eos", {"turn"}},
-        {"chat_template", {"tokenizer_default"}},
-        {"trust_remote_code", {"false"}},
-        {"drop_system_message", {"false"}},
-    };
-    const auto found = harmless.find(field.key);
-    const DocumentValue& value = field.value;
-    const DocumentValue& single = value.items.size() == 1 ? value.items.front() : value;
-    if (found != harmless.end() && single.is_text() && found->second.contains(single.text)) return;
-    refuse(field,
-           "datasets: '" + field.key + "' " + (found == harmless.end() ? "" : "with " + shown(value) + " ") +
-               "is not supported",
-           "a dataset has path and type (alpaca, chat_template or completion)");
+  // How the rows of one type of dataset are read.
+  static void read_row_key(const std::string& key, const Setting& field, DatasetConfig& dataset) {
+    if (std::find(kDatasetKeys.begin() + 2, kDatasetKeys.end(), key) == kDatasetKeys.end()) return;
+    const bool is_text = key == "field";
+    if (dataset.type != (is_text ? DatasetType::completion : DatasetType::chat_template)) {
+      if (is_text && field.value.text == "text") return;  // the default
+      const std::string type = is_text ? "completion" : "chat_template";
+      refuse(field, field.spelling + " goes with type: " + type + " only", "remove it, or set type: " + type);
+    }
+    if (key == "field") dataset.field = read_text(field, "content");
+    if (key == "field_messages") dataset.field_messages = read_text(field, "conversations");
+    if (key == "message_property_mappings") read_mappings(field, dataset);
+    if (key == "roles") read_roles(field, dataset);
+    for (const char* property : {"role", "content"})
+      if (key == std::string("message_field_") + property)
+        add_mapping(field, property, read_text(field, property), dataset);
+  }
+
+  static void read_mappings(const Setting& field, DatasetConfig& dataset) {
+    if (field.value.kind != DocumentValue::Kind::block)
+      refuse_value(field, "a block of properties and fields", "{role: from, content: value}");
+    for (const DocumentField& part : field.value.fields) {
+      if (part.value.is_null()) continue;
+      if (!part.value.is_text() || part.value.text.empty())
+        refuse_value(field, part.value, field.spelling + "." + part.key, "the name of a field", "from");
+      add_mapping({part.key, field.spelling + "." + part.key, field.origin, part.position, part.value}, part.key,
+                  part.value.text, dataset);
+    }
+  }
+
+  // `message_field_role: x` is Axolotl's older spelling of `message_property_mappings: {role: x}`.
+  static void add_mapping(const Setting& field, const std::string& property, const std::string& name,
+                          DatasetConfig& dataset) {
+    if (!dataset.message_properties.emplace(property, name).second)
+      refuse(field, field.spelling + " and datasets.message_field_" + property + " exclude one another",
+             "keep message_property_mappings");
+  }
+
+  static void read_roles(const Setting& field, DatasetConfig& dataset) {
+    if (field.value.kind != DocumentValue::Kind::block)
+      refuse_value(field, "a block of roles and the names that data has for them",
+                   "{assistant: [gpt, model], user: [human]}");
+    std::set<std::string> seen;
+    for (const DocumentField& part : field.value.fields) {
+      if (part.value.is_null()) continue;
+      const Setting role{part.key, field.spelling + "." + part.key, field.origin, part.position, part.value};
+      dataset.roles[part.key] = read_texts(role, "[gpt, model]");
+      for (const std::string& name : dataset.roles[part.key])
+        if (!seen.insert(name).second)
+          refuse(role, field.spelling + ": '" + name + "' is named twice", "keep it under one role");
+    }
   }
 
   fs::path default_prepared_path() const {
@@ -270,8 +401,10 @@ class ConfigReader {
                                                "paged_adamw"};
     if (same.contains(name)) return "adamw_torch";
     const bool eight_bits = name.find("8bit") != std::string::npos;
-    refuse(setting, setting.spelling + ": '" + name + "' is not supported" + (eight_bits ? " yet" : ""),
-           "use " + setting.spelling + ": adamw_torch");
+    const std::string fix = "use " + setting.spelling + ": adamw_torch";
+    if (!eight_bits) refuse(setting, setting.spelling + ": '" + name + "' is not supported", fix);
+    refuse(setting, setting.spelling + ": '" + name + "' is not supported yet",
+           fix + "; its states are fp32, and `offload: {optimizer: disk}` keeps them out of memory");
   }
 
   void read_precision() {
@@ -300,9 +433,20 @@ class ConfigReader {
     read_if("eval_steps", config_.eval_steps, {.min = 0}, "50");
     if (config_.eval_steps > 0 && config_.val_set_size == 0)
       refuse(*find("eval_steps"), "eval_steps is given, but not val_set_size", "add, for example: val_set_size: 0.05");
+    read_times_per_epoch("eval_steps", "evals_per_epoch", config_.evals_per_epoch);
+    read_times_per_epoch("save_steps", "saves_per_epoch", config_.saves_per_epoch);
     read_if("logging_steps", config_.logging_steps, {.min = 1}, "1");
     read_if("auto_resume_from_checkpoints", config_.auto_resume_from_checkpoints);
     read_resume();
+  }
+
+  void read_times_per_epoch(const std::string& ours, const std::string& theirs, TimesPerEpoch& asked) const {
+    const Setting* setting = find(theirs);
+    if (setting == nullptr) return;
+    asked = {read_integer(*setting, {.min = 1}, "1"), setting->place()};
+    if (find(ours) != nullptr) refuse_both(ours, theirs, "keep " + ours);
+    if (ours == "eval_steps" && config_.val_set_size == 0)
+      refuse(*setting, theirs + " is given, but not val_set_size", "add, for example: val_set_size: 0.05");
   }
 
   // A folder, or Hugging Face's true: the newest checkpoint.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,6 +24,17 @@ enum class DeviceKind { cpu, emulated };
 struct DatasetConfig {
   std::string path;  // file, or folder of files
   DatasetType type = DatasetType::alpaca;
+  std::string field;  // of completion: what holds the text; empty: "text"
+  // Of chat_template, with Axolotl's meaning:
+  std::string field_messages;                             // empty: "messages" or "conversations", as a row has it
+  std::map<std::string, std::string> message_properties;  // a message's property -> the field of a turn that holds it
+  std::map<std::string, std::vector<std::string>> roles;  // a template's role -> data's names; empty: the well-known
+};
+
+// Axolotl's way to say how often; the steps are known with the rows: BatchPlan refuses it with them.
+struct TimesPerEpoch {
+  int64_t times = 0;  // 0: not given
+  std::string place;  // "job.yaml:12:1"
 };
 
 struct OffloadConfig {
@@ -80,6 +92,7 @@ struct Config {
   int64_t save_steps = 0;        // 0: only at the end
   int64_t save_total_limit = 0;  // 0: keep all
   int64_t eval_steps = 0;        // 0: before the first and after the last step only
+  TimesPerEpoch evals_per_epoch, saves_per_epoch;
   std::filesystem::path resume_from_checkpoint;
   bool auto_resume_from_checkpoints = false;
   int64_t logging_steps = 1;

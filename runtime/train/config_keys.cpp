@@ -88,16 +88,22 @@ std::string advice_for_unknown_key(std::string_view spelling, std::string_view p
     spellings.insert(spellings.end(), key.aliases.begin(), key.aliases.end());
   }
   if (prefix.empty()) spellings.push_back("offload");
-  const std::string nearest = models::nearest_name(spelling, spellings);
-  if (models::edit_distance(spelling, nearest) <= std::max<size_t>(2, spelling.size() / 3))
-    return "did you mean '" + nearest + "'?";
-  return "remove it; `sluice train --help` lists the keys";
+  const std::string nearest = nearest_key(spelling, spellings);
+  return nearest.empty() ? "remove it; `sluice train --help` lists the keys" : nearest;
+}
+
+std::string nearest_key(std::string_view spelling, std::span<const std::string_view> names) {
+  const std::string nearest = models::nearest_name(spelling, names);
+  const bool near = models::edit_distance(spelling, nearest) <= std::max<size_t>(2, spelling.size() / 3);
+  return near ? "did you mean '" + nearest + "'?" : "";
 }
 
 std::string describe_keys() {
   std::string text;
   for (const Key& key : keys()) {
     text += "  " + std::string(key.name);
+    if (key.name == "datasets")
+      text += ", each with path, type, field, field_messages, message_property_mappings, roles";
     for (size_t i = 0; i < key.aliases.size(); ++i) text += (i == 0 ? " (or " : ", ") + std::string(key.aliases[i]);
     text += key.aliases.empty() ? "\n" : ")\n";
   }

@@ -20,5 +20,7 @@ const Key* find_key(std::string_view spelling);
 
 // "did you mean 'x'?", or that the keys are listed by --help. `prefix`: "" or "offload.".
 std::string advice_for_unknown_key(std::string_view spelling, std::string_view prefix);
+// "did you mean 'x'?", or empty when none of `names` is near.
+std::string nearest_key(std::string_view spelling, std::span<const std::string_view> names);
 
 }  // namespace sluice::train

@@ -21,6 +21,26 @@ const Setting* Settings::find(std::string_view key) const {
   return found == values.end() ? nullptr : &found->second;
 }
 
+void Problems::add(const Setting& setting, const std::string& what, std::string fix) {
+  add(setting.position.line, setting.place() + ": " + what, std::move(fix));
+}
+
+void Problems::add(int line, std::string what, std::string fix) {
+  problems_.push_back({line, std::move(what), std::move(fix)});
+}
+
+void Problems::throw_if_any() {
+  if (problems_.empty()) return;
+  std::stable_sort(problems_.begin(), problems_.end(),
+                   [](const Problem& a, const Problem& b) { return a.line != 0 && (b.line == 0 || a.line < b.line); });
+  std::string text;
+  for (const Problem& problem : problems_) {
+    text += problem.what;
+    if (&problem != &problems_.back()) text += "\n  fix: " + problem.fix + "\n";
+  }
+  throw SetupError(text, problems_.back().fix);
+}
+
 namespace {
 
 constexpr std::string_view kOffload = "offload.";
@@ -49,22 +69,21 @@ class Collector {
                           .position = field.position,
                           .value = field.value};
     const Key* key = find_key(setting.spelling);
-    refuse_twice(key == nullptr ? setting.spelling : std::string(key->name), setting);
+    if (is_there_already(key == nullptr ? setting.spelling : std::string(key->name), setting)) return;
     if (setting.spelling == "offload") return add_offload(setting);
     if (key != nullptr) return add_known(*key, setting);
     const ForeignKey* foreign = prefix.empty() ? find_foreign_key(field.key) : nullptr;
-    if (foreign == nullptr)
-      throw SetupError(setting.place() + ": unknown key '" + setting.spelling + "'",
-                       advice_for_unknown_key(field.key, prefix));
-    add_foreign(*foreign, setting);
+    if (foreign != nullptr) return add_foreign(*foreign, setting);
+    settings_.problems.add(setting, "unknown key '" + setting.spelling + "'",
+                           advice_for_unknown_key(field.key, prefix));
   }
 
  private:
   void add_offload(const Setting& setting) {
     if (setting.value.is_null()) return;
     if (setting.value.kind != DocumentValue::Kind::block)
-      throw SetupError(setting.place() + ": offload must be a block of keys, not " + shown(setting.value),
-                       "for example: offload: {params: disk, max_cpu: 4GiB}");
+      return settings_.problems.add(setting, "offload must be a block of keys, not " + shown(setting.value),
+                                    "for example: offload: {params: disk, max_cpu: 4GiB}");
     add_block(setting.value, kOffload);
   }
 
@@ -75,8 +94,14 @@ class Collector {
     if (!setting.value.is_null()) settings_.values.emplace(setting.key, std::move(setting));
   }
 
-  void add_foreign(const ForeignKey& key, const Setting& setting) {
+  void add_foreign(const ForeignKey& key, Setting setting) {
+    settings_.values.erase(setting.spelling);
     if (is_unset(setting.value)) return;
+    if (key.effect == ForeignKey::Effect::examined) {
+      setting.key = setting.spelling;
+      settings_.values.emplace(setting.key, std::move(setting));
+      return;
+    }
     if (key.effect == ForeignKey::Effect::none) {
       settings_.notes.push_back(setting.place() + ": " + setting.spelling +
                                 " changes nothing here: " + std::string(key.advice));
@@ -86,24 +111,24 @@ class Collector {
     const DocumentValue& single = value.items.size() == 1 ? value.items.front() : value;
     const auto& harmless = key.harmless_values;
     if (single.is_text() && std::find(harmless.begin(), harmless.end(), single.text) != harmless.end()) return;
-    throw SetupError(setting.place() + ": " + setting.spelling + ": " + shown(value) + " is not supported",
-                     std::string(key.advice));
+    settings_.problems.add(setting, setting.spelling + ": " + shown(value) + " is not supported",
+                           std::string(key.advice));
   }
 
   // A key twice, or one key under two names.
-  void refuse_twice(const std::string& name, const Setting& setting) {
+  bool is_there_already(const std::string& name, const Setting& setting) {
     const auto [entry, first] = seen_.try_emplace(name, setting);
-    if (first) return;
+    if (first) return false;
     const Setting& other = entry->second;
     const bool numbered = other.position.line > 0;
     const std::string where = numbered ? " in line " + std::to_string(other.position.line) : "";
-    if (other.spelling == setting.spelling)
-      throw SetupError(
-          setting.place() + ": '" + setting.spelling + "' is given twice" + (numbered ? ", first" + where : ""),
-          "keep one");
-    throw SetupError(setting.place() + ": '" + setting.spelling + "' and '" + other.spelling + "'" + where +
-                         " are one key under two names",
-                     "keep one");
+    const bool same = other.spelling == setting.spelling;
+    settings_.problems.add(setting,
+                           "'" + setting.spelling + "' " +
+                               (same ? "is given twice" + (numbered ? ", first" + where : "")
+                                     : "and '" + other.spelling + "'" + where + " are one key under two names"),
+                           "keep one");
+    return true;
   }
 
   Settings& settings_;

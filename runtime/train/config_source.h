@@ -24,14 +24,33 @@ struct Setting {
   std::string place_of(Position part) const;
 };
 
+// What is wrong with a job, gathered, so that its user reads all of it at once.
+class Problems {
+ public:
+  void add(const Setting& setting, const std::string& what, std::string fix);  // at the setting's key
+  void add(int line, std::string what, std::string fix);                       // line 0: no line
+  // Throws one SetupError that names all, in the order of the file, the command line's last.
+  void throw_if_any();
+
+ private:
+  struct Problem {
+    int line;
+    std::string what, fix;
+  };
+  std::vector<Problem> problems_;
+};
+
 struct Settings {
-  std::map<std::string, Setting, std::less<>> values;  // by canonical name; keys set to null are not here
+  // By canonical name, or another trainer's for keys whose value decides; keys set to null are not here.
+  std::map<std::string, Setting, std::less<>> values;
   std::vector<std::string> notes;
+  Problems problems;
 
   const Setting* find(std::string_view key) const;
 };
 
-// Throws SetupError: no such file, not YAML, a key twice, under two names, unknown, or known and not supported.
+// Throws SetupError: no such file, not YAML. Keys that are given twice, under two names, unknown, or known and not
+// supported are in `problems`; the caller adds its own and throws.
 Settings read_settings(const std::filesystem::path& yaml, const std::vector<std::string>& overrides);
 
 }  // namespace sluice::train

@@ -153,7 +153,7 @@ Bytes read_size(const Setting& setting) {
     text.remove_suffix(unit.name.size());
     while (text.ends_with(' ')) text.remove_suffix(1);
     const auto number = parse_number<double>(text);
-    if (!number || !std::isfinite(*number) || *number <= 0 || *number * unit.bytes > 0x1p60) break;
+    if (!number || !std::isfinite(*number) || *number * unit.bytes < 1 || *number * unit.bytes > 0x1p60) break;
     return Bytes{static_cast<int64_t>(std::floor(*number * unit.bytes))};
   }
   refuse_value(setting, "a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB or TB", "22GiB");

@@ -110,6 +110,7 @@ class BatchPlan {
  public:
   BatchPlan() : BatchPlan(BatchPlanOptions{.rows = 1}) {}
   explicit BatchPlan(const BatchPlanOptions& options);
+  // Throws SetupError when the job says times per epoch where steps are needed: with the steps.
   BatchPlan(const Config& config, int64_t rows);
 
   int64_t steps_total() const { return steps_total_; }

@@ -88,9 +88,13 @@ const std::vector<ForeignKey> kWithoutEffect = {
     {"dataloader_persistent_workers", none, kNoWorkers},
     {"remove_unused_columns", none, kNoWorkers},
     {"overwrite_cache", none, "prepared datasets are found by their content"},
-    {"overwrite_output_dir", none, "an output_dir that is not empty is refused all the same"},
+    {"overwrite_output_dir", none,
+     "nothing is overwritten; an output_dir that is not empty is refused: empty it first, or give another"},
     {"eval_batch_size", none, "validation uses micro_batch_size"},
     {"per_device_eval_batch_size", none, "validation uses micro_batch_size"},
+    {"eval_max_new_tokens", none, "validation measures the loss and generates nothing"},
+    {"eval_table_size", none, "validation measures the loss and generates nothing"},
+    {"loss_watchdog_*", none, "a loss that is not finite stops the run, a large one does not"},
     {"do_train", none, "the command says what is done"},
     {"do_eval", none, "val_set_size says whether there is validation"},
     {"logging_strategy", none, "every step is logged"},
@@ -173,7 +177,6 @@ const std::vector<ForeignKey> kRefused = {
     {"default_system", refused, kTokenizerFiles},
     {"tool_format", refused, kTokenizerFiles},
     {"eot_tokens", refused, kTokenizerFiles},
-    {"special_tokens", refused, kTokenizerFiles},
     {"tokens", refused, kTokenizerFiles},
     {"added_tokens*", refused, kTokenizerFiles},
     {"new_special_tokens", refused, kTokenizerFiles},
@@ -211,7 +214,6 @@ const std::vector<ForeignKey> kRefused = {
     {"compute_accuracy", refused, kTraining},
     {"do_bench_eval", refused, kTraining},
     {"do_causal_lm_eval", refused, kTraining},
-    {"eval_table_size", refused, kTraining},
     {"eval_causal_lm_metrics", refused, kTraining},
     {"plugins", refused, kRemove},
     {"lora_fan_in_fan_out", refused, kPlainLora},
@@ -250,14 +252,11 @@ const std::vector<ForeignKey> kRefused = {
     {"lr_div_factor", refused, kSchedules},
     {"cosine_*", refused, kSchedules},
     {"save_strategy", refused, "use save_steps; the last step is always saved", {"steps", "no"}},
-    {"saves_per_epoch", refused, "use save_steps"},
     {"eval_strategy", refused, "use eval_steps", {"steps", "no"}},
     {"evaluation_strategy", refused, "use eval_steps", {"steps", "no"}},
-    {"evals_per_epoch", refused, "use eval_steps"},
     {"load_best_model_at_end", refused, kRemove},
     {"metric_for_best_model", refused, kRemove, {"loss", "eval_loss"}},
     {"early_stopping_patience", refused, kRemove},
-    {"loss_watchdog_*", refused, kRemove},
     {"push_to_hub", refused, kNoHub},
     {"push_dataset_to_hub", refused, kNoHub},
     {"hub_model_id", refused, kNoHub},
@@ -274,6 +273,13 @@ const std::vector<ForeignKey> kRefused = {
     {"trackio_*", refused, kNoTracker},
 };
 
+// What is refused or not by more than the value alone.
+const std::vector<ForeignKey> kExamined = {
+    {"special_tokens", examined},
+    {"saves_per_epoch", examined},
+    {"evals_per_epoch", examined},
+};
+
 bool covers(const ForeignKey& key, std::string_view spelling) {
   return key.name.ends_with('*') ? spelling.starts_with(key.name.substr(0, key.name.size() - 1)) : key.name == spelling;
 }
@@ -281,7 +287,7 @@ bool covers(const ForeignKey& key, std::string_view spelling) {
 }  // namespace
 
 const ForeignKey* find_foreign_key(std::string_view spelling) {
-  for (const std::vector<ForeignKey>* table : {&kWithoutEffect, &kRefused})
+  for (const std::vector<ForeignKey>* table : {&kWithoutEffect, &kRefused, &kExamined})
     for (const ForeignKey& key : *table)
       if (covers(key, spelling)) return &key;
   return nullptr;

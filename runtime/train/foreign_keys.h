@@ -9,8 +9,9 @@ namespace sluice::train {
 // A key of Axolotl, LLaMA-Factory or the Hugging Face trainer that is not one of ours.
 struct ForeignKey {
   enum class Effect {
-    none,    // changes nothing here, whatever its value: accepted, and noted when set
-    refused  // accepted only when unset, or at a value that means what we do anyway
+    none,     // changes nothing here, whatever its value: accepted, and noted when set
+    refused,  // accepted only when unset, or at a value that means what we do anyway
+    examined  // its value decides: config.cpp reads it
   };
   std::string_view name;  // with a final '*': all keys that begin so
   Effect effect = Effect::refused;

@@ -105,11 +105,20 @@ const char* name_of(DatasetType type) {
   return "";
 }
 
+// Only what the job says: the text side has the defaults.
+json dataset_of(const DatasetConfig& dataset) {
+  json entry = {{"path", dataset.path}, {"type", name_of(dataset.type)}};
+  if (!dataset.field.empty()) entry["field"] = dataset.field;
+  if (!dataset.field_messages.empty()) entry["field_messages"] = dataset.field_messages;
+  if (!dataset.message_properties.empty()) entry["message_property_mappings"] = dataset.message_properties;
+  if (!dataset.roles.empty()) entry["roles"] = dataset.roles;
+  return entry;
+}
+
 json request_of(const Config& config, const PrepareOptions& options) {
   json request;
   request["base_model"] = config.base_model.string();
-  for (const DatasetConfig& dataset : config.datasets)
-    request["datasets"].push_back({{"path", dataset.path}, {"type", name_of(dataset.type)}});
+  for (const DatasetConfig& dataset : config.datasets) request["datasets"].push_back(dataset_of(dataset));
   request["sequence_len"] = config.sequence_len;
   request["cache_dir"] = config.dataset_prepared_path.string();
   if (config.val_set_size < 1)

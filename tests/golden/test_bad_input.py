@@ -125,6 +125,31 @@ def test_a_wrong_choice_lists_the_choices(case):
     case.refused(rf"job\.yaml:{case.line_of('lr_scheduler')}\b", "cosine", "linear", "constant")
 
 
+def test_all_wrong_keys_are_named_in_one_message(case):
+    case.job["learning_rat"] = case.job.pop("learning_rate")
+    case.job["datasets"][0]["feild"] = "text"
+    case.job["wandb_project"] = "mine"
+    message = case.refused(rf"job\.yaml:{case.line_of('learning_rat')}\b", "did you mean 'learning_rate'",
+                           rf"job\.yaml:{case.line_of('feild')}\b", "did you mean 'field'",
+                           rf"job\.yaml:{case.line_of('wandb_project')}\b", "nothing is sent anywhere")
+    assert message.count("fix:") == 3
+
+
+def test_times_per_epoch_are_refused_with_the_steps_that_work(case):
+    """12 texts are 14 rows of sequence_len, 3 of them for validation: an epoch has 6 steps."""
+    case.job.update(val_set_size=3, evals_per_epoch=2, saves_per_epoch=1)
+    case.refused(rf"job\.yaml:{case.line_of('evals_per_epoch')}\b.*\n  fix: give eval_steps: 3",
+                 rf"job\.yaml:{case.line_of('saves_per_epoch')}\b.*\n  fix: give save_steps: 6")
+    del case.job["evals_per_epoch"], case.job["saves_per_epoch"]
+    case.job.update(eval_steps=3, save_steps=6)
+    assert sluice_run.sluice("train", case.write_job()).returncode == 0
+
+
+def test_lora_settings_without_lora_are_refused(case):
+    case.job["lora_dropout"] = 0.1
+    case.refused(rf"job\.yaml:{case.line_of('lora_dropout')}\b", "adapter: lora")
+
+
 def test_yaml_that_is_none_is_named_with_its_line(case):
     case.refused(r"job\.yaml:2\b", text="base_model: x\n  - y: [\n")
 
@@ -236,6 +261,68 @@ def test_a_row_without_its_field_is_named_with_its_line(case):
     case.refused(r"rows\.jsonl:7\b", "text")
 
 
+@pytest.mark.parametrize("row, patterns", (
+    (b'{"text": 7}', ("'text' must be text, not 7",)), (b"[1]", ("must be a JSON object",)),
+    (b'{"text": null}', ("'text' is null",)), (b'{"text": "\xe9"}', ("not UTF-8", "iconv"))))
+def test_a_wrong_row_is_named_with_its_line(case, row, patterns):
+    lines = case.data.read_bytes().splitlines()
+    lines[6] = row
+    case.data.write_bytes(b"\n".join(lines) + b"\n")
+    case.refused(r"rows\.jsonl:7\b", *patterns)
+
+
+def test_an_empty_dataset_is_refused(case):
+    case.data.write_text("")
+    case.refused(r"rows\.jsonl: holds no rows")
+
+
+def test_a_truncated_parquet_file_is_refused(case):
+    import pyarrow
+    import pyarrow.parquet
+    path = case.directory / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": f"row {i}"} for i in range(50)]), path)
+    path.write_bytes(path.read_bytes()[:-40])
+    case.job["datasets"][0]["path"] = str(path)
+    case.refused(r"rows\.parquet: cannot be read as Parquet", "cut short")
+
+
+CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+
+
+def as_chat(case, row):
+    (case.model / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    case.data.write_text(json.dumps(row) + "\n")
+    case.job["datasets"][0]["type"] = "chat_template"
+
+
+@pytest.mark.parametrize("turns, said", (
+    ([], "'messages' is empty"), ([{"role": "user", "content": "q"}, {"role": "gpt4", "content": "a"}], "role 'gpt4'"),
+    ([{"role": "user", "content": None}], "'content' is null")))
+def test_a_wrong_conversation_is_named_with_its_line(case, turns, said):
+    as_chat(case, {"messages": turns})
+    case.refused(r"rows\.jsonl:1\b", said)
+
+
+def test_axolotls_chat_keys_train(case):
+    turns = [{"from": "human", "value": "the disk"}, {"from": "gpt4", "value": "reads"}]
+    as_chat(case, {"talk": turns})
+    case.data.write_text(case.data.read_text() * 4)
+    case.job["datasets"][0].update(field_messages="talk", message_property_mappings={"role": "from", "content": "value"},
+                                   roles={"assistant": ["gpt4"], "user": ["human"]})
+    done = sluice_run.sluice("train", case.write_job())
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_validation_share_larger_than_the_dataset_is_refused(case):
+    case.job["val_set_size"] = 100
+    case.refused(r"rows\.jsonl: val_set_size 100 leaves nothing of 14 rows", "at most 13")
+
+
+def test_a_broken_tokenizer_is_refused(case):
+    (case.model / "tokenizer.json").write_text('{"version": ')
+    case.refused(r"tokenizer\.json", "copy or fetch it again")
+
+
 def test_a_dataset_that_is_not_there_is_named(case):
     case.job["datasets"][0]["path"] = str(case.directory / "gone.jsonl")
     case.refused(r"gone\.jsonl")
@@ -280,6 +367,12 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(case):
 
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(bytes|KiB|MiB|GiB)\b")
+
+
+@pytest.mark.parametrize("nonsense", ("lots", "-4GiB", "22", "1e400GiB", "nanGiB", "4 GiBs"))
+def test_a_cap_that_is_no_size_is_refused_with_an_example(case, nonsense):
+    case.job["offload"] = {"max_cpu": nonsense}
+    case.refused(rf"job\.yaml:{case.line_of('max_cpu')}\b.*size above 0 with its unit", "22GiB")
 
 
 @pytest.mark.parametrize("cap, device, too_small", (("max_cpu", "cpu", "1MiB"), ("max_disk", "cpu", "64KiB"),

@@ -22,7 +22,7 @@ from sluice_text.errors import TextError
 from sluice_text.tokenizer import TOKENIZER_FILES
 
 # Raise it when the same files and settings come to give other tokens or labels.
-TEXT_VERSION = 1
+TEXT_VERSION = 2
 READ_BYTES = 1 << 20
 # A file changed this recently may change again without its times showing it: its times are not trusted.
 FRESH_NS = 2_000_000_000
@@ -70,7 +70,7 @@ def _add_file(digest, name, path):
             while piece := file.read(READ_BYTES):
                 digest.update(piece)
     except OSError as error:
-        raise TextError(f"{path}: cannot be read: {error.strerror}")
+        raise TextError(f"{path}: cannot be read: {error.strerror}", "make it readable, or name another file")
 
 
 class Cache:

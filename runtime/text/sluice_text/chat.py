@@ -5,61 +5,18 @@ token that closes the turn. It is found in the rendered text by rendering again:
 and once up to the turn. Where the renderings do not agree with the whole, the row is refused: a guess would train on prompts.
 """
 
-import json
-
 from sluice_text.chat_template import ChatTemplate, TemplateRefused, end_after_closer
+from sluice_text.conversations import ConversationReader, tools_of
 from sluice_text.documents import make_document
 from sluice_text.errors import TextError
 
-ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant"}
 STAND_IN = "sluicestandin5d41402abc"
 
 
-def conversation_of(row):
-    """`messages` with role and content, or ShareGPT's `conversations` with from and value; a `system` field goes first."""
-    name = next((name for name in ("messages", "conversations") if row.fields.get(name) is not None), None)
-    if name is None:
-        found = ", ".join(row.fields) or "nothing"
-        raise TextError(f"{row.place}: lacks the field 'messages' or 'conversations' (it has {found})")
-    turns = row.fields[name]
-    if not isinstance(turns, list) or not turns:
-        raise TextError(f"{row.place}: '{name}' must be a list of at least one turn")
-    messages = [_message_of(turn, f"{row.place}: {name}[{i}]") for i, turn in enumerate(turns)]
-    system = row.fields.get("system")
-    if isinstance(system, str) and system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
-    return messages
-
-
-def _message_of(turn, place):
-    if not isinstance(turn, dict):
-        raise TextError(f"{place}: a turn must be an object with role and content")
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if not isinstance(role, str):
-        raise TextError(f"{place}: lacks 'role' (or 'from')")
-    if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-        content = "".join(part["text"] for part in content)
-    if content is None and turn.get("tool_calls"):
-        content = ""
-    if not isinstance(content, str):
-        raise TextError(f"{place}: lacks 'content' (or 'value') as text")
-    rest = {key: value for key, value in turn.items() if key not in ("role", "from", "content", "value") and value is not None}
-    return {"role": ROLES.get(role, role), "content": content, **rest}
-
-
-def _tools_of(row):
-    tools = row.fields.get("tools")
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except ValueError as error:
-            raise TextError(f"{row.place}: 'tools' is not JSON: {error}")
-    return tools or None
-
-
 class ChatMaker:
-    def __init__(self, tokenizer, request):
+    def __init__(self, tokenizer, request, dataset):
         self._tokenizer = tokenizer
+        self._reader = ConversationReader(dataset)
         self._template = ChatTemplate(tokenizer)
         self._train_on_inputs = request.train_on_inputs
 
@@ -74,14 +31,15 @@ class ChatMaker:
             yield [make_document(ids, supervised)]
 
     def _render(self, row):
-        messages, tools = conversation_of(row), _tools_of(row)
+        messages, tools = self._reader.messages_of(row), tools_of(row)
         try:
             text = self._template.render(messages, tools=tools)
             if self._train_on_inputs:
                 return text, []
             return text, answer_spans(self._template, messages, tools, text)
         except TemplateRefused as error:
-            raise TextError(f"{row.place}: the model's chat template refuses this conversation: {error}")
+            raise TextError(f"{row.place}: the model's chat template refuses this conversation: {error}",
+                            "change or remove the row, or change the template in base_model")
 
 
 def answer_spans(template, messages, tools, text):

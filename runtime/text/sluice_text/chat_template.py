@@ -43,11 +43,17 @@ def _environment():
     return environment
 
 
+FIX_TEMPLATE = "copy it again from the model's source, or write a right one"
+
+
 def template_text(tokenizer):
     """The template's source, None when the model has none. chat_template.jinja wins over tokenizer_config.json."""
     file = tokenizer.directory / "chat_template.jinja"
     if file.exists():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TextError(f"{file}: cannot be read as UTF-8: {error}", FIX_TEMPLATE)
     value = tokenizer.config.get("chat_template")
     if isinstance(value, list):
         by_name = {entry["name"]: entry["template"] for entry in value}
@@ -68,7 +74,7 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(text)
         except jinja2.exceptions.TemplateError as error:
-            raise TextError(f"{tokenizer.directory}: the chat template is not valid Jinja: {error}")
+            raise TextError(f"{tokenizer.directory}: the chat template is not valid Jinja: {error}", FIX_TEMPLATE)
         self._special_tokens = tokenizer.special_tokens
         self.end_of_turn = self._find_end_of_turn(tokenizer)
 

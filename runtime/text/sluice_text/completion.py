@@ -9,16 +9,18 @@ PART_CHARACTERS = 1 << 20
 PARTS_AT_ONCE = 4
 # How much text on both sides of a cut must give the same ids cut and uncut.
 WINDOW_CHARACTERS = 256
+FIX_FIELD = "each row needs it, or `field` of the dataset names the field that rows have, or `type` another kind of dataset"
 
 
 class CompletionMaker:
-    def __init__(self, tokenizer, request):
+    def __init__(self, tokenizer, request, dataset):
         self._tokenizer = tokenizer
+        self._field = dataset.field
         self._eos_id = tokenizer.require_eos_id()
         self._sequence_len = request.sequence_len
 
     def documents(self, rows):
-        texts = [text_field(row, "text") for row in rows]
+        texts = [text_field(row, self._field, fix=FIX_FIELD) for row in rows]
         ids = iter(self._tokenizer.encode_batch([text for text in texts if len(text) <= PART_CHARACTERS]))
         for text in texts:
             yield self._pieces(next(ids) if len(text) <= PART_CHARACTERS else self._encode_long(text))

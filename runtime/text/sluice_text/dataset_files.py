@@ -65,39 +65,36 @@ def read_rows(file):
     return _read_json_array(file)
 
 
-def _open_text(file):
-    return open(file, encoding="utf-8-sig", errors="strict", newline="\n")
-
-
-def _not_utf8(file, error):
-    return TextError(f"{file}: is not UTF-8 (byte 0x{error.object[error.start]:02x})", "convert it: iconv -t UTF-8")
+def _decode(data, file, first_line):
+    """Text of a part of a file that begins with line `first_line`; a byte order mark is left out."""
+    try:
+        return data.decode("utf-8-sig" if first_line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        # error.object, not data: the codec counts from behind the mark.
+        line = first_line + error.object[:error.start].count(b"\n")
+        raise TextError(f"{file}:{line}: is not UTF-8 (byte 0x{error.object[error.start]:02x})",
+                        f"repair the line, or convert the file, for example: iconv -f LATIN1 -t UTF-8 {file.name}")
 
 
 def _begins_with_array(file):
-    try:
-        with _open_text(file) as stream:
-            while character := stream.read(1):
-                if not character.isspace():
-                    return character == "["
-    except UnicodeDecodeError as error:
-        raise _not_utf8(file, error)
+    with open(file, "rb") as stream:
+        for line in stream:
+            if text := line.removeprefix(b"\xef\xbb\xbf").strip():
+                return text.startswith(b"[")
     return False
 
 
 def _read_json_lines(file):
-    number = 0
-    try:
-        with _open_text(file) as stream:
-            for number, line in enumerate(stream, 1):
-                if line.isspace():
-                    continue
-                try:
-                    value = json.loads(line)
-                except ValueError as error:
-                    raise TextError(f"{file}:{number}: is not JSON: {error}", _json_hint(file))
-                yield Row(f"{file}:{number}", _require_object(value, f"{file}:{number}"), len(line))
-    except UnicodeDecodeError as error:
-        raise _not_utf8(file, error)
+    with open(file, "rb") as stream:
+        for number, data in enumerate(stream, 1):
+            line = _decode(data, file, number)
+            if not line or line.isspace():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise TextError(f"{file}:{number}: is not JSON: {error}", _json_hint(file))
+            yield Row(f"{file}:{number}", _require_object(value, f"{file}:{number}"), len(line))
 
 
 def _json_hint(file):
@@ -108,7 +105,8 @@ def _json_hint(file):
 
 def _require_object(value, place):
     if not isinstance(value, dict):
-        raise TextError(f"{place}: a row must be a JSON object, not {json.dumps(value)[:40]}")
+        raise TextError(f"{place}: a row must be a JSON object, not {json.dumps(value)[:40]}",
+                        "write it as {\"field\": value, ..}, or remove it")
     return value
 
 
@@ -117,11 +115,7 @@ _SPACE_OR_COMMA = re.compile(r"[\s,]*")
 
 def _read_json_array(file):
     """The elements one by one, so that each is known by its line."""
-    try:
-        with _open_text(file) as stream:
-            text = stream.read()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(file, error)
+    text = _decode(file.read_bytes(), file, 1)
     decoder = json.JSONDecoder()
     position = text.index("[") + 1
     line, counted = 1, 0
@@ -132,7 +126,7 @@ def _read_json_array(file):
             return
         try:
             value, end = decoder.raw_decode(text, position)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TextError(f"{file}:{line}: is not JSON: {error}", _json_hint(file))
         yield Row(f"{file}:{line}", _require_object(value, f"{file}:{line}"), end - position)
         position = end
@@ -150,15 +144,12 @@ def _read_parquet(file):
                     number += 1
                     yield Row(f"{file}: row {number}", value, size)
     except (pyarrow.ArrowException, OSError) as error:
-        raise TextError(f"{file}: cannot be read as Parquet after row {number}: {error}")
+        raise TextError(f"{file}: cannot be read as Parquet after row {number}: {error}",
+                        "copy or fetch it again: it is cut short or damaged, or no Parquet file")
 
 
 def _read_text(file):
     """A plain text file is one document."""
-    try:
-        with _open_text(file) as stream:
-            text = stream.read()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(file, error)
+    text = _decode(file.read_bytes(), file, 1)
     if text and not text.isspace():
         yield Row(f"{file}:1", {"text": text}, len(text))

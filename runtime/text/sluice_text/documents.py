@@ -22,14 +22,28 @@ def make_document(ids, supervised):
     return Document(ids, labels)
 
 
-def text_field(row, name, required=True):
+FIX_FIELD = "each row needs it, or `type` names another kind of dataset"
+
+
+def text_field(row, name, required=True, fix=FIX_FIELD):
     value = row.fields.get(name)
     if value is None and not required:
         return ""
+    if value is None and name in row.fields:
+        raise TextError(f"{row.place}: the field '{name}' is null", "give it a text, or remove the row")
     if value is None:
-        found = ", ".join(row.fields) or "nothing"
-        raise TextError(f"{row.place}: lacks the field '{name}' (it has {found})",
-                        "each row needs it, or `type` names another kind of dataset")
+        raise TextError(f"{row.place}: lacks the field '{name}' (it has {', '.join(row.fields) or 'nothing'})", fix)
     if not isinstance(value, str):
-        raise TextError(f"{row.place}: the field '{name}' must be text, not {json.dumps(value, default=str)[:60]}")
+        raise TextError(f"{row.place}: the field '{name}' must be text, not {json.dumps(value, default=str)[:60]}",
+                        "write it as text, in quotes, or remove the row")
+    check_text(value, f"{row.place}: the field '{name}'")
     return value
+
+
+def check_text(text, place):
+    """JSON can write half of a surrogate pair (\\ud800): no text, and no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TextError(f"{place} holds half a character ({ascii(error.object[error.start])}) at place {error.start}",
+                        "write the pair whole, or leave it out")

@@ -6,8 +6,8 @@ USER_ERROR_EXIT_CODE = 2
 
 
 class TextError(Exception):
-    def __init__(self, what, fix=None):
-        super().__init__(what if fix is None else f"{what}\n  fix: {fix}")
+    def __init__(self, what, fix):
+        super().__init__(f"{what}\n  fix: {fix}")
 
 
 def run_command(main):

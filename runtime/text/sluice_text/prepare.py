@@ -76,12 +76,12 @@ def _write_token_files(request, files, folder, content_hash):
 def _make(dataset, tokenizer, request):
     if dataset.type == "alpaca":
         from sluice_text.alpaca import AlpacaMaker
-        return AlpacaMaker(tokenizer, request)
+        return AlpacaMaker(tokenizer, request, dataset)
     if dataset.type == "chat_template":
         from sluice_text.chat import ChatMaker
-        return ChatMaker(tokenizer, request)
+        return ChatMaker(tokenizer, request, dataset)
     from sluice_text.completion import CompletionMaker
-    return CompletionMaker(tokenizer, request)
+    return CompletionMaker(tokenizer, request, dataset)
 
 
 def _spool_documents(request, files, tokenizer, spool):
@@ -93,7 +93,9 @@ def _spool_documents(request, files, tokenizer, spool):
     for dataset, dataset_files in zip(request.datasets, files, strict=True):
         maker = _make(dataset, tokenizer, request)
         rows = itertools.chain.from_iterable(read_rows(file) for file in dataset_files)
+        rows_read = 0
         for chunk in _chunks(rows):
+            rows_read += len(chunk)
             for document in itertools.chain.from_iterable(maker.documents(chunk)):
                 if len(document.ids) > request.sequence_len:
                     dropped["dropped_too_long"] += 1
@@ -103,6 +105,8 @@ def _spool_documents(request, files, tokenizer, spool):
                 else:
                     spool.add(document)
             progress.show(len(chunk))
+        if rows_read == 0:
+            raise TextError(f"{dataset.path}: holds no rows", "give it rows, or remove it from datasets")
         dataset_ends.append(len(spool.lengths))
     if dropped["dropped_too_long"]:
         note(f"{dropped['dropped_too_long']} rows are longer than sequence_len {request.sequence_len} and are left out "
@@ -145,7 +149,7 @@ def _check_spool(request, spool, tokenizer, dropped):
         raise TextError(f"{paths}: every label is masked: no row has an answer to train on",
                         "chat rows need an assistant turn; or set train_on_inputs: true")
     if not spool.lengths:
-        raise TextError(f"{paths}: the dataset has no rows")
+        raise TextError(f"{paths}: the rows hold no text to train on", "give them text")
     model_size = tokenizer.model_vocabulary_size
     if model_size is not None and spool.id_max >= model_size:
         raise TextError(f"{request.base_model}: the tokenizer gives id {spool.id_max}, the model's vocabulary has {model_size}",
@@ -171,7 +175,10 @@ def _split(request, order):
     if count == 0:
         return order, []
     if count >= len(order):
-        raise TextError(f"val_set_size {size:g} leaves nothing of {len(order)} rows to train on", "make it smaller")
+        most = max(0, len(order) - 1)
+        paths = ", ".join(str(dataset.path) for dataset in request.datasets)
+        raise TextError(f"{paths}: val_set_size {size:g} leaves nothing of {len(order)} rows to train on",
+                        f"make val_set_size smaller: at most {most}, or add rows")
     chosen = set(random.Random(f"split {request.seed}").sample(range(len(order)), count))
     train = [document for i, document in enumerate(order) if i not in chosen]
     return train, [order[i] for i in sorted(chosen)]

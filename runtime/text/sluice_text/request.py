@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import json
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from sluice_text.errors import TextError
 
+FIX_REQUEST = "runtime/text/README.md has the keys of a request"
 DATASET_TYPES = ("alpaca", "chat_template", "completion")
 
 
@@ -16,6 +18,17 @@ DATASET_TYPES = ("alpaca", "chat_template", "completion")
 class Dataset:
     path: Path
     type: str
+    field: str = "text"  # of completion
+    # Of chat_template, with Axolotl's meaning:
+    field_messages: str = None  # None: "messages" or "conversations", whichever a row has
+    message_property_mappings: tuple = ()  # (a message's property, the field of a turn that holds it)
+    roles: tuple = None  # (a role of the template, the names that data has for it); None: the well-known names
+
+    def settings(self):
+        return [self.type, self.field, self.field_messages, self.message_property_mappings, self.roles]
+
+
+DATASET_KEYS = tuple(field.name for field in dataclasses.fields(Dataset))
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class Request:
     def settings(self):
         """What, beside the bytes of the files, decides the content of the token files."""
         return {
-            "types": [dataset.type for dataset in self.datasets],
+            "datasets": [dataset.settings() for dataset in self.datasets],
             "sequence_len": self.sequence_len,
             "val_set_size": float(self.val_set_size),
             "sample_packing": self.sample_packing,
@@ -49,13 +62,13 @@ def read_request(source):
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except OSError as error:
-        raise TextError(f"{source}: cannot read the request: {error.strerror}")
+        raise TextError(f"{source}: cannot read the request: {error.strerror}", "name a readable file, or - for stdin")
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise TextError(f"{source}: the request is not JSON: {error}")
+        raise TextError(f"{source}: the request is not JSON: {error}", FIX_REQUEST)
     if not isinstance(value, dict):
-        raise TextError(f"{source}: the request must be a JSON object")
+        raise TextError(f"{source}: the request must be a JSON object", FIX_REQUEST)
     return parse_request(value)
 
 
@@ -64,10 +77,10 @@ def parse_request(value):
     for key in value:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, 1)
-            raise TextError(f"unknown key '{key}' in the request", f"did you mean '{nearest[0]}'?" if nearest else None)
+            raise TextError(f"unknown key '{key}' in the request", f"did you mean '{nearest[0]}'?" if nearest else FIX_REQUEST)
     for key in ("base_model", "datasets", "sequence_len", "cache_dir"):
         if key not in value:
-            raise TextError(f"the request lacks '{key}'")
+            raise TextError(f"the request lacks '{key}'", FIX_REQUEST)
     for key in ("sample_packing", "train_on_inputs", "shuffle_merged_datasets"):
         _require(isinstance(value.get(key, False), bool), key, "true or false", value.get(key))
     for key, least in (("sequence_len", 2), ("seed", 0), ("debug_rows", 0)):
@@ -90,14 +103,43 @@ def _datasets(value):
         name = f"datasets[{i}]"
         _require(isinstance(entry, dict), name, "{path, type}", entry)
         for key in entry:
-            if key not in ("path", "type"):
-                raise TextError(f"{name}: unknown key '{key}'", "a dataset has path and type")
+            if key not in DATASET_KEYS:
+                raise TextError(f"{name}: unknown key '{key}'", f"a dataset has {', '.join(DATASET_KEYS)}")
         path = entry.get("path")
         _require(isinstance(path, str) and path != "", f"{name}.path", "a file or a folder of files", path)
         _require(entry.get("type") in DATASET_TYPES, f"{name}.type", "one of " + ", ".join(DATASET_TYPES),
                  entry.get("type"))
-        datasets.append(Dataset(Path(path), entry["type"]))
+        for key in ("field", "field_messages"):
+            _require(key not in entry or _is_name(entry[key]), f"{name}.{key}", "a field's name", entry.get(key))
+        given = {key: entry[key] for key in ("field", "field_messages") if key in entry}
+        datasets.append(Dataset(Path(path), entry["type"], **given, roles=_roles(entry, name),
+                                message_property_mappings=_mappings(entry, f"{name}.message_property_mappings")))
     return tuple(datasets)
+
+
+def _mappings(entry, name):
+    value = entry.get("message_property_mappings", {})
+    _require(isinstance(value, dict) and all(map(_is_name, [*value, *value.values()])), name, "{property: field}", value)
+    return tuple(sorted(value.items()))
+
+
+def _roles(entry, name):
+    if "roles" not in entry:
+        return None
+    value = entry["roles"]
+    lists = isinstance(value, dict) and all(isinstance(sources, list) for sources in value.values())
+    _require(lists and value and all(map(_is_name, itertools.chain(value, *value.values()))), f"{name}.roles",
+             "{role: [names]}", value)
+    seen = set()
+    for source in itertools.chain(*value.values()):
+        if source in seen:
+            raise TextError(f"{name}.roles: '{source}' is named twice", "keep it under one role")
+        seen.add(source)
+    return tuple((role, tuple(sorted(sources))) for role, sources in sorted(value.items()))
+
+
+def _is_name(value):
+    return isinstance(value, str) and value != ""
 
 
 def _is_int(value):
@@ -106,4 +148,4 @@ def _is_int(value):
 
 def _require(holds, key, expected, found):
     if not holds:
-        raise TextError(f"{key} must be {expected}, not {json.dumps(found)}")
+        raise TextError(f"{key} must be {expected}, not {json.dumps(found)}", f"give {expected}")

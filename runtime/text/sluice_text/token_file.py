@@ -9,6 +9,7 @@ from sluice_text.errors import TextError
 
 MAGIC, END_MAGIC = b"SLUICETK", b"KTECIULS"
 VERSION = 1
+FIX_AGAIN = "remove its folder: the next preparation writes it again"
 HEADER = struct.Struct("<8sIIQQQQQQ64s")
 ID_BYTES = 4
 WRITE_BUFFER_BYTES = 4 << 20
@@ -102,15 +103,15 @@ def read_header(path):
     with open(path, "rb") as file:
         head = file.read(HEADER.size)
         if len(head) < HEADER.size or head[:8] != MAGIC:
-            raise TextError(f"{path}: is not a token file")
+            raise TextError(f"{path}: is not a token file", FIX_AGAIN)
         _, version, _, rows, tokens, documents, vocabulary_size, supervised, longest, content_hash = HEADER.unpack(head)
         if version != VERSION:
-            raise TextError(f"{path}: has version {version}; this program reads version {VERSION}")
+            raise TextError(f"{path}: has version {version}; this program reads version {VERSION}", FIX_AGAIN)
         header = Header(rows, tokens, documents, vocabulary_size, supervised, longest, content_hash.decode("ascii", "replace"))
         file_bytes = os.fstat(file.fileno()).st_size
         file.seek(max(0, file_bytes - len(END_MAGIC)))
         if file_bytes != header.file_bytes() or file.read() != END_MAGIC:
-            raise TextError(f"{path}: was not finished: {file_bytes} bytes, {header.file_bytes()} expected")
+            raise TextError(f"{path}: was not finished: {file_bytes} bytes, {header.file_bytes()} expected", FIX_AGAIN)
     return header
 
 

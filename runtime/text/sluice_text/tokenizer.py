@@ -14,6 +14,7 @@ from sluice_text.errors import TextError
 # Files that decide ids, templates and special tokens: the content hash covers them.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
                    "generation_config.json", "config.json")
+FIX_FILE = "copy or fetch it again from the model's source: it is cut short or damaged"
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -24,9 +25,9 @@ def read_json_file(path):
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise TextError(f"{path}: cannot be read as JSON: {error}")
+        raise TextError(f"{path}: cannot be read as JSON: {error}", FIX_FILE)
     if not isinstance(value, dict):
-        raise TextError(f"{path}: must hold a JSON object")
+        raise TextError(f"{path}: must hold a JSON object", FIX_FILE)
     return value
 
 
@@ -45,7 +46,7 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
-            raise TextError(f"{file}: is not a tokenizer: {error}")
+            raise TextError(f"{file}: is not a tokenizer: {error}", FIX_FILE)
         # A tokenizer.json may ask for these; rows and prompts are measured here, nothing is cut or filled unasked.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -39,7 +39,7 @@ PROMPTS = [WITH_INPUT, WITHOUT_INPUT, WITHOUT_INPUT, WITHOUT_INPUT]
 def documents_of(directory, rows, **settings):
     request = parse_request({"base_model": str(directory), "datasets": [{"path": "x", "type": "alpaca"}], "sequence_len": 64,
                              "cache_dir": "x", **settings})
-    maker = AlpacaMaker(Tokenizer(directory), request)
+    maker = AlpacaMaker(Tokenizer(directory), request, request.datasets[0])
     return [document for group in maker.documents([Row(f"a.jsonl:{i}", row) for i, row in enumerate(rows, 1)])
             for document in group]
 
@@ -69,8 +69,9 @@ def test_train_on_inputs_supervises_the_prompt(smollm2):
 @pytest.mark.parametrize("row, said", [
     ({"instruction": "x"}, r"a\.jsonl:2: lacks the field 'output' \(it has instruction\)"),
     ({"output": "x"}, r"a\.jsonl:2: lacks the field 'instruction'"),
+    ({"instruction": "x", "output": None}, r"a\.jsonl:2: the field 'output' is null"),
     ({"instruction": ["x"], "output": "y"}, r"a\.jsonl:2: the field 'instruction' must be text"),
     ({"instruction": "x", "input": 3, "output": "y"}, r"a\.jsonl:2: the field 'input' must be text")])
 def test_a_row_without_its_fields_is_named(smollm2, row, said):
-    with pytest.raises(TextError, match=said):
+    with pytest.raises(TextError, match=said + r".*\n  fix: \S"):
         documents_of(smollm2, [ROWS[0], row])

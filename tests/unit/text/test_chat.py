@@ -53,13 +53,10 @@ def with_template(smollm2, tmp_path):
     return make
 
 
-def request(**settings):
-    return parse_request({"base_model": "x", "datasets": [{"path": "x", "type": "chat_template"}], "sequence_len": 64,
-                          "cache_dir": "x", **settings})
-
-
-def document_of(tokenizer, fields, **settings):
-    [[document]] = ChatMaker(tokenizer, request(**settings)).documents([Row("rows.jsonl:3", fields)])
+def document_of(tokenizer, fields, dataset=None, **settings):
+    asked = parse_request({"base_model": "x", "datasets": [{"path": "x", "type": "chat_template", **(dataset or {})}],
+                           "sequence_len": 64, "cache_dir": "x", **settings})
+    [[document]] = ChatMaker(tokenizer, asked, asked.datasets[0]).documents([Row("rows.jsonl:3", fields)])
     return document
 
 
@@ -176,15 +173,75 @@ def test_a_tool_call_is_supervised_whole(with_template):
     assert found == [f"<call>{json.dumps(calls)}<|im_end|>", "Also \U0001f389<|im_end|>"]
 
 
+SHAREGPT = {"field_messages": "conversations", "message_property_mappings": {"role": "from", "content": "value"},
+            "roles": {"assistant": ["gpt", "model"], "user": ["human"]}}
+
+
+@pytest.mark.parametrize("name", ["gpt", "model", "assistant"])
+def test_axolotls_keys_for_sharegpt_give_the_same_conversations(tokenizer, name):
+    names = {"user": "human", "assistant": name}
+    turns = [{"from": names[m["role"]], "value": m["content"]} for m in TWO_TURNS]
+    assert document_of(tokenizer, {"conversations": turns}, SHAREGPT) == document_of(tokenizer, {"messages": TWO_TURNS})
+
+
+def test_only_the_named_field_of_messages_is_read(tokenizer):
+    other = [{"role": "user", "content": "other"}]
+    named = document_of(tokenizer, {"messages": other, "talk": TWO_TURNS}, {"field_messages": "talk"})
+    assert named == document_of(tokenizer, {"messages": TWO_TURNS})
+    with pytest.raises(TextError, match=r"rows\.jsonl:3: lacks the field 'talk' \(it has messages\)\n  fix: .*field_messages"):
+        document_of(tokenizer, {"messages": TWO_TURNS}, {"field_messages": "talk"})
+
+
+def test_any_property_of_a_turn_can_be_mapped(with_template):
+    tokenizer = with_template(CHATML.replace("{{ message['content'] }}", "{{ message['mood'] }}{{ message['content'] }}"))
+    turns = [{"speaker": m["role"], "said": m["content"], "role": "noise", "tone": "glad "} for m in TWO_TURNS]
+    mapped = {"message_property_mappings": {"role": "speaker", "content": "said", "mood": "tone"}}
+    plain = [{**m, "mood": "glad "} for m in TWO_TURNS]
+    assert document_of(tokenizer, {"messages": turns}, mapped) == document_of(tokenizer, {"messages": plain})
+
+
+def test_given_roles_replace_the_known_ones(tokenizer):
+    turns = [{"role": "user", "content": "q"}, {"role": "gpt", "content": "a"}]
+    document_of(tokenizer, {"messages": turns})
+    with pytest.raises(TextError, match="messages.1.: the role 'gpt'"):
+        document_of(tokenizer, {"messages": turns}, {"roles": {"assistant": ["model"]}})
+
+
+def test_an_unknown_role_is_refused_and_the_job_can_name_it(tokenizer):
+    turns = [{"role": "user", "content": "q"}, {"role": "narrator", "content": "x"}, {"role": "assistant", "content": "a"}]
+    said = (r"rows\.jsonl:3: messages\[1\]: the role 'narrator' is not known"
+            r"\n  fix: .*roles: \{user: \[narrator\]\} \(with the data's other")
+    with pytest.raises(TextError, match=said):
+        document_of(tokenizer, {"messages": turns})
+    document = document_of(tokenizer, {"messages": turns}, {"roles": {"narrator": ["narrator"]}})
+    assert supervised_texts(tokenizer, document) == ["a<|im_end|>"]
+
+
+@pytest.mark.parametrize("role, example", [("Assistant", "assistant"), ("GPT", "assistant"), ("Human", "user")])
+def test_the_fix_for_a_role_in_other_case_names_the_right_one(tokenizer, role, example):
+    with pytest.raises(TextError, match=rf"roles: {{{example}: \[{role}\]}}"):
+        document_of(tokenizer, {"messages": [{"role": role, "content": "x"}]})
+
+
+def test_columns_that_parquet_fills_with_null_do_not_hide_the_others(tokenizer):
+    """A Parquet struct has every field in every turn."""
+    turns = [{"role": None, "content": None, "from": m["role"], "value": m["content"]} for m in TWO_TURNS]
+    assert document_of(tokenizer, {"messages": turns}) == document_of(tokenizer, {"messages": TWO_TURNS})
+
+
 @pytest.mark.parametrize("fields, said", [
-    ({"text": "x"}, "lacks the field 'messages' or 'conversations'"),
-    ({"messages": []}, "at least one turn"),
+    ({"text": "x"}, r"lacks the field 'messages' or 'conversations' \(it has text\)"),
+    ({"messages": None}, "the field 'messages' is null"),
+    ({"messages": []}, "'messages' is empty"),
+    ({"messages": "x"}, "'messages' must be a list of turns, not \"x\""),
     ({"messages": ["x"]}, r"messages\[0\]: a turn must be an object"),
     ({"messages": [{"content": "x"}]}, r"messages\[0\]: lacks 'role'"),
-    ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\]: lacks 'content'"),
-    ({"messages": [{"role": "user"}]}, r"messages\[0\]: lacks 'content'")])
-def test_a_row_without_its_fields_is_named(tokenizer, fields, said):
-    with pytest.raises(TextError, match=r"rows\.jsonl:3: .*" + said if "[0]" not in said else r"rows\.jsonl:3: " + said):
+    ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\]: 'content' must be text, not 3"),
+    ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\]: 'content' is null"),
+    ({"messages": [{"role": "user"}]}, r"messages\[0\]: lacks 'content'"),
+    ({"messages": TWO_TURNS, "tools": "[{"}, "'tools' is not JSON")])
+def test_a_row_without_its_fields_is_named_with_the_fix(tokenizer, fields, said):
+    with pytest.raises(TextError, match=r"rows\.jsonl:3: " + said + r"(.|\n)*\n  fix: \S"):
         document_of(tokenizer, fields)
 
 

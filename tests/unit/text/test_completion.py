@@ -9,6 +9,7 @@ from sluice_text import completion
 from sluice_text.completion import CompletionMaker, split_for_tokenizer
 from sluice_text.dataset_files import Row
 from sluice_text.documents import MASKED
+from sluice_text.errors import TextError
 from sluice_text.request import parse_request
 from sluice_text.tokenizer import Tokenizer
 
@@ -17,7 +18,7 @@ def documents_of(tokenizer, texts, sequence_len):
     request = parse_request({"base_model": "x", "datasets": [{"path": "x", "type": "completion"}],
                              "sequence_len": sequence_len, "cache_dir": "x"})
     rows = [Row("t", {"text": text}) for text in texts]
-    return [list(pieces) for pieces in CompletionMaker(tokenizer, request).documents(rows)]
+    return [list(pieces) for pieces in CompletionMaker(tokenizer, request, request.datasets[0]).documents(rows)]
 
 
 @pytest.mark.parametrize("model", ["smollm2", "llama_like"])
@@ -60,3 +61,13 @@ def test_long_and_short_texts_together_keep_their_order(tokenizer, monkeypatch):
 
 def test_a_text_without_line_ends_is_left_whole(tokenizer):
     assert split_for_tokenizer(tokenizer, "x" * 5000, part_characters=100) == ["x" * 5000]
+
+
+def test_the_field_that_holds_the_text_can_be_named(tokenizer):
+    request = parse_request({"base_model": "x", "datasets": [{"path": "x", "type": "completion", "field": "content"}],
+                             "sequence_len": 64, "cache_dir": "x"})
+    maker = CompletionMaker(tokenizer, request, request.datasets[0])
+    [pieces] = maker.documents([Row("t:1", {"content": "named", "text": "other"})])
+    assert [list(pieces)] == documents_of(tokenizer, ["named"], 64)
+    with pytest.raises(TextError, match=r"t:2: lacks the field 'content' \(it has text\)\n  fix: .*`field`"):
+        list(maker.documents([Row("t:2", {"text": "other"})]))

@@ -1,6 +1,7 @@
 """The same rows from every kind of file, and each bad row named by file and line."""
 
 import json
+import re
 
 import pyarrow
 import pyarrow.parquet
@@ -59,12 +60,25 @@ def test_a_plain_text_file_is_one_document(tmp_path):
     ("a.json", b'[{"a": 1},\n 7]', r"a\.json:2: a row must be a JSON object"),
     ("a.json", b'[{"a": 1},\n', r"a\.json:2: is not JSON"),
     ("a.json", b'{"a":\n 1}', r"a\.json:1: is not JSON(.|\n)*one array of objects"),
-    ("a.jsonl", b'{"a": "\xe9"}\n', r"a\.jsonl: is not UTF-8 \(byte 0xe9\)"),
+    ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', r"a\.jsonl:2: is not UTF-8 \(byte 0xe9\)"),
+    ("a.json", b'[{"a": 1},\n{"a": "\xe9"}]\n', r"a\.json:2: is not UTF-8 \(byte 0xe9\)"),
+    ("a.json", b'\n\xe9[{"a": 1}]\n', r"a\.json:2: is not UTF-8 \(byte 0xe9\)"),
+    ("a.txt", b'one\ntwo\n\xff', r"a\.txt:3: is not UTF-8 \(byte 0xff\)"),
+    ("a.jsonl", b"[" * 100000 + b"\n", r"a\.jsonl:1: is not JSON"),
     ("a.parquet", b"PAR1 and no more", r"a\.parquet: cannot be read as Parquet")])
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(TextError, match=said):
+    with pytest.raises(TextError, match=said) as refusal:
         list(read_rows(tmp_path / name))
+    assert re.search(r"\n  fix: \S", str(refusal.value))
+
+
+def test_a_truncated_parquet_file_is_refused_with_the_fix(tmp_path):
+    write_parquet(tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(TextError, match=r"a\.parquet: cannot be read as Parquet(.|\n)*\n  fix: copy or fetch it again"):
+        list(read_rows(tmp_path / "a.parquet"))
 
 
 def test_a_folder_gives_its_files_in_order_and_no_others(tmp_path):

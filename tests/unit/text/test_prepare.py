@@ -261,21 +261,71 @@ ALPACA = {"instruction": "x", "output": "y"}
     ([ALPACA, {"instruction": "x"}], "alpaca", {}, r"rows\.jsonl:2: lacks the field 'output'"),
     ([{"messages": [{"role": "user", "content": "x"}]}] * 3, "chat_template", {}, "every label is masked"),
     ([{"instruction": "x " * 400, "output": "y"}], "alpaca", {}, "every row is longer than sequence_len 256"),
-    ([], "alpaca", {}, "has no rows"),
-    ([ALPACA] * 3, "alpaca", {"val_set_size": 3}, "leaves nothing of 3 rows"),
+    ([], "alpaca", {}, r"rows\.jsonl: holds no rows"),
+    ([[1, 2]], "alpaca", {}, r"rows\.jsonl:1: a row must be a JSON object"),
+    ([{"messages": []}], "chat_template", {}, r"rows\.jsonl:1: 'messages' is empty"),
+    ([ALPACA] * 3, "alpaca", {"val_set_size": 3},
+     r"rows\.jsonl: val_set_size 3 leaves nothing of 3 rows to train on\n.*at most 2"),
+    ([{"instruction": "\ud800", "output": "y"}], "alpaca", {}, r"rows\.jsonl:1: the field 'instruction' holds half a character"),
     ([ALPACA], "alpaca", {"sequence_len": "long"}, "sequence_len must be a whole number from 2, not \"long\""),
     ([ALPACA], "alpaca", {"val_set_size": -0.1}, "val_set_size must be"),
     ([ALPACA], "alpaca", {"val_set_size": 1.5}, "val_set_size must be"),
     ([ALPACA], "alpaca", {"sample_paking": True}, "unknown key 'sample_paking'.*\n.*did you mean 'sample_packing'"),
     ([ALPACA], "sharegpt", {}, r"datasets\[0\]\.type must be one of alpaca, chat_template, completion"),
     ([ALPACA], "alpaca", {"base_model": "/nowhere"}, "no such model directory")])
-def test_bad_input_gets_one_message_and_leaves_nothing(preprocess, smollm2, write_rows, tmp_path, rows, kind, settings, said):
-    path = write_rows(rows)
+def test_bad_input_gets_one_message_and_leaves_nothing(preprocess, smollm2, tmp_path, rows, kind, settings, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = preprocess({"base_model": str(smollm2), "datasets": [{"path": str(path), "type": kind}], **settings})
     assert outcome.code == 2
     assert re.search(said, outcome.errors) and "Traceback" not in outcome.errors
+    assert re.search(r"\n  fix: \S", outcome.errors)
     assert sum(line.startswith("error:") for line in outcome.errors.splitlines()) == 1
     assert not (tmp_path / "cache").exists()
+
+
+def test_an_empty_dataset_beside_a_full_one_is_refused(preprocess, smollm2, write_rows):
+    paths = [write_rows([ALPACA] * 3), write_rows([], "empty.jsonl")]
+    outcome = preprocess({"base_model": str(smollm2), "datasets": [{"path": str(path), "type": "alpaca"} for path in paths]})
+    assert outcome.code == 2 and re.search(r"empty\.jsonl: holds no rows\n  fix: \S", outcome.errors)
+
+
+CHAT_KEYS = [{"field_messages": "messages"}, {"message_property_mappings": {"role": "role"}}, {"roles": {"assistant": ["gpt"]}},
+             {"roles": {"assistant": ["gpt"], "user": ["human"]}}]
+
+
+def test_what_rows_are_read_by_is_part_of_the_hash(preprocess, chat_request):
+    [dataset] = chat_request["datasets"]
+    plain = preprocess(chat_request).summary["hash"]
+    hashes = [preprocess({**chat_request, "datasets": [{**dataset, **keys}]}).summary["hash"] for keys in CHAT_KEYS]
+    assert len({plain, *hashes}) == 1 + len(CHAT_KEYS)
+    turned = {"roles": {"user": ["human"], "assistant": ["gpt"]}}
+    again = preprocess({**chat_request, "datasets": [{**dataset, **turned}]}).summary
+    assert again["cached"] and again["hash"] == hashes[-1]
+
+
+@pytest.mark.parametrize("keys, said", [
+    ({"field_mesages": "x"}, "unknown key 'field_mesages'"),
+    ({"field_messages": 3}, r"datasets\[0\]\.field_messages must be a field's name"),
+    ({"message_property_mappings": ["from"]}, r"datasets\[0\]\.message_property_mappings must be"),
+    ({"roles": {"assistant": "gpt"}}, r"datasets\[0\]\.roles must be"),
+    ({"roles": {"assistant": ["x"], "user": ["x"]}}, r"datasets\[0\]\.roles: 'x' is named twice")])
+def test_wrong_dataset_keys_are_refused(preprocess, chat_request, keys, said):
+    [dataset] = chat_request["datasets"]
+    outcome = preprocess({**chat_request, "datasets": [{**dataset, **keys}]})
+    assert outcome.code == 2 and re.search(said + r".*\n  fix: \S", outcome.errors), outcome.errors
+
+
+def test_a_broken_tokenizer_is_refused_with_the_fix(preprocess, llama_like, write_rows, tmp_path):
+    for broken in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        model = tmp_path / broken
+        model.mkdir()
+        for file in llama_like.iterdir():
+            (model / file.name).write_bytes(file.read_bytes())
+        (model / broken).write_bytes(b"{\xff")
+        path = write_rows([{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}])
+        outcome = preprocess({"base_model": str(model), "datasets": [{"path": str(path), "type": "chat_template"}]})
+        assert outcome.code == 2 and re.search(re.escape(broken) + r": .*\n  fix: \S", outcome.errors), outcome.errors
 
 
 def test_a_full_disk_gets_one_message_and_leaves_nothing(chat_request, tmp_path):

@@ -1,6 +1,7 @@
 // Jobs that are wrong, each with the whole message that its user gets.
 #include <gtest/gtest.h>
 
+#include "runtime/train/data.h"
 #include "tests/unit/train/job_folder.h"
 
 namespace sluice::train {
@@ -133,6 +134,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"offload: {max_cpu: 0GiB}\n",
                 "job.yaml:5:20: offload.max_cpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
                 "or TB, not '0GiB'\n  fix: for example: offload.max_cpu: 22GiB"},
+        Refusal{"offload: {max_cpu: 0.0001KiB}\n",
+                "job.yaml:5:20: offload.max_cpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
+                "or TB, not '0.0001KiB'\n  fix: for example: offload.max_cpu: 22GiB"},
         Refusal{"adapter: lora\nlora_r: 4\nlora_target_linear: true\nlora_dropout: 1\n",
                 "job.yaml:8:15: lora_dropout must be a number from 0 to below 1, not '1'\n  fix: for example: "
                 "lora_dropout: 0.05"}));
@@ -145,6 +149,16 @@ INSTANTIATE_TEST_SUITE_P(
                 "lora_target_modules: [q_proj, v_proj]"},
         Refusal{"adapter: lora\nlora_target_linear: true\n",
                 "job.yaml:5:1: adapter: lora needs lora_r\n  fix: add, for example: lora_r: 16"},
+        Refusal{"lora_dropout: 0.05\n",
+                "job.yaml:5:1: lora_dropout is given, but not adapter: lora\n  fix: add adapter: lora, or remove "
+                "lora_dropout for full fine-tuning"},
+        Refusal{"evals_per_epoch: 4\n",
+                "job.yaml:5:1: evals_per_epoch is given, but not val_set_size\n  fix: add, for example: val_set_size: "
+                "0.05"},
+        Refusal{"val_set_size: 0.1\neval_steps: 5\nevals_per_epoch: 4\n",
+                "job.yaml:7:1: eval_steps and evals_per_epoch exclude one another\n  fix: keep eval_steps"},
+        Refusal{"saves_per_epoch: 1\nsave_steps: 5\n",
+                "job.yaml:5:1: save_steps and saves_per_epoch exclude one another\n  fix: keep save_steps"},
         Refusal{"lora_r: 8\n",
                 "job.yaml:5:1: lora_r is given, but not adapter: lora\n  fix: add adapter: lora, or remove lora_r for "
                 "full fine-tuning"},
@@ -167,8 +181,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"bf16: full\n",
                 "job.yaml:5:1: bf16: full (no fp32 masters) is not supported\n  fix: use bf16: true, which keeps fp32 "
                 "masters"},
-        Refusal{"optimizer: adamw_bnb_8bit\n",
-                "job.yaml:5:1: optimizer: 'adamw_bnb_8bit' is not supported yet\n  fix: use optimizer: adamw_torch"},
+        Refusal{
+            "optimizer: adamw_bnb_8bit\n",
+            "job.yaml:5:1: optimizer: 'adamw_bnb_8bit' is not supported yet\n  fix: use optimizer: adamw_torch; its "
+            "states are fp32, and `offload: {optimizer: disk}` keeps them out of memory"},
+        Refusal{"optim: paged_adamw_8bit\n",
+                "job.yaml:5:1: optim: 'paged_adamw_8bit' is not supported yet\n  fix: use optim: adamw_torch; its "
+                "states are fp32, and `offload: {optimizer: disk}` keeps them out of memory"},
         Refusal{"optim: lion_32bit\n",
                 "job.yaml:5:1: optim: 'lion_32bit' is not supported\n  fix: use optim: adamw_torch"},
         Refusal{"offload: {optimizer_state: 8bit}\n",
@@ -189,9 +208,12 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"stage: dpo\n",
                 "job.yaml:5:1: stage: 'dpo' is not supported\n  fix: remove it: supervised fine-tuning is what there "
                 "is"},
-        Refusal{"special_tokens: {pad_token: <pad>}\n",
-                "job.yaml:5:1: special_tokens: a block of keys is not supported\n  fix: remove it, and change the "
-                "tokenizer's files in base_model instead"},
+        Refusal{"saves_per_epoch: often\n",
+                "job.yaml:5:18: saves_per_epoch must be a whole number from 1, not 'often'\n  fix: for example: "
+                "saves_per_epoch: 1"},
+        Refusal{"special_tokens: <s>\n",
+                "job.yaml:5:17: special_tokens must be a block of names and tokens, not '<s>'\n  fix: for example: "
+                "special_tokens: {eos_token: </s>}"},
         Refusal{"save_strategy: epoch\n",
                 "job.yaml:5:1: save_strategy: 'epoch' is not supported\n  fix: use save_steps; the last step is "
                 "always saved"}));
@@ -232,14 +254,91 @@ TEST_F(ConfigRefusals, datasets) {
   EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: sharegpt\n"),
             "job.yaml:5:11: datasets.type must be alpaca, chat_template or completion, not 'sharegpt'\n  fix: for "
             "example: datasets.type: alpaca");
-  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: completion\n    field: body\n"),
-            "job.yaml:6:5: datasets: 'field' with 'body' is not supported\n  fix: a dataset has path and type (alpaca, "
-            "chat_template or completion)");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: completion\n    field: body\n"), "accepted");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: alpaca\n    field: body\n"),
+            "job.yaml:6:5: datasets.field goes with type: completion only\n  fix: remove it, or set type: completion");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: alpaca\n    roles: {assistant: [gpt]}\n"),
+            "job.yaml:6:5: datasets.roles goes with type: chat_template only\n  fix: remove it, or set type: "
+            "chat_template");
   EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: alpaca\n    shards: 4\n"),
-            "job.yaml:6:5: datasets: 'shards' is not supported\n  fix: a dataset has path and type (alpaca, "
-            "chat_template or completion)");
+            "job.yaml:6:5: unknown key 'datasets.shards'\n  fix: remove it; a dataset has path, type, field, "
+            "field_messages, message_property_mappings and roles");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: chat_template\n    field_mesages: x\n"),
+            "job.yaml:6:5: unknown key 'datasets.field_mesages'\n  fix: did you mean 'field_messages'?");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: chat_template\n    train_on_eos: all\n"),
+            "job.yaml:6:5: datasets.train_on_eos: 'all' is not supported\n  fix: remove it");
   EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: alpaca\n    type: alpaca\n"),
             "job.yaml:6:5: 'datasets.type' is given twice\n  fix: keep one");
+}
+
+TEST_F(ConfigRefusals, wrong_chat_keys_are_named_with_their_place) {
+  const auto with = [](const std::string& keys) {
+    return refusal(
+        "base_model: model\nlearning_rate: 1e-5\ndatasets:\n  - path: data.jsonl\n    type: chat_template\n" + keys);
+  };
+  EXPECT_EQ(with("    field_messages: [a]\n"),
+            "job.yaml:6:21: datasets.field_messages must be a text, not a list\n  fix: for example: "
+            "datasets.field_messages: conversations");
+  EXPECT_EQ(with("    message_property_mappings: from\n"),
+            "job.yaml:6:32: datasets.message_property_mappings must be a block of properties and fields, not 'from'\n  "
+            "fix: for example: datasets.message_property_mappings: {role: from, content: value}");
+  EXPECT_EQ(
+      with("    message_property_mappings: {role: [from]}\n"),
+      "job.yaml:6:39: datasets.message_property_mappings.role must be the name of a field, not a list\n  fix: for "
+      "example: datasets.message_property_mappings.role: from");
+  EXPECT_EQ(with("    message_property_mappings: {role: from}\n    message_field_role: who\n"),
+            "job.yaml:6:33: datasets.message_property_mappings.role and datasets.message_field_role exclude one "
+            "another\n  fix: keep message_property_mappings");
+  EXPECT_EQ(
+      with("    roles: [gpt]\n"),
+      "job.yaml:6:12: datasets.roles must be a block of roles and the names that data has for them, not a list\n  "
+      "fix: for example: datasets.roles: {assistant: [gpt, model], user: [human]}");
+  EXPECT_EQ(
+      with("    roles: {assistant: [gpt, [x]]}\n"),
+      "job.yaml:6:24: datasets.roles.assistant must be a name or a list of names, not a list\n  fix: for example: "
+      "datasets.roles.assistant: [gpt, model]");
+  EXPECT_EQ(with("    roles: {assistant: [gpt], user: [gpt]}\n"),
+            "job.yaml:6:31: datasets.roles: 'gpt' is named twice\n  fix: keep it under one role");
+}
+
+TEST_F(ConfigRefusals, all_wrong_keys_are_named_at_once_in_the_order_of_the_file) {
+  EXPECT_EQ(
+      refusal("base_model: model\nlearning_rat: 2e-5\nwandb_project: mine\ndatasets:\n"
+              "  - {path: data.jsonl, type: alpaca, shards: 4}\nseed: 1\nseed: 2\noffload:\n  optimiser: disk\n",
+              {"max_step=5"}),
+      "job.yaml:2:1: unknown key 'learning_rat'\n  fix: did you mean 'learning_rate'?\n"
+      "job.yaml:3:1: wandb_project: 'mine' is not supported\n  fix: nothing is sent anywhere: remove it, and read "
+      "trainer_log.jsonl in output_dir\n"
+      "job.yaml:5:38: unknown key 'datasets.shards'\n  fix: remove it; a dataset has path, type, field, "
+      "field_messages, message_property_mappings and roles\n"
+      "job.yaml:7:1: 'seed' is given twice, first in line 6\n  fix: keep one\n"
+      "job.yaml:9:3: unknown key 'offload.optimiser'\n  fix: did you mean 'optimizer'?\n"
+      "command line: unknown key 'max_step'\n  fix: did you mean 'max_steps'?");
+}
+
+TEST_F(ConfigRefusals, special_tokens_that_are_not_the_tokenizers_are_all_named) {
+  write("model/tokenizer_config.json", R"({"eos_token": {"content": "</s>"}, "bos_token": "<s>"})");
+  EXPECT_EQ(
+      refusal(minimal("special_tokens:\n  eos_token: <|im_end|>\n  bos_token: <s>\n  unk_token: <unk>\n")),
+      "job.yaml:6:14: special_tokens.eos_token is '<|im_end|>', the tokenizer's is '</s>'\n  fix: remove it, or set "
+      "eos_token in tokenizer_config.json of base_model\n"
+      "job.yaml:8:14: special_tokens.unk_token is '<unk>', the tokenizer has none\n  fix: remove it, or set "
+      "unk_token in tokenizer_config.json of base_model");
+}
+
+TEST_F(ConfigRefusals, times_per_epoch_are_refused_with_the_steps_to_give) {
+  const Config config =
+      load(minimal("val_set_size: 0.1\nsaves_per_epoch: 1\nevals_per_epoch: 4\nmicro_batch_size: 2\n"));
+  try {
+    BatchPlan(config, 21);
+    FAIL() << "accepted";
+  } catch (const SetupError& error) {
+    EXPECT_EQ(std::string(error.what()),
+              "job.yaml:7:1: evals_per_epoch: 4 is not supported\n  fix: give eval_steps: 3 instead: an epoch of this "
+              "job has 11 steps\n"
+              "job.yaml:6:1: saves_per_epoch: 1 is not supported\n  fix: give save_steps: 11 instead: an epoch of this "
+              "job has 11 steps");
+  }
 }
 
 TEST_F(ConfigRefusals, text_that_is_not_yaml_is_named_with_its_place) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <map>
 
 #include "runtime/train/config_keys.h"
 #include "tests/unit/train/job_folder.h"
@@ -339,10 +340,58 @@ TEST_F(ConfigTest, dataset_keys_at_the_value_that_is_ours_are_accepted) {
   EXPECT_EQ(config.datasets[0].type, DatasetType::chat_template);
 }
 
+TEST_F(ConfigTest, axolotls_chat_keys_are_read) {
+  const Config config = load(
+      "base_model: model\nlearning_rate: 1e-5\ndatasets:\n"
+      "  - path: data.jsonl\n    type: chat_template\n    field_messages: conversations\n"
+      "    message_property_mappings: {role: from, content: value, mood:}\n"
+      "    roles: {assistant: [gpt, model], user: human, system:}\n"
+      "  - {path: data.jsonl, type: chat_template, message_field_role: from, message_field_content: value}\n"
+      "  - {path: data.jsonl, type: completion, field: content}\n"
+      "  - {path: data.jsonl, type: chat_template}\n");
+  using Names = std::map<std::string, std::string>;
+  const DatasetConfig& chats = config.datasets[0];
+  EXPECT_EQ(chats.field_messages, "conversations");
+  EXPECT_EQ(chats.message_properties, (Names{{"role", "from"}, {"content", "value"}}));
+  EXPECT_EQ(chats.roles,
+            (std::map<std::string, std::vector<std::string>>{{"assistant", {"gpt", "model"}}, {"user", {"human"}}}));
+  EXPECT_EQ(config.datasets[1].message_properties, chats.message_properties) << "Axolotl's older spelling";
+  EXPECT_EQ(config.datasets[2].field, "content");
+  EXPECT_EQ(config.datasets[3].field_messages, "");
+  EXPECT_TRUE(config.datasets[3].message_properties.empty() && config.datasets[3].roles.empty());
+}
+
+TEST_F(ConfigTest, axolotls_harmless_keys_are_noted) {
+  write("model/special_tokens_map.json", R"({"eos_token": "</s>"})");
+  const Config config = load(minimal(R"(loss_watchdog_threshold: 5.0
+loss_watchdog_patience: 3
+eval_max_new_tokens: 128
+overwrite_output_dir: true
+special_tokens: {eos_token: </s>, pad_token: <pad>, unk_token:}
+evals_per_epoch:
+saves_per_epoch: 0
+)"));
+  const std::vector<std::string> notes = {
+      "job.yaml:5:1: loss_watchdog_threshold changes nothing here: a loss that is not finite stops the run, a large "
+      "one "
+      "does not",
+      "job.yaml:6:1: loss_watchdog_patience changes nothing here: a loss that is not finite stops the run, a large one "
+      "does not",
+      "job.yaml:7:1: eval_max_new_tokens changes nothing here: validation measures the loss and generates nothing",
+      "job.yaml:8:1: overwrite_output_dir changes nothing here: nothing is overwritten; an output_dir that is not "
+      "empty "
+      "is refused: empty it first, or give another",
+      "job.yaml:9:46: special_tokens.pad_token changes nothing here: rows are laid end to end, without padding"};
+  EXPECT_EQ(config.notes, notes);
+  EXPECT_EQ(config.evals_per_epoch.times + config.saves_per_epoch.times, 0);
+}
+
 TEST_F(ConfigTest, keys_are_described_for_the_help) {
   const std::string text = describe_keys();
   EXPECT_NE(text.find("  micro_batch_size (or per_device_train_batch_size)\n"), std::string::npos);
   EXPECT_NE(text.find("  offload.max_cpu\n"), std::string::npos);
+  EXPECT_NE(text.find("  datasets, each with path, type, field, field_messages, message_property_mappings, roles\n"),
+            std::string::npos);
 }
 
 }  // namespace

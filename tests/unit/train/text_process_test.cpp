@@ -72,6 +72,20 @@ TEST_F(TextProcess, the_request_holds_the_job_and_the_answer_comes_back) {
   EXPECT_EQ(data.dropped_unsupervised, 12);
 }
 
+TEST_F(TextProcess, the_request_says_how_rows_are_read) {
+  prepare(kAnswer,
+          "base_model: model\nlearning_rate: 1e-5\ndataset_prepared_path: cache\ndatasets:\n"
+          "  - path: data.jsonl\n    type: chat_template\n    field_messages: conversations\n"
+          "    message_property_mappings: {role: from}\n    roles: {user: [human]}\n"
+          "  - {path: data.jsonl, type: completion, field: content}\n");
+  EXPECT_NE(
+      request().find(R"("datasets":[{"field_messages":"conversations","message_property_mappings":{"role":"from"},)"
+                     R"("path":"data.jsonl","roles":{"user":["human"]},"type":"chat_template"},)"
+                     R"({"field":"content","path":"data.jsonl","type":"completion"}])"),
+      std::string::npos)
+      << request();
+}
+
 TEST_F(TextProcess, its_error_becomes_ours_with_its_fix) {
   EXPECT_EQ(failure("sys.stderr.write('error: rows.jsonl:3: not JSON\\n  fix: repair it\\n'); sys.exit(2)"),
             "rows.jsonl:3: not JSON\n  fix: repair it");
