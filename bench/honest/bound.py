@@ -27,6 +27,8 @@ host_memory: 24 GiB
 device_memory: 4 GiB
 gemm:
   f32: {rate: 0.1 TFLOP/s}
+attention:
+  f32: {forward: 0.05 TFLOP/s, backward: 0.05 TFLOP/s}
 device_stream: 10 GB/s
 dram: 10 GB/s
 h2d: 1 GB/s
