@@ -4,31 +4,12 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "models/decoder_json.h"
 #include "runtime/core/result.h"
 #include "runtime/train/checksums.h"
 
 namespace sluice::train {
 namespace {
-
-nlohmann::ordered_json record_of(const models::RopeSpec& rope) {
-  const auto or_null = [](const std::optional<double>& value) {
-    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json();
-  };
-  return {
-      {"type", static_cast<int>(rope.type)},
-      {"theta", rope.theta},
-      {"factor", rope.factor},
-      {"low_freq_factor", rope.low_freq_factor},
-      {"high_freq_factor", rope.high_freq_factor},
-      {"original_positions_max", rope.original_positions_max},
-      {"beta_fast", rope.beta_fast},
-      {"beta_slow", rope.beta_slow},
-      {"attention_factor", or_null(rope.attention_factor)},
-      {"mscale", or_null(rope.mscale)},
-      {"mscale_all_dim", or_null(rope.mscale_all_dim)},
-      {"truncate", rope.truncate},
-  };
-}
 
 // Names come sorted, so that other shards of the same weights give the same sum.
 uint64_t sample_of(const models::TensorIndex& weights) {
@@ -55,27 +36,7 @@ uint64_t sample_of(const models::TensorIndex& weights) {
 }  // namespace
 
 nlohmann::ordered_json record_of(const ModelSetup& setup) {
-  const models::DecoderSpec& spec = setup.spec;
-  nlohmann::ordered_json record = {
-      {"family", spec.family},
-      {"layers", spec.layers},
-      {"hidden", spec.hidden},
-      {"ffn", spec.ffn},
-      {"vocabulary", spec.vocabulary},
-      {"heads", spec.heads},
-      {"kv_heads", spec.kv_heads},
-      {"head_dim", spec.head_dim},
-      {"positions_max", spec.positions_max},
-      {"norm_epsilon", spec.norm_epsilon},
-      {"tied_head", spec.tied_head},
-      {"qkv_bias", spec.qkv_bias},
-      {"output_bias", spec.output_bias},
-      {"mlp_bias", spec.mlp_bias},
-      {"qk_norm", spec.qk_norm},
-      {"sliding_window", spec.sliding_window},
-      {"padding_token", spec.padding_token ? nlohmann::ordered_json(*spec.padding_token) : nlohmann::ordered_json()},
-      {"rope", record_of(spec.rope)},
-  };
+  nlohmann::ordered_json record = models::to_json(setup.spec);
   if (setup.adapter) record["base_weights_checksum"] = sample_of(setup.base);
   return record;
 }

@@ -35,12 +35,20 @@ void set_times(plan::BlockShape& block, const exec::BlockPass& pass) {
     slot.recompute_time = {flops > 0 ? extra * slot.recompute_flops / flops : 0};
 }
 
+std::vector<std::string> targets_of(const Config& config, const models::DecoderSpec& spec) {
+  try {
+    return models::resolve_lora_targets(spec, config.lora_target_modules, config.lora_target_linear);
+  } catch (const SetupError& error) {
+    throw SetupError(config.file.string() + ": " + error.error().message, error.error().hint);
+  }
+}
+
 models::AdapterSpec adapter_from(const Config& config, const models::DecoderSpec& spec) {
   models::AdapterSpec adapter;
   adapter.rank = config.lora_r;
   adapter.alpha = config.lora_alpha;
   adapter.dropout = config.lora_dropout.value_or(0);
-  adapter.target_modules = models::resolve_lora_targets(spec, config.lora_target_modules, config.lora_target_linear);
+  adapter.target_modules = targets_of(config, spec);
   return adapter;
 }
 
@@ -85,9 +93,7 @@ std::string settle_adapter(const Config& config, const models::DecoderSpec& spec
   settings.compare("lora_r", config.lora_r > 0, std::to_string(config.lora_r), std::to_string(adapter.rank));
   settings.compare("lora_alpha", config.lora_alpha > 0, number(config.lora_alpha), number(adapter.alpha));
   const bool targets_given = config.lora_target_linear || !config.lora_target_modules.empty();
-  const std::vector<std::string> targets =
-      targets_given ? models::resolve_lora_targets(spec, config.lora_target_modules, config.lora_target_linear)
-                    : std::vector<std::string>();
+  const std::vector<std::string> targets = targets_given ? targets_of(config, spec) : std::vector<std::string>();
   settings.compare("lora_target_modules", targets_given, joined(targets), joined(adapter.target_modules));
   const bool new_adapter = config.lora_model_dir.empty();
   if (!resumes && config.lora_dropout) {

@@ -12,6 +12,7 @@
 
 #include "models/adapter_files.h"
 #include "models/decoder_groups.h"
+#include "models/decoder_json.h"
 #include "models/locate_weights.h"
 #include "models/model_output.h"
 #include "runtime/core/result.h"
@@ -21,44 +22,6 @@ namespace {
 
 using ToolJson = nlohmann::ordered_json;
 namespace fs = std::filesystem;
-
-template <class T>
-ToolJson or_null(const std::optional<T>& value) {
-  return value ? ToolJson(*value) : ToolJson(nullptr);
-}
-
-ToolJson rope_json(const RopeSpec& rope) {
-  constexpr std::array kTypes = {"default", "linear", "llama3", "yarn"};
-  return {{"type", kTypes[static_cast<size_t>(rope.type)]},
-          {"theta", rope.theta},
-          {"factor", rope.factor},
-          {"low_freq_factor", rope.low_freq_factor},
-          {"high_freq_factor", rope.high_freq_factor},
-          {"original_positions_max", rope.original_positions_max},
-          {"beta_fast", rope.beta_fast},
-          {"beta_slow", rope.beta_slow},
-          {"attention_factor", or_null(rope.attention_factor)},
-          {"mscale", or_null(rope.mscale)},
-          {"mscale_all_dim", or_null(rope.mscale_all_dim)},
-          {"truncate", rope.truncate}};
-}
-
-ToolJson spec_json(const DecoderSpec& spec) {
-  return {{"family", spec.family},
-          {"layers", spec.layers},
-          {"hidden", spec.hidden},
-          {"ffn", spec.ffn},
-          {"vocabulary", spec.vocabulary},
-          {"heads", spec.heads},
-          {"kv_heads", spec.kv_heads},
-          {"head_dim", spec.head_dim},
-          {"positions_max", spec.positions_max},
-          {"norm_epsilon", spec.norm_epsilon},
-          {"tied_head", spec.tied_head},
-          {"padding_token", or_null(spec.padding_token)},
-          {"sliding_window", spec.sliding_window},
-          {"rope", rope_json(spec.rope)}};
-}
 
 ToolJson groups_json(const DecoderSpec& spec) {
   ToolJson tensors = ToolJson::object();
@@ -119,7 +82,7 @@ void copy_adapter(const fs::path& base, const fs::path& adapter_directory, const
 
 int run(const std::vector<std::string>& words) {
   const std::string& command = words.at(0);
-  if (command == "spec") std::cout << spec_json(read_decoder_spec(words.at(1)));
+  if (command == "spec") std::cout << to_json(read_decoder_spec(words.at(1)));
   if (command == "groups") std::cout << groups_json(read_decoder_spec(words.at(1)));
   if (command == "index") std::cout << index_json(words.at(1));
   if (command == "adapter") {
