@@ -440,10 +440,10 @@ class ConfigReader {
     read_resume();
   }
 
-  void read_times_per_epoch(const std::string& ours, const std::string& theirs, TimesPerEpoch& asked) const {
+  void read_times_per_epoch(const std::string& ours, const std::string& theirs, int64_t& times) const {
     const Setting* setting = find(theirs);
     if (setting == nullptr) return;
-    asked = {read_integer(*setting, {.min = 1}, "1"), setting->place()};
+    times = read_integer(*setting, {.min = 1}, "1");
     if (find(ours) != nullptr) refuse_both(ours, theirs, "keep " + ours);
     if (ours == "eval_steps" && config_.val_set_size == 0)
       refuse(*setting, theirs + " is given, but not val_set_size", "add, for example: val_set_size: 0.05");

@@ -31,12 +31,6 @@ struct DatasetConfig {
   std::map<std::string, std::vector<std::string>> roles;  // a template's role -> data's names; empty: the well-known
 };
 
-// Axolotl's way to say how often; the steps are known with the rows: BatchPlan refuses it with them.
-struct TimesPerEpoch {
-  int64_t times = 0;  // 0: not given
-  std::string place;  // "job.yaml:12:1"
-};
-
 struct OffloadConfig {
   Residence params = Residence::automatic;
   Residence gradients = Residence::automatic;
@@ -92,7 +86,8 @@ struct Config {
   int64_t save_steps = 0;        // 0: only at the end
   int64_t save_total_limit = 0;  // 0: keep all
   int64_t eval_steps = 0;        // 0: before the first and after the last step only
-  TimesPerEpoch evals_per_epoch, saves_per_epoch;
+  // Axolotl's; 0: not given. Where it is, it sets the above once the rows are counted (BatchPlan::every).
+  int64_t evals_per_epoch = 0, saves_per_epoch = 0;
   std::filesystem::path resume_from_checkpoint;
   bool auto_resume_from_checkpoints = false;
   int64_t logging_steps = 1;

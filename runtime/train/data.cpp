@@ -15,7 +15,6 @@
 #include <queue>
 
 #include "runtime/core/result.h"
-#include "runtime/train/config_source.h"
 
 namespace sluice::train {
 namespace {
@@ -282,18 +281,9 @@ BatchPlan::BatchPlan(const BatchPlanOptions& options)
       static_cast<int64_t>(std::ceil(options.epochs * static_cast<double>(steps_per_epoch_))));
 }
 
-BatchPlan::BatchPlan(const Config& config, int64_t rows) : BatchPlan(options_of(config, rows)) {
-  Problems problems;
-  const auto refuse = [&](const TimesPerEpoch& asked, const std::string& key, const std::string& ours) {
-    if (asked.times == 0) return;
-    problems.add(0, asked.place + ": " + key + ": " + std::to_string(asked.times) + " is not supported",
-                 "give " + ours + ": " + std::to_string(divide_up(steps_per_epoch_, asked.times)) +
-                     " instead: an epoch of this job has " + std::to_string(steps_per_epoch_) + " steps");
-  };
-  refuse(config.evals_per_epoch, "evals_per_epoch", "eval_steps");
-  refuse(config.saves_per_epoch, "saves_per_epoch", "save_steps");
-  problems.throw_if_any();
-}
+BatchPlan::BatchPlan(const Config& config, int64_t rows) : BatchPlan(options_of(config, rows)) {}
+
+int64_t BatchPlan::every(int64_t times_per_epoch) const { return divide_up(steps_per_epoch_, times_per_epoch); }
 
 int64_t BatchPlan::micro_batches_max() const {
   return std::min(options_.gradient_accumulation_steps, micro_batches_per_epoch_);

@@ -110,12 +110,13 @@ class BatchPlan {
  public:
   BatchPlan() : BatchPlan(BatchPlanOptions{.rows = 1}) {}
   explicit BatchPlan(const BatchPlanOptions& options);
-  // Throws SetupError when the job says times per epoch where steps are needed: with the steps.
   BatchPlan(const Config& config, int64_t rows);
 
   int64_t steps_total() const { return steps_total_; }
   int64_t steps_per_epoch() const { return steps_per_epoch_; }
   int64_t micro_batches_per_epoch() const { return micro_batches_per_epoch_; }
+  // Steps from one time to the next when there are `times_per_epoch` of them; at least 1.
+  int64_t every(int64_t times_per_epoch) const;
   // The most micro-batches that any step has.
   int64_t micro_batches_max() const;
   // Of step `step`, counted from 0: a list of rows for each micro-batch.

@@ -208,6 +208,8 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   if (job.resume) refuse_other_inputs(*job.resume, job.setup, job.training->content_hash());
   refuse_long_rows(*job.training, job.setup);
   job.steps = BatchPlan(config, job.training->rows());
+  if (config.evals_per_epoch > 0) job.config.eval_steps = job.steps.every(config.evals_per_epoch);
+  if (config.saves_per_epoch > 0) job.config.save_steps = job.steps.every(config.saves_per_epoch);
   if (job.resume) refuse_later_checkpoint(*job.resume, job.steps.steps_total());
   if (job.nothing_left() && purpose == Purpose::run) return job;
   job.learning_rate = LearningRate(config, job.steps.steps_total());

@@ -135,16 +135,6 @@ def test_all_wrong_keys_are_named_in_one_message(case):
     assert message.count("fix:") == 3
 
 
-def test_times_per_epoch_are_refused_with_the_steps_that_work(case):
-    """12 texts are 14 rows of sequence_len, 3 of them for validation: an epoch has 6 steps."""
-    case.job.update(val_set_size=3, evals_per_epoch=2, saves_per_epoch=1)
-    case.refused(rf"job\.yaml:{case.line_of('evals_per_epoch')}\b.*\n  fix: give eval_steps: 3",
-                 rf"job\.yaml:{case.line_of('saves_per_epoch')}\b.*\n  fix: give save_steps: 6")
-    del case.job["evals_per_epoch"], case.job["saves_per_epoch"]
-    case.job.update(eval_steps=3, save_steps=6)
-    assert sluice_run.sluice("train", case.write_job()).returncode == 0
-
-
 def test_lora_settings_without_lora_are_refused(case):
     case.job["lora_dropout"] = 0.1
     case.refused(rf"job\.yaml:{case.line_of('lora_dropout')}\b", "adapter: lora")

@@ -8,6 +8,7 @@ import peft
 import pytest
 import torch
 import transformers
+from equivalence import jobs
 from golden import parity, reference, sluice_run, tiny_models
 from golden.reference import Recipe
 from golden.test_parity import lora_keys, new_adapter
@@ -158,3 +159,14 @@ def test_every_step_line_has_the_promised_fields(full_runs):
         assert line["step_seconds"] > 0 and line["host_peak_bytes"] > 0
         assert line["binding_lane"] in ("compute", "h2d", "d2h", "read", "write", "optim")
         assert line["percent_of_bound"] == pytest.approx(100 * line["bound_seconds"] / line["step_seconds"], rel=1e-3)
+
+
+def test_saves_and_evaluations_per_epoch_come_as_often_as_asked(workshop, tmp_path):
+    job = jobs.job_of(workshop, jobs.TINY, "full", "fp32", max_steps=None, num_epochs=1, val_set_size=3,
+                      gradient_accumulation_steps=1, saves_per_epoch=3, evals_per_epoch=2)
+    run = sluice_run.train(job, tmp_path)
+    steps = len(run.log)
+    saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in run.output_dir.glob("checkpoint-*"))
+    assert steps >= 4 and saved == sorted({*range(-(-steps // 3), steps + 1, -(-steps // 3)), steps})
+    between = range(-(-steps // 2), steps, -(-steps // 2))
+    assert len(run.state()["validation_losses"]) == len(between) + 2

@@ -20,6 +20,13 @@ std::vector<int64_t> epoch_of(const EpochOrder& order, int64_t rows, int64_t epo
   return all;
 }
 
+TEST(BatchPlan, times_per_epoch_become_steps) {
+  const BatchPlan plan({.rows = 21, .micro_batch_size = 2});  // 11 steps
+  EXPECT_EQ(plan.every(1), 11);
+  EXPECT_EQ(plan.every(4), 3);
+  EXPECT_EQ(plan.every(100), 1);
+}
+
 TEST(EpochOrder, every_epoch_holds_every_row_once) {
   for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 31, 64, 65, 1000, 4097}) {
     for (const uint64_t seed : {0u, 42u}) {

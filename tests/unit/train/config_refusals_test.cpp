@@ -326,21 +326,6 @@ TEST_F(ConfigRefusals, special_tokens_that_are_not_the_tokenizers_are_all_named)
       "unk_token in tokenizer_config.json of base_model");
 }
 
-TEST_F(ConfigRefusals, times_per_epoch_are_refused_with_the_steps_to_give) {
-  const Config config =
-      load(minimal("val_set_size: 0.1\nsaves_per_epoch: 1\nevals_per_epoch: 4\nmicro_batch_size: 2\n"));
-  try {
-    BatchPlan(config, 21);
-    FAIL() << "accepted";
-  } catch (const SetupError& error) {
-    EXPECT_EQ(std::string(error.what()),
-              "job.yaml:7:1: evals_per_epoch: 4 is not supported\n  fix: give eval_steps: 3 instead: an epoch of this "
-              "job has 11 steps\n"
-              "job.yaml:6:1: saves_per_epoch: 1 is not supported\n  fix: give save_steps: 11 instead: an epoch of this "
-              "job has 11 steps");
-  }
-}
-
 TEST_F(ConfigRefusals, text_that_is_not_yaml_is_named_with_its_place) {
   EXPECT_EQ(refusal("base_model: x\n  - y: [\n"),
             "job.yaml:2:6: not YAML: illegal map value\n  fix: check indentation, colons and quotes at this place");

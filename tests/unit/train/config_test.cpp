@@ -383,7 +383,7 @@ saves_per_epoch: 0
       "is refused: empty it first, or give another",
       "job.yaml:9:46: special_tokens.pad_token changes nothing here: rows are laid end to end, without padding"};
   EXPECT_EQ(config.notes, notes);
-  EXPECT_EQ(config.evals_per_epoch.times + config.saves_per_epoch.times, 0);
+  EXPECT_EQ(config.evals_per_epoch + config.saves_per_epoch, 0);
 }
 
 TEST_F(ConfigTest, keys_are_described_for_the_help) {
