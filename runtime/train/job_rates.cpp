@@ -35,10 +35,21 @@ class ProbeFolders {
   std::vector<fs::path> folders_;
 };
 
-// What the job's cap leaves of it.
+Bytes trained_and_frozen(const plan::JobShape& shape) {
+  Bytes sum;
+  for (const plan::GroupShape& group : shape.groups) {
+    sum += group.weight_bytes();
+    if (group.trainable)
+      sum += Bytes{group.elements * (group.state_bytes_per_element + shape.gradient_bytes_per_element)};
+  }
+  return sum;
+}
+
+// What the job's cap leaves of it, and no more than all that the job is about.
 Bytes probe_memory(const Job& job) {
   const Bytes left = job.request.caps[static_cast<size_t>(Tier::host)] - resident_bytes() - job.shape.transient_bytes;
-  return {round_down(std::clamp(left, exec::kRateProbeBytesLeast, exec::kRateProbeBytes).count, MiB(1).count)};
+  const Bytes wanted = std::min({left, trained_and_frozen(job.shape), exec::kRateProbeBytes});
+  return {round_down(std::max(wanted, exec::kRateProbeBytesLeast).count, MiB(1).count)};
 }
 
 plan::MachineProfile probed(const Job& job, exec::RateProbeOptions options) {
