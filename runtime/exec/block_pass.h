@@ -34,8 +34,9 @@ Bytes pass_memory(const models::Model& model, const PassSize& size);
 Bytes layer_load_memory(const models::Model& model, const PassSize& size);
 
 // Blocks for a few times the cost of one layer's and the head's backward. Takes the memory of one block at a time:
-// its parameters, gradients, slots and workspace. Throws SetupError when the machine does not have it.
-BlockPasses measure_block_passes(const models::Model& model, const PassSize& size);
+// its parameters, gradients, slots and workspace; and of `spare` what it takes to start each run with cold caches.
+// Throws SetupError when the machine does not have it.
+BlockPasses measure_block_passes(const models::Model& model, const PassSize& size, Bytes spare);
 
 // One forward and backward of the middle layer per call: what compute does all the time. Owns its memory, refers to
 // `model`.

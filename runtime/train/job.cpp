@@ -128,7 +128,11 @@ void plan_for_this_machine(Job& job) {
   const bool measures = measuring_memory(job.setup.model, size) <= free_memory();
   const Bytes kernels = limit_kernels(job);
   // Where not even one block has room the job is refused, whatever its times.
-  if (measures) job.passes = exec::measure_block_passes(job.setup.model, size);
+  if (measures) {
+    const Bytes cap = job.request.caps[static_cast<size_t>(Tier::host)];
+    const Bytes spare = cap - resident_bytes() - exec::pass_memory(job.setup.model, size);
+    job.passes = exec::measure_block_passes(job.setup.model, size, std::max(spare, Bytes{}));
+  }
   job.passes.blocks.resize(job.setup.model.blocks.size());
   job.passes.in_host = in_host;
   job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
