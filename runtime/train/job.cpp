@@ -130,7 +130,8 @@ void plan_for_this_machine(Job& job) {
   // Where not even one block has room the job is refused, whatever its times.
   if (measures) {
     const Bytes cap = job.request.caps[static_cast<size_t>(Tier::host)];
-    const Bytes spare = cap - resident_bytes() - exec::pass_memory(job.setup.model, size);
+    constexpr Bytes kInsideBlocks = MiB(96);  // what LibTorch takes there is not known yet
+    const Bytes spare = cap - resident_bytes() - exec::pass_memory(job.setup.model, size) - kInsideBlocks;
     job.passes = exec::measure_block_passes(job.setup.model, size, std::max(spare, Bytes{}));
   }
   job.passes.blocks.resize(job.setup.model.blocks.size());
