@@ -176,7 +176,7 @@ class CacheSweep {
  public:
   explicit CacheSweep(Bytes spare) {
     const Bytes enough{2 * std::max<int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), MiB(16).count)};
-    const Bytes bytes = std::min({enough, spare, MiB(128)});
+    const Bytes bytes = std::min({enough, spare, kCacheSweepBytesMost});
     if (bytes.count > 0) slab_.emplace(bytes);
   }
   void operator()() const {

@@ -20,7 +20,10 @@ struct BlockPass {
 struct BlockPasses {
   std::vector<BlockPass> blocks;  // one per block of the model; blocks of one kind share their figures
   Bytes transient;                // the most that was resident beyond what the passes were given
-  bool in_host = false;           // measured where the host's arenas will be; else predicted, or in device memory
+  // What measuring left resident in this process when it was done, and the first step will where it was not done in
+  // this one: compiled kernels, LibTorch's pools.
+  Bytes resident_later;
+  bool in_host = false;  // measured where the host's arenas will be; else predicted, or in device memory
 };
 
 struct PassSize {
@@ -32,6 +35,9 @@ struct PassSize {
 // What measure_block_passes takes at once, beside `transient`, and what layer_load does.
 Bytes pass_memory(const models::Model& model, const PassSize& size);
 Bytes layer_load_memory(const models::Model& model, const PassSize& size);
+
+// The most of `spare` that measure_block_passes takes.
+inline constexpr Bytes kCacheSweepBytesMost = MiB(128);
 
 // Blocks for a few times the cost of one layer's and the head's backward. Takes the memory of one block at a time:
 // its parameters, gradients, slots and workspace; and of `spare` what it takes to start each run with cold caches.

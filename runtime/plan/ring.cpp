@@ -6,11 +6,11 @@ namespace sluice::plan {
 
 RingSet::Ring& RingSet::ring(const std::string& name, int depth, Tier tier, Tag tag, int64_t bytes) {
   Ring& ring = rings_[name];
-  while (static_cast<int>(ring.size()) < depth) {
-    const size_t place = ring.size();
+  if (static_cast<int>(ring.size()) >= depth) return ring;
+  for (int place = static_cast<int>(ring.size()); place < depth; ++place)
     ring.push_back({layout_.passing(name + '[' + std::to_string(place) + ']', tier, tag, bytes)});
-    entry_of_[ring.back().buffer] = {name, place};
-  }
+  entry_of_.resize(layout_.buffers().size());
+  for (Entry& entry : ring) entry_of_[static_cast<size_t>(entry.buffer)] = &entry;  // they may have moved
   return ring;
 }
 
@@ -38,9 +38,8 @@ std::pair<BufferId, bool> RingSet::cached(const std::string& name, int depth, Ti
 }
 
 void RingSet::touch(BufferId buffer) {
-  const auto found = entry_of_.find(buffer);
-  if (found == entry_of_.end()) return;
-  rings_.at(found->second.first)[found->second.second].last_use = clock_++;
+  const auto place = static_cast<size_t>(buffer);
+  if (place < entry_of_.size() && entry_of_[place] != nullptr) entry_of_[place]->last_use = clock_++;
 }
 
 }  // namespace sluice::plan

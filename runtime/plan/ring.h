@@ -33,7 +33,7 @@ class RingSet {
 
   Layout& layout_;
   std::map<std::string, Ring> rings_;
-  std::map<BufferId, std::pair<std::string, size_t>> entry_of_;
+  std::vector<Entry*> entry_of_;  // by buffer; null: of no ring
   int64_t clock_ = 0;
 };
 

@@ -95,14 +95,8 @@ Scorer::Scored Scorer::scored(const Assignment& assignment, bool timed) const {
   const int m = coarse.micro_batches;
   Layout layout;
   Scored result;
-  const auto lowered = [&](const Phase& phase) {
-    Schedule schedule = build_schedule(coarse, plan, phase, request_.source_low_bits, layout);
-    result.ops += static_cast<int64_t>(schedule.ops.size());
-    return schedule;
-  };
-  lowered({request_.resumes ? PhaseKind::restore : PhaseKind::load, m});
-  lowered({PhaseKind::evaluate, m, false, true, true});
-  const Schedule schedule = lowered(steady_phase(plan, m));
+  const Schedule schedule = build_schedule(coarse, plan, steady_phase(plan, m), request_.source_low_bits, layout);
+  result.ops += static_cast<int64_t>(schedule.ops.size());
   Score& score = result.score;
   score.memory = layout.memory().peak;
   const std::array<Bytes, kTierCount> more = surplus(layout, by.ring_bytes);

@@ -45,6 +45,7 @@ class Searcher {
       if (!best || score_(*found).price < score_(*best).price) best = std::move(found);
     }
     begin_stage();
+    if (best) settle(*best);
     if (best) polish(*best);
     return best;
   }
@@ -280,6 +281,18 @@ class Searcher {
     if (!fits(score_(b, false), limits_.caps) || score_(b).price.count >= score_(a).price.count - worth) return false;
     a = std::move(b);
     return true;
+  }
+
+  // Large jobs end with what no round thought worthwhile, or had no time for: places slower than there is room for, as
+  // many of a family at once as fit. All of them together can be worth it, and a drive's wear is.
+  void settle(Assignment& a) {
+    for (const Move& slower : moves(a)) {
+      if (slower.to >= slower.from) continue;
+      for (Move move = slower; move.count > 0 && !exhausted(); move.count /= 2) {
+        move.count = std::min(move.count, count(a, move.family, move.from));
+        if (move.count > 0 && take_if_better(a, moved(a, move))) break;
+      }
+    }
   }
 
   // Small jobs have room for more than greed: every single change and every pair of changes, of any member, and the

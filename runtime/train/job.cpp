@@ -10,6 +10,7 @@
 #include "runtime/plan/choices.h"
 #include "runtime/train/advice.h"
 #include "runtime/train/free_memory.h"
+#include "runtime/train/job_measurements.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/swap_folders.h"
 #include "runtime/train/text_process.h"
@@ -132,13 +133,13 @@ void plan_for_this_machine(Job& job) {
     const Bytes cap = job.request.caps[static_cast<size_t>(Tier::host)];
     constexpr Bytes kInsideBlocks = MiB(96);  // what LibTorch takes there is not known yet
     const Bytes spare = cap - resident_bytes() - exec::pass_memory(job.setup.model, size) - kInsideBlocks;
-    job.passes = exec::measure_block_passes(job.setup.model, size, std::max(spare, Bytes{}));
+    job.passes = passes_of(job, std::max(spare, Bytes{}));
   }
   job.passes.blocks.resize(job.setup.model.blocks.size());
   job.passes.in_host = in_host;
   job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
   job.shape.process_bytes += kernels;
-  if (measures) job.request.profile = measure_rates(job);
+  if (measures) job.request.profile = rates_of(job);
 }
 
 void plan_for(const plan::Machine& machine, Job& job) {

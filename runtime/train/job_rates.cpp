@@ -45,13 +45,6 @@ Bytes trained_and_frozen(const plan::JobShape& shape) {
   return sum;
 }
 
-// What the job's cap leaves of it, and no more than all that the job is about.
-Bytes probe_memory(const Job& job) {
-  const Bytes left = job.request.caps[static_cast<size_t>(Tier::host)] - resident_bytes() - job.shape.transient_bytes;
-  const Bytes wanted = std::min({left, trained_and_frozen(job.shape), exec::kRateProbeBytes});
-  return {round_down(std::max(wanted, exec::kRateProbeBytesLeast).count, MiB(1).count)};
-}
-
 plan::MachineProfile probed(const Job& job, exec::RateProbeOptions options) {
   swap::HostSlab memory(probe_memory(job));
   options.memory = memory.memory();
@@ -64,6 +57,12 @@ plan::MachineProfile probed(const Job& job, exec::RateProbeOptions options) {
 }
 
 }  // namespace
+
+Bytes probe_memory(const Job& job) {
+  const Bytes left = job.request.caps[static_cast<size_t>(Tier::host)] - resident_bytes() - job.shape.transient_bytes;
+  const Bytes wanted = std::min({left, trained_and_frozen(job.shape), exec::kRateProbeBytes});
+  return {round_down(std::max(wanted, exec::kRateProbeBytesLeast).count, MiB(1).count)};
+}
 
 plan::MachineProfile measure_rates(const Job& job) {
   exec::RateProbeOptions options;

@@ -4,14 +4,13 @@
 
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <ctime>
 #include <optional>
-#include <thread>
 
-#include "models/op_timing.h"
 #include "runtime/core/result.h"
 #include "runtime/exec/machine_probe.h"
+#include "runtime/train/cache_folder.h"
+#include "runtime/train/job_measurements.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/machine_summary.h"
 
@@ -26,47 +25,13 @@ constexpr double kDaysMax = 30;
 // Of the file and of what is measured: other figures from then on.
 constexpr int kProbeVersion = 1;
 
-std::filesystem::path cache_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && cache[0] == '/') return std::filesystem::path(cache) / "sluice";
-  const char* home = std::getenv("HOME");
-  if (home == nullptr || home[0] == 0)
-    throw SetupError("neither XDG_CACHE_HOME nor HOME is set", "set one: what the machine can do is kept there");
-  return std::filesystem::path(home) / ".cache" / "sluice";
-}
-
-// FNV-1a (Fowler, Noll, Vo), 64 bits.
-std::string hash_of(const std::string& text) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  char digits[17];
-  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
-  return digits;
-}
-
-std::string time_text(std::time_t time) {
-  std::tm parts{};
-  gmtime_r(&time, &parts);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
-}
-
-// Days since; nothing when the text is no time, or lies ahead.
-std::optional<double> days_since(const std::string& text) {
-  std::tm parts{};
-  if (strptime(text.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts) == nullptr) return std::nullopt;
-  const double seconds = std::difftime(std::time(nullptr), timegm(&parts));
-  return seconds < 0 ? std::nullopt : std::optional(seconds / 86400);
-}
-
 class Host {
  public:
   // Looks at the drives; throws SetupError when one cannot be measured.
   Host(const Paths& nvme_paths, ProbeLength length) : paths_(nvme_paths), length_(length) {
     SLUICE_CHECK(!nvme_paths.empty(), "at least one nvme_path");
     for (const std::filesystem::path& path : paths_) kinds_.push_back(exec::inspect_drive(path, length));
-    fingerprint_ = hash_of(identity());
+    fingerprint_ = short_hash(identity());
     file_ = cache_folder() / ("machine-" + fingerprint_ + (length == ProbeLength::quick ? "-quick" : "") + ".yaml");
   }
 
@@ -140,12 +105,7 @@ class Host {
   }
 
   std::string identity() const {
-    std::string text = std::to_string(kProbeVersion) + "\n" + exec::processor_name() + "\n" +
-                       std::to_string(std::thread::hardware_concurrency()) + "\n";
-    // What the kernel keeps for itself differs a little from start to start.
-    constexpr int64_t kStep = MiB(256).count;
-    text += std::to_string(sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) / kStep) + "\n";
-    text += models::compute_library_version() + "\n";
+    std::string text = std::to_string(kProbeVersion) + "\n" + host_identity();
     for (const DriveKind& kind : kinds_)
       text += kind.device + " " + std::to_string(kind.size.count) + " " + kind.file_system + "\n";
     return text;
@@ -205,6 +165,7 @@ int run_probe(const ProbeOptions& options) {
   if (!options.force) machine = host.cached(why);
   const bool cached = machine.has_value();
   if (!cached) {
+    forget_measurements();
     const auto begin = std::chrono::steady_clock::now();
     machine = host.measure();
     write_machine(*machine, host.file());

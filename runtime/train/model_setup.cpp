@@ -215,7 +215,7 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
     };
     shape.blocks.push_back(std::move(each));
   }
-  shape.process_bytes = resident_bytes() + kThreads;
+  shape.process_bytes = resident_bytes() + kThreads + passes.resident_later;
   shape.transient_bytes = passes.transient;
   if (passes.in_host) shape.measuring_bytes = measuring_memory(model, pass_size(setup, batch));
   return shape;

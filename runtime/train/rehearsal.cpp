@@ -116,10 +116,14 @@ void rehearse(Job& job, const plan::Machine* target) {
   const auto simulated = plan::busy_times(steady, job.planned.steady.ops);
   std::printf("\n%-16s %12s %12s   (%d steps, median; compute is waited for)\n", "rehearsal", "simulated", "rehearsed",
               kSteps);
-  print_row("step", job.planned.steady.time.count, 1e6 * median_of([](const StepTimes& s) { return s.seconds; }));
+  const double step_us = 1e6 * median_of([](const StepTimes& s) { return s.seconds; });
+  print_row("step", job.planned.steady.time.count, step_us);
   for (size_t lane = 0; lane < kLaneCount; ++lane)
     print_row(std::string(name_of(static_cast<Lane>(lane))) + " busy", simulated[lane].count,
               median_of([lane](const StepTimes& s) { return s.busy[lane].count; }));
+  const plan::Bound& bound = job.planned.steady.bound;
+  std::printf("bound %s (%s): the rehearsed step is at %.1f%% of it\n", to_string(bound.time).c_str(),
+              std::string(name_of(bound.lane)).c_str(), 100 * bound.time.count / step_us);
 }
 
 }  // namespace sluice::train

@@ -49,10 +49,14 @@ def test_writes_a_machine_file_and_keeps_it(tmp_path):
     assert again.returncode == 0 and "measured before" in again.stdout
     assert (tmp_path / "m.yaml").read_text() == rated, "what the user knows of the drive is lost"
 
+    of_a_job = tmp_path / "cache/sluice/measured/job.json"
+    of_a_job.parent.mkdir()
+    of_a_job.write_text("{}")
     (cached,) = (tmp_path / "cache/sluice").glob("machine-*.yaml")
     cached.write_text(cached.read_text().replace("measured: \"20", "measured: \"19"))
     stale = probe(tmp_path, "--nvme", str(tmp_path))
     assert stale.returncode == 0 and "measured in" in stale.stdout
+    assert not of_a_job.exists(), "jobs plan with what was measured before the probe"
 
 
 def test_memory_is_measured_and_said_to_be_memory(tmp_path):

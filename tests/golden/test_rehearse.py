@@ -35,7 +35,7 @@ def seconds(text):
 def rows(stdout):
     table = stdout[stdout.index("rehearsal "):].splitlines()[1:]
     found = [re.match(r"(.+?)\s{2,}([\d.]+ \w+)\s+([\d.]+ \w+)", line) for line in table]
-    return {match[1]: (seconds(match[2]), seconds(match[3])) for match in found}
+    return {match[1]: (seconds(match[2]), seconds(match[3])) for match in found if match}
 
 
 def test_compute_takes_the_targets_time(job, slow_gpu, tmp_path):
@@ -45,6 +45,8 @@ def test_compute_takes_the_targets_time(job, slow_gpu, tmp_path):
     simulated, rehearsed = lanes["step"]
     assert simulated > 0.1, "compute is too fast to dominate"
     assert simulated * 0.99 < rehearsed < simulated * 1.3
+    bound = re.search(r"bound [\d.]+ \w+ \(compute\): the rehearsed step is at ([\d.]+)% of it", done.stdout)
+    assert 70 < float(bound[1]) <= 101
     assert {"compute busy", "h2d busy", "d2h busy", "read busy", "write busy", "optim busy"} <= lanes.keys()
     assert not (tmp_path / "out").exists() and not list((tmp_path / "swap").glob("*"))
 

@@ -1,0 +1,185 @@
+#include "runtime/train/job_measurements.h"
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "models/decoder_json.h"
+#include "runtime/core/result.h"
+#include "runtime/train/cache_folder.h"
+#include "runtime/train/free_memory.h"
+#include "runtime/train/job_rates.h"
+#include "runtime/train/swap_folders.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+constexpr double kDaysMax = 7;
+constexpr auto kSuffix = ".json";
+
+fs::path folder() { return cache_folder() / "measured"; }
+
+// Another build may compute otherwise: size and date of the library that holds this function.
+std::string build_identity() {
+  Dl_info place{};
+  struct stat about {};
+  if (dladdr(reinterpret_cast<void*>(&forget_measurements), &place) == 0 || stat(place.dli_fname, &about) != 0)
+    return "unknown";
+  return std::to_string(about.st_size) + ' ' + std::to_string(about.st_mtim.tv_sec) + '.' +
+         std::to_string(about.st_mtim.tv_nsec);
+}
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+// Limits that differ by little from start to start are one.
+int64_t about(Bytes bytes) { return round_down(bytes.count, MiB(64).count); }
+
+ordered_json key_of_work(const Job& job) {
+  const exec::PassSize size = pass_size(job.setup, job.batch);
+  ordered_json key = {
+      {"build", build_identity()},
+      {"host", host_identity()},
+      {"threads", environment("OMP_NUM_THREADS") + '/' + environment("MKL_NUM_THREADS")},
+      {"model", models::to_json(job.setup.spec)},
+      {"compute_dtype", name_of(job.setup.model.compute_dtype)},
+      {"gradient_dtype", name_of(size.gradient_dtype)},
+      {"tokens", size.tokens},
+      {"document", size.document},
+  };
+  if (job.setup.adapter) {
+    key["lora"] = {job.setup.adapter->rank, job.setup.adapter->dropout > 0, job.setup.adapter->target_modules};
+  }
+  return key;
+}
+
+ordered_json key_of_passes(const Job& job, Bytes spare) {
+  ordered_json key = key_of_work(job);
+  key["kind"] = "passes";
+  key["spare"] = about(std::min(spare, exec::kCacheSweepBytesMost));
+  return key;
+}
+
+ordered_json key_of_rates(const Job& job) {
+  ordered_json key = key_of_work(job);
+  key["kind"] = "rates";
+  key["memory"] = about(probe_memory(job));
+  if (job.config.device == DeviceKind::emulated) key["link"] = emulated_link(job.config).count;
+  if (!plan::needs_disk(job.shape, job.request)) return key;
+  key["io_backend"] = job.config.offload.io_backend;
+  for (const fs::path& path : job.config.offload.nvme_path) {
+    struct stat about {};
+    if (stat(nearest_existing(path).c_str(), &about) == 0) key["drives"].push_back(about.st_dev);
+  }
+  return key;
+}
+
+template <class Value>
+std::optional<Value> kept(const ordered_json& key, Value (*from)(const nlohmann::json&)) try {
+  std::ifstream file(folder() / (short_hash(key.dump()) + kSuffix));
+  if (!file) return std::nullopt;
+  const nlohmann::json document = nlohmann::json::parse(file);
+  const std::optional<double> days = days_since(document.at("measured"));
+  if (!days || *days > kDaysMax || document.at("key") != nlohmann::json(key)) return std::nullopt;
+  return from(document.at("value"));
+} catch (const nlohmann::json::exception&) {  // damaged: it is written anew
+  return std::nullopt;
+} catch (const SetupError&) {  // no cache folder
+  return std::nullopt;
+}
+
+void remove_old(const fs::path& folder) {
+  std::error_code failed;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, failed)) {
+    const auto age = fs::file_time_type::clock::now() - entry.last_write_time(failed);
+    if (!failed && age > std::chrono::hours(static_cast<int>(24 * kDaysMax))) fs::remove(entry.path(), failed);
+  }
+}
+
+// Whole or not at all: other jobs may start at this moment.
+void keep(const ordered_json& key, ordered_json value) try {
+  std::error_code failed;
+  fs::create_directories(folder(), failed);
+  remove_old(folder());
+  const fs::path file = folder() / (short_hash(key.dump()) + kSuffix);
+  const fs::path fresh = file.string() + "." + std::to_string(getpid());
+  const ordered_json document = {
+      {"measured", time_text(std::time(nullptr))}, {"key", key}, {"value", std::move(value)}};
+  std::ofstream stream(fresh);
+  stream << document.dump(1) << '\n' << std::flush;
+  if (stream) fs::rename(fresh, file, failed);
+  if (!stream || failed) fs::remove(fresh, failed);
+} catch (const SetupError&) {  // no cache folder
+}
+
+ordered_json to_json(const exec::BlockPasses& passes) {
+  ordered_json blocks = ordered_json::array();
+  for (const exec::BlockPass& pass : passes.blocks)
+    blocks.push_back({pass.forward.count, pass.backward.count, pass.backward_recomputing.count});
+  return {{"blocks_us", std::move(blocks)},
+          {"transient", passes.transient.count},
+          {"resident_later", passes.resident_later.count}};
+}
+
+exec::BlockPasses passes_from(const nlohmann::json& json) {
+  exec::BlockPasses passes;
+  for (const auto& [forward, backward, recomputing] : json.at("blocks_us").get<std::vector<std::array<double, 3>>>())
+    passes.blocks.push_back({{forward}, {backward}, {recomputing}, {}});
+  passes.transient = {json.at("transient").get<int64_t>()};
+  passes.resident_later = {json.at("resident_later").get<int64_t>()};
+  return passes;
+}
+
+ordered_json to_json(const plan::MachineProfile& profile) {
+  return {{"bytes_per_second",
+           {profile.h2d.count, profile.d2h.count, profile.disk_read.count, profile.disk_write.count,
+            profile.optimizer.count}},
+          {"beside", profile.beside}};
+}
+
+plan::MachineProfile profile_from(const nlohmann::json& json) {
+  const auto rates = json.at("bytes_per_second").get<std::array<double, 5>>();
+  plan::MachineProfile profile{{rates[0]}, {rates[1]}, {rates[2]}, {rates[3]}, {rates[4]}};
+  profile.beside = json.at("beside").get<plan::LaneMatrix>();
+  return profile;
+}
+
+}  // namespace
+
+exec::BlockPasses passes_of(const Job& job, Bytes spare) {
+  const ordered_json key = key_of_passes(job, spare);
+  if (std::optional<exec::BlockPasses> before = kept(key, passes_from);
+      before && before->blocks.size() == job.setup.model.blocks.size())
+    return std::move(*before);
+  const Bytes resident = resident_bytes();
+  exec::BlockPasses passes = exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch), spare);
+  passes.resident_later = std::max(resident_bytes() - resident, Bytes{});
+  keep(key, to_json(passes));
+  passes.resident_later = {};
+  return passes;
+}
+
+plan::MachineProfile rates_of(const Job& job) {
+  const ordered_json key = key_of_rates(job);
+  if (const auto before = kept(key, profile_from)) return *before;
+  const plan::MachineProfile profile = measure_rates(job);
+  keep(key, to_json(profile));
+  return profile;
+}
+
+void forget_measurements() try {
+  std::error_code none_there;
+  fs::remove_all(folder(), none_there);
+} catch (const SetupError&) {  // no cache folder
+}
+
+}  // namespace sluice::train

@@ -1,0 +1,22 @@
+// How long a job's blocks take and at which rates its lanes work, on this machine: measured at the first start of such
+// a job and kept in the cache folder. A start takes seconds less then, and two starts of one job plan with one set of
+// figures: what `sluice plan` said is what `sluice train` does.
+//
+// Kept for a week, by all that the figures depend on: hardware, libraries, this build, the model's shape, adapter,
+// dtype, tokens, threads; rates also by device, drives and the memory that measuring may take. A folder that cannot be
+// written, or a file that cannot be read, costs measuring again and nothing else.
+#pragma once
+
+#include "runtime/train/job.h"
+
+namespace sluice::train {
+
+// Measures with caches of at most `spare` beside (exec::measure_block_passes, which blocks and throws as said there).
+exec::BlockPasses passes_of(const Job& job, Bytes spare);
+// After passes and shape are known; job_rates.h.
+plan::MachineProfile rates_of(const Job& job);
+
+// The next start of every job measures.
+void forget_measurements();
+
+}  // namespace sluice::train

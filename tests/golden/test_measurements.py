@@ -1,0 +1,70 @@
+"""What a job's first start measured, the next one plans with: a file in the cache folder, used while it holds."""
+
+import json
+
+import pytest
+from equivalence import jobs
+from golden import sluice_run
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "sluice" / "measured"
+
+
+def forecast(workshop, tmp_path, threads=1, **keys):
+    keys = jobs.job_of(workshop, jobs.TINY, "full", "bf16", output_dir=str(tmp_path / "out"),
+                       offload={"optimizer": "disk", "nvme_path": [str(tmp_path / "swap")]}, **keys)
+    done = sluice_run.sluice("plan", sluice_run.write_job(tmp_path / "job.yaml", keys), "--json", threads=threads)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["forecast"]
+
+
+def kept(cache, kind):
+    return [file for file in sorted(cache.iterdir()) if json.loads(file.read_text())["key"]["kind"] == kind]
+
+
+def test_two_starts_plan_with_the_same_figures(workshop, tmp_path, cache):
+    first = forecast(workshop, tmp_path)
+    assert len(kept(cache, "passes")) == 1 and len(kept(cache, "rates")) == 1
+    assert forecast(workshop, tmp_path) == first
+
+
+def test_other_work_is_measured_by_itself(workshop, tmp_path, cache):
+    forecast(workshop, tmp_path)
+    forecast(workshop, tmp_path, micro_batch_size=1)
+    assert len(kept(cache, "passes")) == 2
+    forecast(workshop, tmp_path, threads=2)
+    assert len(kept(cache, "passes")) == 3 and len(kept(cache, "rates")) == 3
+
+
+def test_the_kept_figures_are_those_planned_with(workshop, tmp_path, cache):
+    first = forecast(workshop, tmp_path)
+    file, = kept(cache, "passes")
+    document = json.loads(file.read_text())
+    document["value"]["blocks_us"] = [[1e6, 1e6, 1e6] for _ in document["value"]["blocks_us"]]
+    file.write_text(json.dumps(document))
+    assert forecast(workshop, tmp_path)["step_seconds"] > max(1, 10 * first["step_seconds"])
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: text[: len(text) // 2],
+    lambda text: "",
+    lambda text: text.replace('"blocks_us"', '"blocks"').replace('"beside"', '"besides"'),
+    lambda text: text.replace('"measured": "20', '"measured": "19'),
+], ids=["cut", "empty", "renamed", "old"])
+def test_what_does_not_hold_is_measured_anew(workshop, tmp_path, cache, damage):
+    forecast(workshop, tmp_path)
+    damaged = {file: damage(file.read_text()) for file in cache.iterdir()}
+    for file, text in damaged.items():
+        file.write_text(text)
+    forecast(workshop, tmp_path)
+    for file, text in damaged.items():
+        assert file.read_text() != text
+    assert len(kept(cache, "passes")) == 1 and len(kept(cache, "rates")) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_else(workshop, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert forecast(workshop, tmp_path)["step_seconds"] > 0
