@@ -6,7 +6,7 @@
 Jobs: SmolLM2-135M's shape and a 1.4B shape; full and LoRA; fp32 and bf16; caps from generous to barely fitting; 1 to 8
 micro-batches; the `cpu` and the `emulated` device. Predicted and measured step time (median of the steps after the
 second), arena peaks per tier, and the most anonymous memory of the process against max_cpu. Exit code 1 when the median
-error is above 5%, one above 12%, a peak differs by a byte, or a cap was exceeded. About 25 minutes; nothing else should
+error is above 5%, one above 12%, a peak is above the plan's, or a cap was exceeded. About 25 minutes; nothing else should
 run.
 """
 
@@ -132,15 +132,18 @@ def bytes_of(text):
 def judge(name, log, predicted, anonymous, job):
     measured = statistics.median(record["step_seconds"] for record in log[2:])
     error = predicted["step_seconds"] / measured - 1
-    exact = all(max(record[f"{tier}_peak_bytes"] for record in log) == predicted[f"{tier}_peak_bytes"]
-                for tier in ("device", "host"))
+    # The plan's peak is over all phases that may come. Where the highest never came (a rolled back update), this is less.
+    unused = {tier: predicted[f"{tier}_peak_bytes"] - max(record[f"{tier}_peak_bytes"] for record in log)
+              for tier in ("device", "host")}
+    peaks = ", ".join(f"{tier} {bytes / 2**20:+.1f} MiB" for tier, bytes in unused.items() if bytes != 0) or "exact"
     max_cpu = job["offload"].get("max_cpu")
-    within = max_cpu is None or anonymous <= bytes_of(max_cpu)
+    emulated = predicted["device_peak_bytes"] if job.get("device") == "emulated" else 0
+    within = max_cpu is None or anonymous <= bytes_of(max_cpu) + emulated
     bound = statistics.median(record["percent_of_bound"] for record in log[2:])
     print(f"| {name} | {predicted['step_seconds']:.2f} | {measured:.2f} | {100 * error:+.1f} | {bound:.0f} "
-          f"{log[-1]['binding_lane']} | {log[-1]['tokens_per_second']:.0f} | {'exact' if exact else 'DIFFER'} | "
+          f"{log[-1]['binding_lane']} | {log[-1]['tokens_per_second']:.0f} | {peaks} | "
           f"{anonymous / 2**20:.0f}{'' if max_cpu is None else ' of ' + max_cpu} {'' if within else 'EXCEEDED'} |", flush=True)
-    return error, exact and within
+    return error, min(unused.values()) >= 0 and within
 
 
 def main():

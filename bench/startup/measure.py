@@ -3,8 +3,9 @@
 
     python bench/startup/measure.py --sluice build/release/sluice
 
-The job runs twice: the first fills the token cache and the page cache, the second is measured, by `start_seconds` of
-trainer_state.json (from the launch of the process to the begin of step 1). Exit code 1 when a bar is missed.
+The job runs twice: the first start fills the token cache and the page cache and measures the job's blocks and rates,
+which are kept; the second start is judged, by `start_seconds` of trainer_state.json (from the launch of the process to
+the begin of step 1). Exit code 1 when a bar is missed.
 """
 
 import argparse
@@ -68,10 +69,14 @@ def write_job(options, model):
 
 
 def first_step_seconds(options, job):
+    """Of the two starts."""
+    seconds = []
     for _ in range(2):
         shutil.rmtree(options.work / "out", ignore_errors=True)
-        subprocess.run([options.sluice, "train", job, *options.settings], stdout=subprocess.DEVNULL, check=True)
-    return json.loads((options.work / "out" / "trainer_state.json").read_text())["start_seconds"]
+        subprocess.run([options.sluice, "train", job, *options.settings], stdout=subprocess.DEVNULL, check=True,
+                       env={**os.environ, "XDG_CACHE_HOME": str(options.work / "cache")})
+        seconds.append(json.loads((options.work / "out" / "trainer_state.json").read_text())["start_seconds"])
+    return seconds
 
 
 def judged(what, seconds, bar):
@@ -92,8 +97,10 @@ def main():
     job = write_job(options, random_model(options.shape))
     loads_torch = torch_is_loaded_for_help(options.sluice)
     print(f"sluice train --help loads LibTorch: {'yes, MISSED' if loads_torch else 'no'}")
+    first, second = first_step_seconds(options, job)
+    print(f"very first start, which also tokenises and measures: {first:.2f} s to the first step")
     good = [not loads_torch, judged("sluice train --help", help_seconds(options.sluice), HELP_SECONDS_MAX),
-            judged("launch to the first step, LoRA", first_step_seconds(options, job), FIRST_STEP_SECONDS_MAX)]
+            judged("launch to the first step, LoRA", second, FIRST_STEP_SECONDS_MAX)]
     shutil.rmtree(options.work)
     return 0 if all(good) else 1
 
