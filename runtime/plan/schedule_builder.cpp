@@ -33,6 +33,18 @@ class Builder {
         if (first == kNone) first = b;
         uses_[g] += 1;
       }
+    for (int g = 0; g < groups(); ++g) groups_of_size_[group(g).elements] += 1;
+    for (int b = 0; b < blocks(); ++b) {
+      std::map<int64_t, int> here;
+      for (int g : block(b).groups) here[group(g).elements] += 1;
+      for (const auto& [elements, count] : here) used_together_[elements] = std::max(used_together_[elements], count);
+    }
+    for (const GroupShape& each : shape.groups) {
+      staging_bytes_ = std::max(staging_bytes_, each.staging_bytes.count);
+      if (each.trainable)
+        states_chunk_bytes_ =
+            std::max(states_chunk_bytes_, std::min(each.elements, plan_.chunk_elements) * each.state_bytes_per_element);
+    }
     first_trained_block_ = blocks();
     for (int b = blocks() - 1; b >= 0; --b)
       for (int g : block(b).groups)
@@ -102,13 +114,15 @@ class Builder {
   }
 
   OpId emit(Op op) {
+    waits_for_.clear();
     for (const Operand& operand : op.operands) {
       const Hazard& hazard = hazard_of(operand.buffer);
-      if (hazard.writer != kNone) op.after.push_back(hazard.writer);
-      if (operand.access != Access::read) op.after.insert(op.after.end(), hazard.readers.begin(), hazard.readers.end());
+      if (hazard.writer != kNone) waits_for_.push_back(hazard.writer);
+      if (operand.access != Access::read)
+        waits_for_.insert(waits_for_.end(), hazard.readers.begin(), hazard.readers.end());
     }
-    std::sort(op.after.begin(), op.after.end());
-    op.after.erase(std::unique(op.after.begin(), op.after.end()), op.after.end());
+    std::sort(waits_for_.begin(), waits_for_.end());
+    op.after.assign(waits_for_.begin(), std::unique(waits_for_.begin(), waits_for_.end()));
     const auto id = static_cast<OpId>(schedule_.ops.size());
     for (const Operand& operand : op.operands)
       if (operand.access != Access::read) {
@@ -170,9 +184,7 @@ class Builder {
 
   // Weights chunk of the user's files into staging.
   BufferId stage_weights(int g, const Chunk& chunk) {
-    int64_t bytes = 0;
-    for (const GroupShape& each : shape_.groups) bytes = std::max(bytes, each.staging_bytes.count);
-    const BufferId staging = rings_.next("staging", plan_.chunk_ring, Tier::host, Tag::staging, bytes);
+    const BufferId staging = rings_.next("staging", plan_.chunk_ring, Tier::host, Tag::staging, staging_bytes_);
     Op op{.kind = OpKind::read_source, .lane = Lane::read, .group = g, .begin = chunk.begin, .end = chunk.end};
     op.bytes = chunk.elements() * group(g).weight_bytes_per_element;
     op.operands = {whole(Role::destination, Access::write, staging)};
@@ -229,19 +241,11 @@ class Builder {
     }
     return buffer;
   }
-  bool same_size(int g, int other) const { return group(g).elements == group(other).elements; }
-  int groups_of_size(int g) const {
-    int same = 0;
-    for (int other = 0; other < static_cast<int>(shape_.groups.size()); ++other) same += same_size(g, other);
-    return same;
-  }
+  int groups_of_size(int g) const { return groups_of_size_.at(group(g).elements); }
   // Groups of this size that one block uses, the most of all blocks: a ring must hold them together.
   int used_together(int g) const {
-    int64_t most = 0;
-    for (const BlockShape& block : shape_.blocks)
-      most = std::max(most, std::count_if(block.groups.begin(), block.groups.end(),
-                                          [&](int other) { return same_size(g, other); }));
-    return static_cast<int>(most);
+    const auto found = used_together_.find(group(g).elements);
+    return found == used_together_.end() ? 0 : found->second;
   }
   // How many groups of this size are fetched ahead: no more than there are.
   int ring_depth(int g) const { return std::min(std::max(plan_.prefetch + 1, used_together(g)), groups_of_size(g)); }
@@ -276,11 +280,7 @@ class Builder {
     return part(role, access, home_states(g, set), chunk.begin * each, chunk.elements() * each);
   }
   Operand ring_states_chunk(int g, const Chunk& chunk, Role role, Access access) {
-    int64_t most = 0;
-    for (const GroupShape& each : shape_.groups)
-      if (each.trainable)
-        most = std::max(most, std::min(each.elements, plan_.chunk_elements) * each.state_bytes_per_element);
-    const BufferId buffer = rings_.next("states.ring", plan_.chunk_ring, Tier::host, Tag::states, most);
+    const BufferId buffer = rings_.next("states.ring", plan_.chunk_ring, Tier::host, Tag::states, states_chunk_bytes_);
     return part(role, access, buffer, 0, chunk.elements() * group(g).state_bytes_per_element);
   }
   BufferId gradients_extent(int g, const Chunk& chunk) {
@@ -685,6 +685,9 @@ class Builder {
   std::vector<Hazard> hazards_;          // per buffer
   std::vector<int> block_of_first_use_;  // per group: the last block whose backward adds to it
   std::map<int, int> uses_;              // blocks that use the group
+  std::map<int64_t, int> groups_of_size_, used_together_;
+  int64_t staging_bytes_ = 0, states_chunk_bytes_ = 0;  // the most of all groups
+  std::vector<OpId> waits_for_;                         // of the op that is emitted, kept for its memory
   int first_trained_block_ = 0;
   BufferId workspace_ = kNone;
   std::set<int> updated_, written_, begun_;

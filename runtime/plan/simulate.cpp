@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace sluice::plan {
 namespace {
@@ -36,13 +37,18 @@ Microseconds alone(Lane lane, Microseconds compute, Bytes bytes, const MachinePr
 class Clockwork {
  public:
   Clockwork(const Schedule& schedule, const MachineProfile& profile)
-      : schedule_(schedule), profile_(profile), waiting_(schedule.ops.size()), dependents_(schedule.ops.size()) {
+      : schedule_(schedule), profile_(profile), waiting_(schedule.ops.size()), first_(schedule.ops.size() + 1) {
     for (size_t id = 0; id < schedule.ops.size(); ++id) {
       const Op& op = schedule.ops[id];
       lanes_[index(op.lane)].order.push_back(id);
       waiting_[id] = op.after.size();
-      for (OpId before : op.after) dependents_[static_cast<size_t>(before)].push_back(id);
+      for (OpId before : op.after) ++first_[static_cast<size_t>(before) + 1];
     }
+    std::partial_sum(first_.begin(), first_.end(), first_.begin());
+    dependents_.resize(first_.back());
+    std::vector<size_t> filled(first_.begin(), first_.end() - 1);
+    for (size_t id = 0; id < schedule.ops.size(); ++id)
+      for (OpId before : schedule.ops[id].after) dependents_[filled[static_cast<size_t>(before)]++] = id;
   }
 
   std::vector<Slice> run() {
@@ -91,7 +97,7 @@ class Clockwork {
       lane.left -= step * lane.rate;
       if (!ends) continue;
       slices[lane.op].end = {now_};
-      for (size_t dependent : dependents_[lane.op]) --waiting_[dependent];
+      for (size_t i = first_[lane.op]; i < first_[lane.op + 1]; ++i) --waiting_[dependents_[i]];
       lane.op = kIdle;
     }
   }
@@ -99,7 +105,7 @@ class Clockwork {
   const Schedule& schedule_;
   const MachineProfile& profile_;
   std::vector<size_t> waiting_;
-  std::vector<std::vector<size_t>> dependents_;
+  std::vector<size_t> first_, dependents_;  // of op id: dependents_[first_[id]] to before first_[id + 1]
   std::array<LaneState, kLaneCount> lanes_;
   double now_ = 0;
 };
