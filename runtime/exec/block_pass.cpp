@@ -190,36 +190,49 @@ class CacheSweep {
   std::optional<swap::HostSlab> slab_;
 };
 
-// What a run takes as a rule: the median of several after the first, which also makes caches. Long runs are disturbed
-// less, and are not repeated.
-template <class Body>
-Microseconds typical(const CacheSweep& sweep, const Body& body) {
+// What each pass takes as a rule: the median of several rounds after the first, which also makes caches. Passes take
+// turns, so that what disturbs the machine for a while disturbs them alike. Long ones are disturbed less, and are not
+// repeated.
+std::vector<Microseconds> typical(const CacheSweep& sweep, std::initializer_list<std::function<void()>> passes) {
   using Clock = std::chrono::steady_clock;
-  constexpr size_t kRunsMost = 4;
-  constexpr double kEnoughUs = 100e3;
-  std::vector<double> runs;
-  for (double all = 0; runs.size() < kRunsMost && all < kEnoughUs; all += runs.back()) {
-    sweep();
-    const auto begin = Clock::now();
-    body();
-    runs.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+  constexpr size_t kRoundsMost = 7;
+  constexpr double kEnoughUs = 400e3;
+  std::vector<std::vector<double>> runs(passes.size());
+  double all = 0;
+  for (size_t round = 0; round < kRoundsMost && all < kEnoughUs; ++round)
+    for (size_t pass = 0; pass < passes.size(); ++pass) {
+      sweep();
+      const auto begin = Clock::now();
+      passes.begin()[pass]();
+      runs[pass].push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+      all += runs[pass].back();
+    }
+  std::vector<Microseconds> medians;
+  for (std::vector<double>& each : runs) {
+    if (each.size() > 1) each.erase(each.begin());
+    const auto middle = each.begin() + static_cast<std::ptrdiff_t>(each.size() / 2);
+    std::nth_element(each.begin(), middle, each.end());
+    medians.push_back({*middle});
   }
-  if (runs.size() > 1) runs.erase(runs.begin());
-  const auto middle = runs.begin() + static_cast<std::ptrdiff_t>(runs.size() / 2);
-  std::nth_element(runs.begin(), middle, runs.end());
-  return {*middle};
+  return medians;
 }
 
 BlockPass measure(const models::Model& model, const BlockProgram& block, const Bench& bench, const CacheSweep& sweep) {
   BlockPass pass;
   if (&block == &model.head()) {
-    pass.forward = typical(sweep, [&] { bench.loss(false); });
-    pass.backward = pass.backward_recomputing = typical(sweep, [&] { bench.loss(true); });
+    const auto times = typical(sweep, {[&] { bench.loss(false); }, [&] { bench.loss(true); }});
+    pass.forward = times[0];
+    pass.backward = pass.backward_recomputing = times[1];
     return pass;
   }
-  pass.forward = typical(sweep, [&] { bench.forward(); });
-  pass.backward = pass.backward_recomputing = typical(sweep, [&] { bench.backward(true); });
-  if (!block.slots().empty()) pass.backward_recomputing = typical(sweep, [&] { bench.backward(false); });
+  const auto forward = [&] { bench.forward(); };
+  const auto backward = [&] { bench.backward(true); };
+  const auto recomputing = [&] { bench.backward(false); };
+  const auto times =
+      block.slots().empty() ? typical(sweep, {forward, backward}) : typical(sweep, {forward, backward, recomputing});
+  pass.forward = times[0];
+  pass.backward = times[1];
+  pass.backward_recomputing = times.back();
   return pass;
 }
 

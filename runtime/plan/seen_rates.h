@@ -18,12 +18,15 @@ class SeenRates {
   Bound bound_of_step(std::array<LaneWork, kLaneCount> work, const std::array<Microseconds, kLaneCount>& busy,
                       Microseconds took);
 
+  // Time of compute over that of its blocks' measured passes, the least of all steps; at most 1.
+  double compute_pace() const { return compute_; }
+
  private:
   void learn_rates(const std::array<LaneWork, kLaneCount>& work, const std::array<Microseconds, kLaneCount>& busy);
   void learn_sharing(const Bound& bound, Microseconds alone, Microseconds took);
 
   MachineProfile profile_;
-  double compute_ = 1;  // time of compute over that of its blocks' measured passes, the least seen
+  double compute_ = 1;
 };
 
 // How long each lane had at least one op in flight, and none of the gaps between.

@@ -25,6 +25,7 @@ struct Job {
   BatchShape batch;
   exec::JobSources sources;
   exec::BlockPasses passes;
+  std::vector<std::filesystem::path> measurements;  // files of the cache that passes and rates are kept in
   plan::JobShape shape;
   plan::PlanRequest request;
   plan::Planned planned;

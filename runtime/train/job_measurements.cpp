@@ -83,17 +83,22 @@ ordered_json key_of_rates(const Job& job) {
   return key;
 }
 
+// Nothing when there is no folder to keep it in.
+std::optional<fs::path> file_of(const ordered_json& key) try {
+  return folder() / (short_hash(key.dump()) + kSuffix);
+} catch (const SetupError&) {
+  return std::nullopt;
+}
+
 template <class Value>
-std::optional<Value> kept(const ordered_json& key, Value (*from)(const nlohmann::json&)) try {
-  std::ifstream file(folder() / (short_hash(key.dump()) + kSuffix));
+std::optional<Value> kept(const fs::path& place, const ordered_json& key, Value (*from)(const nlohmann::json&)) try {
+  std::ifstream file(place);
   if (!file) return std::nullopt;
   const nlohmann::json document = nlohmann::json::parse(file);
   const std::optional<double> days = days_since(document.at("measured"));
   if (!days || *days > kDaysMax || document.at("key") != nlohmann::json(key)) return std::nullopt;
   return from(document.at("value"));
 } catch (const nlohmann::json::exception&) {  // damaged: it is written anew
-  return std::nullopt;
-} catch (const SetupError&) {  // no cache folder
   return std::nullopt;
 }
 
@@ -106,11 +111,10 @@ void remove_old(const fs::path& folder) {
 }
 
 // Whole or not at all: other jobs may start at this moment.
-void keep(const ordered_json& key, ordered_json value) try {
+void keep(const fs::path& file, const ordered_json& key, ordered_json value) {
   std::error_code failed;
-  fs::create_directories(folder(), failed);
-  remove_old(folder());
-  const fs::path file = folder() / (short_hash(key.dump()) + kSuffix);
+  fs::create_directories(file.parent_path(), failed);
+  remove_old(file.parent_path());
   const fs::path fresh = file.string() + "." + std::to_string(getpid());
   const ordered_json document = {
       {"measured", time_text(std::time(nullptr))}, {"key", key}, {"value", std::move(value)}};
@@ -118,7 +122,6 @@ void keep(const ordered_json& key, ordered_json value) try {
   stream << document.dump(1) << '\n' << std::flush;
   if (stream) fs::rename(fresh, file, failed);
   if (!stream || failed) fs::remove(fresh, failed);
-} catch (const SetupError&) {  // no cache folder
 }
 
 ordered_json to_json(const exec::BlockPasses& passes) {
@@ -155,24 +158,32 @@ plan::MachineProfile profile_from(const nlohmann::json& json) {
 
 }  // namespace
 
-exec::BlockPasses passes_of(const Job& job, Bytes spare) {
+exec::BlockPasses passes_of(Job& job, Bytes spare) {
   const ordered_json key = key_of_passes(job, spare);
-  if (std::optional<exec::BlockPasses> before = kept(key, passes_from);
-      before && before->blocks.size() == job.setup.model.blocks.size())
-    return std::move(*before);
+  const std::optional<fs::path> file = file_of(key);
+  if (file) {
+    job.measurements.push_back(*file);
+    if (std::optional<exec::BlockPasses> before = kept(*file, key, passes_from);
+        before && before->blocks.size() == job.setup.model.blocks.size())
+      return std::move(*before);
+  }
   const Bytes resident = resident_bytes();
   exec::BlockPasses passes = exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch), spare);
   passes.resident_later = std::max(resident_bytes() - resident, Bytes{});
-  keep(key, to_json(passes));
+  if (file) keep(*file, key, to_json(passes));
   passes.resident_later = {};
   return passes;
 }
 
-plan::MachineProfile rates_of(const Job& job) {
+plan::MachineProfile rates_of(Job& job) {
   const ordered_json key = key_of_rates(job);
-  if (const auto before = kept(key, profile_from)) return *before;
+  const std::optional<fs::path> file = file_of(key);
+  if (file) {
+    job.measurements.push_back(*file);
+    if (const auto before = kept(*file, key, profile_from)) return *before;
+  }
   const plan::MachineProfile profile = measure_rates(job);
-  keep(key, to_json(profile));
+  if (file) keep(*file, key, to_json(profile));
   return profile;
 }
 
@@ -180,6 +191,13 @@ void forget_measurements() try {
   std::error_code none_there;
   fs::remove_all(folder(), none_there);
 } catch (const SetupError&) {  // no cache folder
+}
+
+void forget_if_disturbed(const Job& job, double compute_pace) {
+  constexpr double kDisturbed = 0.85;
+  if (compute_pace >= kDisturbed) return;
+  std::error_code none_there;
+  for (const fs::path& file : job.measurements) fs::remove(file, none_there);
 }
 
 }  // namespace sluice::train

@@ -11,12 +11,16 @@
 
 namespace sluice::train {
 
-// Measures with caches of at most `spare` beside (exec::measure_block_passes, which blocks and throws as said there).
-exec::BlockPasses passes_of(const Job& job, Bytes spare);
+// Both note in `job.measurements` where the figures are kept. Measures with caches of at most `spare` beside
+// (exec::measure_block_passes, which blocks and throws as said there).
+exec::BlockPasses passes_of(Job& job, Bytes spare);
 // After passes and shape are known; job_rates.h.
-plan::MachineProfile rates_of(const Job& job);
+plan::MachineProfile rates_of(Job& job);
 
 // The next start of every job measures.
 void forget_measurements();
+// The next start of this job does, when its steps computed so much faster than measured (time over measured time) that
+// something else must have kept the machine busy then.
+void forget_if_disturbed(const Job& job, double compute_pace);
 
 }  // namespace sluice::train

@@ -15,6 +15,7 @@
 #include "runtime/plan/seen_rates.h"
 #include "runtime/train/advice.h"
 #include "runtime/train/job.h"
+#include "runtime/train/job_measurements.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/metrics.h"
@@ -300,6 +301,7 @@ class Trainer {
     if (job_.validation) say_validation(evaluate(), "after training");
     publish_result(save(total), config_.output_dir);
     if (!options_.trace.empty()) trace_.save(options_.trace);
+    forget_if_disturbed(job_, rates_.compute_pace());
     std::printf("result: %s\n", config_.output_dir.c_str());
   }
 

@@ -13,9 +13,13 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "sluice" / "measured"
 
 
-def forecast(workshop, tmp_path, threads=1, **keys):
-    keys = jobs.job_of(workshop, jobs.TINY, "full", "bf16", output_dir=str(tmp_path / "out"),
+def job_of(workshop, tmp_path, **keys):
+    return jobs.job_of(workshop, jobs.TINY, "full", "bf16", output_dir=str(tmp_path / "out"),
                        offload={"optimizer": "disk", "nvme_path": [str(tmp_path / "swap")]}, **keys)
+
+
+def forecast(workshop, tmp_path, threads=1, **keys):
+    keys = job_of(workshop, tmp_path, **keys)
     done = sluice_run.sluice("plan", sluice_run.write_job(tmp_path / "job.yaml", keys), "--json", threads=threads)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["forecast"]
@@ -39,13 +43,26 @@ def test_other_work_is_measured_by_itself(workshop, tmp_path, cache):
     assert len(kept(cache, "passes")) == 3 and len(kept(cache, "rates")) == 3
 
 
-def test_the_kept_figures_are_those_planned_with(workshop, tmp_path, cache):
-    first = forecast(workshop, tmp_path)
+def slow_down(cache):
+    """As if something had kept the machine busy while the passes were measured."""
     file, = kept(cache, "passes")
     document = json.loads(file.read_text())
     document["value"]["blocks_us"] = [[1e6, 1e6, 1e6] for _ in document["value"]["blocks_us"]]
     file.write_text(json.dumps(document))
+    return file
+
+
+def test_the_kept_figures_are_those_planned_with(workshop, tmp_path, cache):
+    first = forecast(workshop, tmp_path)
+    slow_down(cache)
     assert forecast(workshop, tmp_path)["step_seconds"] > max(1, 10 * first["step_seconds"])
+
+
+def test_figures_that_the_steps_prove_wrong_are_dropped(workshop, tmp_path, cache):
+    forecast(workshop, tmp_path)
+    file = slow_down(cache)
+    sluice_run.train(job_of(workshop, tmp_path), tmp_path)
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("damage", [
