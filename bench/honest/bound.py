@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How close to the bound is a step where one lane binds? Four jobs, one per lane.
+"""How close to the bound is a step where one lane binds? Four jobs, one per lane; that of the optimizer is a rehearsal.
 
     python bench/honest/bound.py --sluice build/release/sluice
 
@@ -10,15 +10,19 @@ binds than the one meant.
 """
 
 import argparse
+import re
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
+import yaml
 from run import LORA, REPOSITORY, SMALL, job_of, rows_of, run_job
 
 from random_models import random_model
 
 PERCENT_MIN = 95
+GPU = REPOSITORY / "configs" / "machine" / "h100.yaml"
 ON_DISK = {"params": "disk", "gradients": "disk", "optimizer": "disk", "activations": "keep"}
 IN_MEMORY = {"params": "host", "gradients": "host", "optimizer": "host", "activations": "keep"}
 SLOW_LINK = """name: "this machine, over a link of 1 GB/s"
@@ -52,11 +56,35 @@ def jobs(work):
         ("disk", {"offload": ON_DISK, **few_tokens}),
         ("copies", {**LORA, **few_tokens, "device": "emulated",
                     "offload": {**IN_MEMORY, "max_gpu": "1GiB", "emulate": str(link)}}),
-        ("optim", {"offload": IN_MEMORY, **few_tokens}),
     ]
 
 
 LANES = {"compute": ("compute",), "disk": ("read", "write"), "copies": ("h2d", "d2h"), "optim": ("optim",)}
+
+
+def row(regime, lane, bound, measured, percent):
+    print(f"| {regime} | {lane} | {bound} | {measured} | {percent:.1f} |", flush=True)
+    return percent >= PERCENT_MIN and lane in LANES[regime]
+
+
+def trained(regime, job, options):
+    log, _, _ = run_job(options.sluice, job, options.work)
+    steps = log[2:7]
+    middle = {key: statistics.median(record[key] for record in steps)
+              for key in ("bound_seconds", "step_seconds", "percent_of_bound")}
+    return row(regime, statistics.mode(record["binding_lane"] for record in steps), f"{middle['bound_seconds']:.3f} s",
+               f"{middle['step_seconds']:.3f} s", middle["percent_of_bound"])
+
+
+def rehearsed(regime, job, options):
+    """Compute is waited for, at a GPU's speed: where it is the CPU's it outlasts the optimizer, which shares its cores."""
+    file = options.work / "job.yaml"
+    file.write_text(yaml.safe_dump(job))
+    done = subprocess.run([options.sluice, "plan", file, "--machine", GPU, "--rehearse"], capture_output=True, text=True,
+                          check=True)
+    bound = re.search(r"^bound (.+) \((\w+)\): the rehearsed step is at ([\d.]+)% of it", done.stdout, re.MULTILINE)
+    step = re.search(r"^step +\S+ \w+ +(\S+ \w+) +\S+%$", done.stdout, re.MULTILINE)
+    return row(regime, bound[2], bound[1], step[1], float(bound[3]))
 
 
 def main():
@@ -66,18 +94,12 @@ def main():
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     model = random_model(SMALL)
-    print("| regime | binds | bound s | measured s | % of bound |\n|---|---|---|---|---|")
-    good = True
-    for regime, settings in jobs(options.work):
-        log, _, _ = run_job(options.sluice, job_of(settings, model, rows_of(SMALL, model, options.work), options.work),
-                            options.work)
-        steps = log[2:7]
-        percent = statistics.median(record["percent_of_bound"] for record in steps)
-        lane = statistics.mode(record["binding_lane"] for record in steps)
-        print(f"| {regime} | {lane} | {statistics.median(record['bound_seconds'] for record in steps):.3f} | "
-              f"{statistics.median(record['step_seconds'] for record in steps):.3f} | {percent:.1f} |", flush=True)
-        good = good and percent >= PERCENT_MIN and lane in LANES[regime]
-    return 0 if good else 1
+    print("| regime | binds | bound | measured | % of bound |\n|---|---|---|---|---|")
+    rows = rows_of(SMALL, model, options.work)
+    good = [trained(regime, job_of({**settings, "max_steps": 7}, model, rows, options.work), options)
+            for regime, settings in jobs(options.work)]
+    good.append(rehearsed("optim", job_of({"offload": IN_MEMORY}, model, rows, options.work), options))
+    return 0 if all(good) else 1
 
 
 if __name__ == "__main__":
