@@ -12,11 +12,10 @@ Lease::~Lease() {
 
 Lease Arena::lease(const plan::Buffer& buffer) {
   const auto end = Bytes{buffer.offset + buffer.bytes};
-  SLUICE_CHECK(end.count <= static_cast<int64_t>(slab_.memory().size()),
-               "buffer " + buffer.name + " is outside its arena");
+  SLUICE_CHECK(end.count <= static_cast<int64_t>(memory_.size()), "buffer " + buffer.name + " is outside its arena");
   high_water_ = std::max(high_water_, end);
   ++live_;
-  return {this, slab_.memory().subspan(static_cast<size_t>(buffer.offset), static_cast<size_t>(buffer.bytes))};
+  return {this, memory_.subspan(static_cast<size_t>(buffer.offset), static_cast<size_t>(buffer.bytes))};
 }
 
 }  // namespace sluice::exec

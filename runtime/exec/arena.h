@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -36,17 +37,20 @@ class Lease {
 class Arena {
  public:
   // Throws SetupError when the machine does not have the memory.
-  explicit Arena(Bytes capacity) : slab_(capacity) {}
+  explicit Arena(Bytes capacity) : slab_(std::in_place, capacity), memory_(slab_->memory()) {}
+  // Of memory that somebody else owns, and keeps as long as this lives.
+  explicit Arena(std::span<std::byte> memory) : memory_(memory) {}
 
   // CHECK failure past the end: the plan is wrong.
   Lease lease(const plan::Buffer& buffer);
-  std::span<std::byte> memory() { return slab_.memory(); }
+  std::span<std::byte> memory() { return memory_; }
   Bytes high_water() const { return high_water_; }  // end of the highest lease so far
   int live() const { return live_; }
 
  private:
   friend class Lease;
-  swap::HostSlab slab_;
+  std::optional<swap::HostSlab> slab_;
+  std::span<std::byte> memory_;
   Bytes high_water_;
   int live_ = 0;
 };

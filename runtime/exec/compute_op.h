@@ -20,6 +20,8 @@ struct ComputeContext {
 struct ComputeOutcome {
   double loss_sum = 0;  // loss ops
   Result<void> result;
+  // Where the op was only enqueued: called once it has ended, for the outcome that counts. May be empty.
+  std::function<ComputeOutcome()> when_done;
 };
 
 // Runs on the compute thread. An output or a loss that is not finite is an error naming block and micro-batch.

@@ -13,12 +13,12 @@
 #include "optim/worker_pool.h"
 #include "runtime/exec/arena.h"
 #include "runtime/exec/compute_op.h"
+#include "runtime/exec/device.h"
 #include "runtime/exec/lane_thread.h"
 
 namespace sluice::exec {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using plan::Op;
 using plan::Operand;
 using plan::OpId;
@@ -65,12 +65,12 @@ struct Executor::Impl {
         sources(std::move(sources_in)),
         swap(swap_in),
         options(options_in) {
-    for (const Tier tier : {Tier::device, Tier::host}) {
-      const Bytes peak = planned.memory.peak[static_cast<size_t>(tier)];
-      if (peak.count == 0) continue;
-      arenas[static_cast<size_t>(tier)] = std::make_unique<Arena>(peak);
-      ++slabs;
-    }
+    const Bytes device_bytes = planned.memory.peak[static_cast<size_t>(Tier::device)];
+    const Bytes host_bytes = planned.memory.peak[static_cast<size_t>(Tier::host)];
+    device = make_thread_device({device_bytes, options.h2d, options.d2h}, events, clock);
+    if (device_bytes.count > 0) arenas[0] = std::make_unique<Arena>(device->memory());
+    if (host_bytes.count > 0) arenas[1] = std::make_unique<Arena>(host_bytes);
+    slabs = std::count_if(arenas.begin(), arenas.end(), [](const auto& arena) { return arena != nullptr; });
     if (arenas[1]) swap.register_memory(arenas[1]->memory());
     for (size_t id = 0; id < planned.layout.buffers().size(); ++id) {
       const plan::Buffer& buffer = planned.layout.buffers()[id];
@@ -82,15 +82,10 @@ struct Executor::Impl {
                             ? options.optimizer_threads
                             : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     pool = std::make_unique<optim::WorkerPool>(threads);
-    compute = std::make_unique<LaneThread>("compute");
-    if (planned.plan.memory == plan::DeviceMemory::separate) {
-      h2d = std::make_unique<LaneThread>("h2d");
-      d2h = std::make_unique<LaneThread>("d2h");
-    }
   }
 
   bool split() const { return model.compute_dtype == Dtype::bf16; }
-  double now_us() const { return std::chrono::duration<double, std::micro>(Clock::now() - phase_start).count(); }
+  double now_us() const { return clock.now_us(); }
   const plan::Buffer& buffer(plan::BufferId id) const { return planned.layout.at(id); }
   Arena& arena(Tier tier) {
     SLUICE_CHECK(arenas[static_cast<size_t>(tier)] != nullptr, "the plan gave this tier no bytes");
@@ -124,13 +119,13 @@ struct Executor::Impl {
   std::vector<swap::SourceId> source_ids;
   EventQueue events;
   std::unique_ptr<optim::WorkerPool> pool;
-  std::unique_ptr<LaneThread> compute, h2d, d2h;
+  PhaseClock clock;
+  std::unique_ptr<Device> device;
 
   const plan::Schedule* schedule = nullptr;
   PhaseInputs inputs;
   PhaseResult result;
-  Clock::time_point phase_start;
-  std::vector<int> waiting_for;  // per op: dependencies that have not ended
+  std::vector<int> waiting_for;  // per op: dependencies that have not ended and that it must not be issued before
   std::vector<std::vector<OpId>> dependents;
   std::array<LaneState, kLaneCount> lanes;
   std::vector<int> transfers_left;             // per op, for those made of several transfers
@@ -148,7 +143,7 @@ struct Executor::Impl {
     issue_ready();
     while (in_flight > 0) {
       wait_for_events();
-      if (!failure) issue_ready();
+      failure ? device->abandon() : issue_ready();
     }
     result.seconds = now_us() / 1e6;
     if (failure) {
@@ -178,10 +173,22 @@ struct Executor::Impl {
     ended = 0;
     for (size_t id = 0; id < next.ops.size(); ++id) {
       lanes[static_cast<size_t>(next.ops[id].lane)].order.push_back(static_cast<OpId>(id));
-      waiting_for[id] = static_cast<int>(next.ops[id].after.size());
-      for (OpId before : next.ops[id].after) dependents[static_cast<size_t>(before)].push_back(static_cast<OpId>(id));
+      for (OpId before : next.ops[id].after) {
+        if (device_orders(next.ops[static_cast<size_t>(before)], next.ops[id])) continue;
+        ++waiting_for[id];
+        dependents[static_cast<size_t>(before)].push_back(static_cast<OpId>(id));
+      }
     }
-    phase_start = Clock::now();
+    device->begin_phase(next);
+    clock.restart();
+  }
+
+  static bool device_orders(const Op& before, const Op& op) { return on_device(before.lane) && on_device(op.lane); }
+  DeviceOp device_op(OpId id, const Op& op) const {
+    DeviceOp posted{id, op.lane, {}};
+    for (OpId before : op.after)
+      if (device_orders(schedule->ops[static_cast<size_t>(before)], op)) posted.after.push_back(before);
+    return posted;
   }
 
   // Each lane starts its ops in schedule order.
@@ -201,7 +208,7 @@ struct Executor::Impl {
       const auto op = static_cast<OpId>(completion.token);
       if (!completion.result.ok() && !failure) failure = completion.result.error();
       if (--transfers_left[static_cast<size_t>(op)] == 0)
-        end({op, result.ops[static_cast<size_t>(op)].begin.count, now_us(), std::nullopt});
+        end({op, result.ops[static_cast<size_t>(op)].begin.count, now_us()});
     }
   }
 
@@ -211,6 +218,9 @@ struct Executor::Impl {
     ++ended;
     leases[id].clear();
     result.ops[id] = {{event.begin_us}, {event.end_us}};
+    const Op& op = schedule->ops[id];
+    if (op.kind == OpKind::loss || op.kind == OpKind::loss_only)
+      result.loss_sums[static_cast<size_t>(op.micro_batch)] = event.loss_sum;
     if (event.error && !failure) failure = std::move(event.error);
     for (OpId dependent : dependents[id]) --waiting_for[static_cast<size_t>(dependent)];
   }
@@ -228,11 +238,11 @@ struct Executor::Impl {
         issue_transfer(id, op);
         break;
       case OpKind::copy_to_device:
-        issue_copy(*h2d, id, op, options.h2d);
+      case OpKind::copy_to_host: {
+        const Operand from = operand_of(op, Role::source), to = operand_of(op, Role::destination);
+        device->post_copy(device_op(id, op), address(to), address(from), Bytes{from.bytes});
         break;
-      case OpKind::copy_to_host:
-        issue_copy(*d2h, id, op, options.d2h);
-        break;
+      }
       case OpKind::unpack:
         issue_unpack(id, op);
         break;
@@ -290,25 +300,6 @@ struct Executor::Impl {
     }
   }
 
-  // On this thread.
-  void wait_until(double until_us) const {
-    while (now_us() < until_us) std::this_thread::sleep_for(std::chrono::microseconds(20));
-  }
-
-  // --- copies of the emulated device ---------------------------------------------------------------------------
-
-  void issue_copy(LaneThread& lane, OpId id, const Op& op, BytesPerSecond rate) {
-    const Operand from = operand_of(op, Role::source), to = operand_of(op, Role::destination);
-    const std::byte* source = address(from);
-    std::byte* destination = address(to);
-    lane.post([this, id, source, destination, bytes = from.bytes, rate] {
-      const double begin = now_us();
-      std::memcpy(destination, source, static_cast<size_t>(bytes));
-      if (rate.count > 0) wait_until(begin + (Bytes{bytes} / rate).count);
-      events.push({id, begin, now_us(), std::nullopt});
-    });
-  }
-
   // --- the optimizer lane --------------------------------------------------------------------------------------
 
   // Runs body over [begin, end) of the group's elements on the pool, then `after`, then reports.
@@ -323,7 +314,7 @@ struct Executor::Impl {
         },
         [this, id, begin, after = std::move(after)] {
           if (after) after();
-          events.push({id, begin->load(), now_us(), std::nullopt});
+          events.push({id, begin->load(), now_us()});
         });
   }
 
@@ -485,29 +476,21 @@ struct Executor::Impl {
 
   // --- compute -------------------------------------------------------------------------------------------------
 
-  ComputeOutcome waited(double until_us) const {
-    wait_until(until_us);
-    return {};
-  }
   void issue_compute(OpId id, const Op& op) {
-    compute->post([this, id, &op] {
-      const double begin = now_us();
+    device->post_compute(device_op(id, op), [this, &op]() -> ComputeOutcome {
+      if (options.compute_waits) {
+        clock.wait_until(now_us() + op.time.count);
+        return {};
+      }
       const ComputeContext context{&model, shape.gradient_bytes_per_element == 4 ? Dtype::f32 : Dtype::bf16,
                                    inputs.micro_batches};
-      LaneEvent event{id, begin, 0, std::nullopt};
       try {
-        const ComputeOutcome outcome =
-            options.compute_waits
-                ? waited(begin + op.time.count)
-                : run_compute(op, context, [this](const Operand& operand) { return address(operand); });
-        if (op.kind == OpKind::loss || op.kind == OpKind::loss_only)
-          result.loss_sums[static_cast<size_t>(op.micro_batch)] = outcome.loss_sum;
-        if (!outcome.result.ok()) event.error = outcome.result.error();
+        return run_compute(op, context, [this](const Operand& operand) { return address(operand); });
       } catch (const std::exception& error) {
-        event.error = Error{ErrorCode::io, describe(op) + ": " + error.what(), ""};
+        ComputeOutcome failed;
+        failed.result = Error{ErrorCode::io, describe(op) + ": " + error.what(), ""};
+        return failed;
       }
-      event.end_us = now_us();
-      events.push(std::move(event));
     });
   }
 };

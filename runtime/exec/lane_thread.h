@@ -16,8 +16,9 @@ namespace sluice::exec {
 
 struct LaneEvent {
   plan::OpId op = plan::kNone;
-  double begin_us = 0, end_us = 0;  // of the executor's clock
+  double begin_us = 0, end_us = 0;  // since the phase began
   std::optional<Error> error;
+  double loss_sum = 0;  // of loss ops
 };
 
 // Many threads push, the driver drains. `fd` is readable while events wait.

@@ -50,21 +50,23 @@ TEST(Executor, HighWaterEqualsTheSimulatedPeakAndNothingIsAllocatedAfterwards) {
   }
 }
 
-TEST(Executor, AFailedTransferStopsTheRunWithFileAndOffset) {
-  for (const int64_t at : {0, 3, 10, 25, 40}) {
-    swap::Faults faults;
-    faults.fail_at = at;
-    faults.fail_errno = EIO;
-    Toy toy(kOthers[1], [&](std::unique_ptr<swap::IoBackend> inner) {
-      return swap::make_faulty_backend(std::move(inner), faults);
-    });
-    try {
-      toy.train(5);
-      FAIL() << "the fault at request " << at << " went unnoticed";
-    } catch (const RunError& error) {
-      EXPECT_NE(error.error().message.find("offset"), std::string::npos) << error.what();
-    }
+void expect_failure_at(const ToyJob& arrangement, int64_t request) {
+  swap::Faults faults;
+  faults.fail_at = request;
+  faults.fail_errno = EIO;
+  Toy toy(arrangement,
+          [&](std::unique_ptr<swap::IoBackend> inner) { return swap::make_faulty_backend(std::move(inner), faults); });
+  try {
+    toy.train(5);
+    FAIL() << arrangement.name << ": the fault at request " << request << " went unnoticed";
+  } catch (const RunError& error) {
+    EXPECT_NE(error.error().message.find("offset"), std::string::npos) << error.what();
   }
+}
+
+TEST(Executor, AFailedTransferStopsTheRunWithFileAndOffset) {
+  for (const size_t arrangement : {size_t{1}, size_t{5}})
+    for (const int64_t request : {0, 3, 10, 25, 40}) expect_failure_at(kOthers[arrangement], request);
 }
 
 TEST(Executor, AFlippedBitStopsTheRun) {

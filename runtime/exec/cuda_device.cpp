@@ -1,0 +1,271 @@
+#include "runtime/exec/cuda_device.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "runtime/exec/cuda_error.h"
+#include "runtime/exec/op_board.h"
+
+namespace sluice::exec {
+namespace {
+
+constexpr Bytes kPinnedPiece = GiB(1);
+
+// A timestamp on a stream that one may also wait for, with the waiting thread asleep.
+class Event {
+ public:
+  Event() { check_cuda(cudaEventCreateWithFlags(&event_, cudaEventBlockingSync), "creating an event"); }
+  ~Event() {
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+  Event(Event&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  Event& operator=(Event&&) = delete;
+
+  void record(cudaStream_t stream) const { check_cuda(cudaEventRecord(event_, stream), "recording an event"); }
+  void block(cudaStream_t stream) const {
+    check_cuda(cudaStreamWaitEvent(stream, event_, 0), "making a stream wait for another");
+  }
+  void wait(const std::string& what) const { check_cuda(cudaEventSynchronize(event_), what); }
+  double us_since(const Event& earlier) const {
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, earlier.event_, event_), "reading the time of an event");
+    return 1e3 * static_cast<double>(milliseconds);
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class Stream {
+ public:
+  // Compute goes before copies where both want an SM.
+  explicit Stream(bool urgent) {
+    int least = 0, greatest = 0;
+    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for stream priorities");
+    check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, urgent ? greatest : least),
+               "creating a stream");
+  }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// The arena.
+class DeviceSlab {
+ public:
+  DeviceSlab(int device, Bytes bytes) : bytes_(bytes) {
+    if (bytes.count == 0) return;
+    const cudaError_t result = cudaMalloc(&memory_, static_cast<size_t>(bytes.count));
+    if (result == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // it is no failure of what comes next
+      const CudaMemory there = cuda_memory(device);
+      throw SetupError("the plan takes " + to_string(bytes) + " of GPU " + std::to_string(device) + " and " +
+                           to_string(there.free) + " of its " + to_string(there.total) + " are free",
+                       "lower offload.max_gpu to what is free, or end the other processes that `nvidia-smi` shows");
+    }
+    check_cuda(result, "allocating " + to_string(bytes) + " of device memory");
+  }
+  ~DeviceSlab() {
+    if (memory_ != nullptr) cudaFree(memory_);
+  }
+  DeviceSlab(const DeviceSlab&) = delete;
+  DeviceSlab& operator=(const DeviceSlab&) = delete;
+  std::span<std::byte> memory() const { return {static_cast<std::byte*>(memory_), static_cast<size_t>(bytes_.count)}; }
+
+ private:
+  Bytes bytes_;
+  void* memory_ = nullptr;
+};
+
+class PinnedMemory {
+ public:
+  ~PinnedMemory() {
+    for (std::byte* piece : pieces_) cudaHostUnregister(piece);
+  }
+  PinnedMemory() = default;
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+
+  std::string add(std::span<std::byte> memory) {
+    while (!memory.empty()) {
+      const auto piece = memory.first(std::min(memory.size(), static_cast<size_t>(kPinnedPiece.count)));
+      const cudaError_t result = cudaHostRegister(piece.data(), piece.size(), cudaHostRegisterPortable);
+      if (result != cudaSuccess) {
+        cudaGetLastError();
+        return to_string(Bytes{static_cast<int64_t>(memory.size())}) + " of host memory could not be pinned (" +
+               cudaGetErrorString(result) +
+               "): copies from and to it are slower; raise `ulimit -l`, or give Windows more memory for WSL2";
+      }
+      pieces_.push_back(piece.data());
+      memory = memory.subspan(piece.size());
+    }
+    return "";
+  }
+
+ private:
+  std::vector<std::byte*> pieces_;
+};
+
+// The two threads of one lane.
+struct LaneThreads {
+  LaneThreads(const char* enqueues, const char* watches, bool urgent)
+      : stream(urgent), watcher(watches), enqueuer(enqueues) {}
+  Stream stream;
+  LaneThread watcher;
+  LaneThread enqueuer;  // last: it posts to the watcher
+};
+
+class OneGpu final : public CudaDevice {
+ public:
+  OneGpu(const CudaDeviceOptions& options, EventQueue& events, const PhaseClock& clock)
+      : device_(select(options.device)),
+        events_(events),
+        clock_(clock),
+        slab_(options.device, options.memory),
+        compute_("compute", "compute.done", /*urgent=*/true),
+        h2d_("h2d", "h2d.done", /*urgent=*/false),
+        d2h_("d2h", "d2h.done", /*urgent=*/false) {
+    for (LaneThreads* lane : {&compute_, &h2d_, &d2h_})
+      for (LaneThread* thread : {&lane->enqueuer, &lane->watcher}) thread->post([this] { select(device_); });
+    compute_.enqueuer.post([hook = options.on_compute_thread, stream = compute_stream()] { hook(stream); });
+  }
+
+  std::span<std::byte> memory() const override { return slab_.memory(); }
+  CUstream_st* compute_stream() const override { return compute_.stream.get(); }
+  std::string register_host(std::span<std::byte> memory) override { return pinned_.add(memory); }
+  void abandon() override { enqueued_.abandon(); }
+
+  void begin_phase(const plan::Schedule& schedule) override {
+    schedule_ = &schedule;
+    const size_t ops = schedule.ops.size();
+    enqueued_.reset(ops);
+    while (begins_.size() < ops) begins_.emplace_back();
+    while (ends_.size() < ops) ends_.emplace_back();
+    phase_.record(compute_stream());
+    phase_.wait("the begin of a phase");
+    phase_us_ = clock_.now_us();
+  }
+
+  void post_copy(DeviceOp op, std::byte* to, const std::byte* from, Bytes bytes) override {
+    const bool to_device = op.lane == Lane::h2d;
+    LaneThreads& lane = to_device ? h2d_ : d2h_;
+    const auto kind = to_device ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
+    post(lane, std::move(op), [to, from, bytes, kind, stream = lane.stream.get()] {
+      check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes.count), kind, stream), "enqueuing a copy");
+      return ComputeOutcome{};
+    });
+  }
+  void post_compute(DeviceOp op, std::function<ComputeOutcome()> body) override {
+    post(compute_, std::move(op), std::move(body));
+  }
+
+ private:
+  static int select(int device) {
+    check_cuda(cudaSetDevice(device), "choosing GPU " + std::to_string(device));
+    return device;
+  }
+  static size_t index(plan::OpId op) { return static_cast<size_t>(op); }
+
+  void post(LaneThreads& lane, DeviceOp op, std::function<ComputeOutcome()> body) {
+    lane.enqueuer.post([this, &lane, op = std::move(op), body = std::move(body)] {
+      ComputeOutcome outcome;
+      bool runs = enqueued_.wait(op.after);
+      if (runs) try {
+          outcome = enqueue(lane, op, body);
+        } catch (const std::exception& error) {
+          outcome.result = Error{ErrorCode::io, describe(schedule_->ops[index(op.id)]) + ": " + error.what(), ""};
+        }
+      runs = runs && outcome.result.ok();
+      // A failed op was perhaps never recorded: nobody may wait for its event.
+      runs ? enqueued_.end(op.id) : enqueued_.abandon();
+      lane.watcher.post(
+          [this, id = op.id, runs, outcome = std::move(outcome)]() mutable { report(id, runs, std::move(outcome)); });
+    });
+  }
+  ComputeOutcome enqueue(LaneThreads& lane, const DeviceOp& op, const std::function<ComputeOutcome()>& body) {
+    const cudaStream_t stream = lane.stream.get();
+    for (const plan::OpId before : op.after) ends_[index(before)].block(stream);
+    begins_[index(op.id)].record(stream);
+    ComputeOutcome outcome = body();
+    ends_[index(op.id)].record(stream);
+    return outcome;
+  }
+
+  void report(plan::OpId id, bool enqueued, ComputeOutcome outcome) {
+    LaneEvent event;
+    event.op = id;
+    try {
+      if (enqueued) {
+        ends_[index(id)].wait("the GPU stopped at " + describe(schedule_->ops[index(id)]) + " or shortly before");
+        if (outcome.when_done) outcome = outcome.when_done();
+        event.begin_us = phase_us_ + begins_[index(id)].us_since(phase_);
+        event.end_us = phase_us_ + ends_[index(id)].us_since(phase_);
+      }
+      event.loss_sum = outcome.loss_sum;
+      if (!outcome.result.ok()) event.error = outcome.result.error();
+    } catch (const SluiceException& error) {
+      event.error = error.error();
+    }
+    if (event.error) enqueued_.abandon();
+    events_.push(std::move(event));
+  }
+
+  const int device_;
+  EventQueue& events_;
+  const PhaseClock& clock_;
+  const plan::Schedule* schedule_ = nullptr;
+  OpBoard enqueued_;
+  DeviceSlab slab_;
+  PinnedMemory pinned_;
+  // Per op of the phase. Grown before anything of a phase is posted, never while its threads read them.
+  std::vector<Event> begins_, ends_;
+  Event phase_;
+  double phase_us_ = 0;
+  LaneThreads compute_, h2d_, d2h_;
+};
+
+}  // namespace
+
+int cuda_devices(std::string& why) {
+  int count = 0;
+  const cudaError_t result = cudaGetDeviceCount(&count);
+  if (result == cudaSuccess && count > 0) return count;
+  cudaGetLastError();
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  const auto version = [](int number) {
+    return std::to_string(number / 1000) + '.' + std::to_string(number % 1000 / 10);
+  };
+  if (driver == 0) {
+    why = "there is no NVIDIA driver; install one that knows CUDA " + version(runtime);
+  } else if (driver / 1000 < runtime / 1000) {
+    why = "the NVIDIA driver knows CUDA " + version(driver) + " and this build needs " + version(runtime) +
+          "; install a newer driver";
+  } else {
+    why = std::string("the driver shows no GPU (") + cudaGetErrorString(result) + "); see `nvidia-smi`";
+  }
+  return 0;
+}
+
+CudaMemory cuda_memory(int device) {
+  check_cuda(cudaSetDevice(device), "choosing GPU " + std::to_string(device));
+  size_t free = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&free, &total), "asking for the GPU's memory");
+  return {{static_cast<int64_t>(free)}, {static_cast<int64_t>(total)}};
+}
+
+std::unique_ptr<CudaDevice> make_cuda_device(const CudaDeviceOptions& options, EventQueue& events,
+                                             const PhaseClock& clock) {
+  return std::make_unique<OneGpu>(options, events, clock);
+}
+
+}  // namespace sluice::exec

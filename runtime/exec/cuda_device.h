@@ -1,0 +1,44 @@
+// One NVIDIA GPU: a stream per lane, events between them, nothing that waits for the whole device.
+//
+// Every lane has two threads. One enqueues: it waits until the ops before are enqueued on their streams, makes its own
+// stream wait for their events, and enqueues the op; it never waits for the GPU. The other one waits for the events of
+// enqueued ops, in order, and reports them with the GPU's own times.
+#pragma once
+
+#include <span>
+
+#include "runtime/exec/device.h"
+
+struct CUstream_st;
+
+namespace sluice::exec {
+
+struct CudaDeviceOptions {
+  Bytes memory;  // the arena in VRAM
+  int device = 0;
+  // Called once on the thread that runs compute bodies, with the stream that they enqueue on.
+  std::function<void(CUstream_st*)> on_compute_thread = [](CUstream_st*) {};
+};
+
+// How much of a GPU is there, and free, now; what the driver and the context take is already off.
+struct CudaMemory {
+  Bytes free, total;
+};
+
+// The number of GPUs; 0 also when there is no driver, or one that is too old. `why` then says so, and what to do.
+int cuda_devices(std::string& why);
+CudaMemory cuda_memory(int device);
+
+class CudaDevice : public Device {
+ public:
+  // Pins host memory for copies, in pieces of at most 1 GiB, as long as the device lives. What cannot be pinned is
+  // copied through the driver's own staging, slower: the message says why; empty: all is pinned.
+  virtual std::string register_host(std::span<std::byte> memory) = 0;
+  virtual CUstream_st* compute_stream() const = 0;
+};
+
+// `events` and `clock` must outlive it. Throws SetupError when VRAM is short, naming what is free, and RunError.
+std::unique_ptr<CudaDevice> make_cuda_device(const CudaDeviceOptions& options, EventQueue& events,
+                                             const PhaseClock& clock);
+
+}  // namespace sluice::exec

@@ -1,0 +1,16 @@
+#include "runtime/exec/cuda_error.h"
+
+#include <cuda_runtime_api.h>
+
+#include "runtime/core/result.h"
+
+namespace sluice::exec {
+
+void check_cuda(int result, const std::string& what) {
+  const auto error = static_cast<cudaError_t>(result);
+  if (error == cudaSuccess) return;
+  throw RunError({ErrorCode::io, what + ": " + cudaGetErrorName(error) + ", " + cudaGetErrorString(error),
+                  "look for messages of the driver with `dmesg | grep -i nvrm`; the last checkpoint is intact"});
+}
+
+}  // namespace sluice::exec

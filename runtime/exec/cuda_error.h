@@ -1,0 +1,11 @@
+// Results of the CUDA runtime as RunErrors.
+#pragma once
+
+#include <string>
+
+namespace sluice::exec {
+
+// `result`: a cudaError_t. `what` was tried. Throws RunError unless it is cudaSuccess.
+void check_cuda(int result, const std::string& what);
+
+}  // namespace sluice::exec
