@@ -64,6 +64,9 @@ std::vector<std::string> resolve_lora_targets(const DecoderSpec& spec, const std
 // Groups: full fine-tuning: "embedding", "layer.i", "head" (final norm; the projection too when untied), all trainable.
 // With an adapter those are frozen and each layer has one more, "layer.i.adapter", trainable, with peft's names
 // ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").
-Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype);
+// The model keeps `ops`, the arithmetic of the device that it will run on (models/ops/ops.h).
+class Ops;
+Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype,
+                    std::shared_ptr<Ops> ops);
 
 }  // namespace sluice::models

@@ -7,8 +7,10 @@
 
 namespace sluice::models {
 
-Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype) {
+Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype,
+                    std::shared_ptr<Ops> ops) {
   Model model;
+  model.context = ops;
   model.groups = decoder_groups(spec, adapter);
   model.compute_dtype = compute_dtype;
   model.hidden = spec.hidden;
@@ -18,9 +20,9 @@ Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& a
   const auto rope = std::make_shared<RopeTable>(spec.rope, spec.head_dim, compute_dtype);
 
   int group = 0;
-  model.blocks.push_back(make_embedding_program(spec, group, *layout(group), compute_dtype));
+  model.blocks.push_back(make_embedding_program(*ops, spec, group, *layout(group), compute_dtype));
   for (int64_t i = 0; i < spec.layers; ++i) {
-    LayerSetup layer{spec, adapter, compute_dtype, i, {++group}, {layout(group)}, rope};
+    LayerSetup layer{spec, adapter, compute_dtype, i, {++group}, {layout(group)}, rope, ops.get()};
     if (adapter) {
       layer.groups.push_back(++group);
       layer.layouts.push_back(layout(group));
@@ -28,7 +30,7 @@ Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& a
     model.blocks.push_back(make_layer_program(layer));
   }
   const int head = group + 1;
-  HeadSetup setup{spec, compute_dtype, {head}, {layout(head)}};
+  HeadSetup setup{spec, compute_dtype, {head}, {layout(head)}, ops.get()};
   if (spec.tied_head) {
     setup.groups.insert(setup.groups.begin(), 0);
     setup.layouts.insert(setup.layouts.begin(), layout(0));

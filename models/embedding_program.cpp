@@ -1,17 +1,13 @@
 #include "models/embedding_program.h"
 
-#include <cstring>
-
-#include "models/ops/kernels.h"
-#include "models/ops/scratch.h"
-
 namespace sluice::models {
 namespace {
 
 class Embedding final : public BlockProgram {
  public:
-  Embedding(const DecoderSpec& spec, int group, const ParameterGroup& layout, Dtype dtype)
-      : groups_{group},
+  Embedding(const Ops& ops, const DecoderSpec& spec, int group, const ParameterGroup& layout, Dtype dtype)
+      : ops_(ops),
+        groups_{group},
         elements_(layout.elements),
         trainable_(layout.trainable),
         hidden_(spec.hidden),
@@ -39,22 +35,22 @@ class Embedding final : public BlockProgram {
   }
 
   void forward(const ForwardArgs& args) const override {
-    kernels(dtype_).gather_rows(args.parameters[0], args.batch->token_ids.data(), args.output, args.batch->tokens,
-                                hidden_);
+    ops_.kernels(dtype_).gather_rows(args.parameters[0], ops_.numbers(*args.batch).token_ids, args.output,
+                                     args.batch->tokens, hidden_);
   }
 
   void backward(const BackwardArgs& args) const override {
     if (args.gradients[0] == nullptr) return;
     Scratch scratch(args.workspace);
     auto* order = scratch.take_as<int32_t>(Dtype::i32, args.batch->tokens);
-    if (args.accumulate[0] == 0)
-      std::memset(args.gradients[0], 0, static_cast<size_t>(elements_ * size_of(args.gradient_dtype)));
-    scatter_add_rows(args.output_gradient, dtype_, args.batch->token_ids.data(), args.batch->tokens, hidden_, padding_,
-                     args.gradients[0], args.gradient_dtype, order);
+    if (args.accumulate[0] == 0) ops_.clear(args.gradients[0], elements_ * size_of(args.gradient_dtype));
+    ops_.scatter_add_rows(dtype_, args.output_gradient, *args.batch, hidden_, padding_, args.gradients[0],
+                          args.gradient_dtype, order);
   }
 
  private:
   const std::string name_ = "embedding";
+  const Ops& ops_;
   std::vector<int> groups_;
   int64_t elements_;
   bool trainable_;
@@ -65,9 +61,9 @@ class Embedding final : public BlockProgram {
 
 }  // namespace
 
-std::unique_ptr<BlockProgram> make_embedding_program(const DecoderSpec& spec, int group, const ParameterGroup& layout,
-                                                     Dtype compute_dtype) {
-  return std::make_unique<Embedding>(spec, group, layout, compute_dtype);
+std::unique_ptr<BlockProgram> make_embedding_program(const Ops& ops, const DecoderSpec& spec, int group,
+                                                     const ParameterGroup& layout, Dtype compute_dtype) {
+  return std::make_unique<Embedding>(ops, spec, group, layout, compute_dtype);
 }
 
 }  // namespace sluice::models

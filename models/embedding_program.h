@@ -4,11 +4,12 @@
 #include <memory>
 
 #include "models/decoder.h"
-#include "models/program.h"
+#include "models/ops/ops.h"
 
 namespace sluice::models {
 
-std::unique_ptr<BlockProgram> make_embedding_program(const DecoderSpec& spec, int group, const ParameterGroup& layout,
-                                                     Dtype compute_dtype);
+// `ops` must outlive the program.
+std::unique_ptr<BlockProgram> make_embedding_program(const Ops& ops, const DecoderSpec& spec, int group,
+                                                     const ParameterGroup& layout, Dtype compute_dtype);
 
 }  // namespace sluice::models

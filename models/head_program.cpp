@@ -1,19 +1,13 @@
 #include "models/head_program.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "models/decoder_groups.h"
-#include "models/ops/gemm.h"
 #include "models/ops/gradient_writer.h"
-#include "models/ops/kernels.h"
-#include "models/ops/scratch.h"
 
 namespace sluice::models {
 namespace {
 
-// A chunk of logits stays near the caches' reach and far below the full [N, V].
-constexpr int64_t kLogitsBytes = 48 << 20;
 // Rows of the vocabulary whose weight gradient passes through the temporary at once.
 constexpr int64_t kVocabularyRows = 8192;
 
@@ -28,7 +22,11 @@ struct Pieces {
 class Head final : public HeadProgram {
  public:
   explicit Head(const HeadSetup& setup)
-      : spec_(setup.spec), dtype_(setup.compute_dtype), k_(kernels(setup.compute_dtype)), groups_(setup.groups) {
+      : spec_(setup.spec),
+        dtype_(setup.compute_dtype),
+        ops_(*setup.ops),
+        k_(ops_.kernels(setup.compute_dtype)),
+        groups_(setup.groups) {
     for (const ParameterGroup* layout : setup.layouts) layouts_.push_back(*layout);
     projection_ = offset_of(layouts_[0], spec_.tied_head ? "model.embed_tokens.weight" : "lm_head.weight");
     norm_ = offset_of(layouts_.back(), "model.norm.weight");
@@ -56,28 +54,23 @@ class Head final : public HeadProgram {
   }
 
   void forward(const ForwardArgs&) const override { SLUICE_CHECK(false, "the head computes a loss: call loss()"); }
-  void backward(const BackwardArgs& args) const override { loss(args); }
+  void backward(const BackwardArgs&) const override { SLUICE_CHECK(false, "the head computes a loss: call loss()"); }
 
-  double loss(const BackwardArgs& args) const override {
+  void loss(const BackwardArgs& args, OpReport& report) const override {
     const MicroBatch& batch = *args.batch;
     Scratch scratch(args.workspace);
     const Pieces p = cut(scratch, batch.tokens);
-    int64_t supervised = 0;
-    for (int64_t i = 0; i < batch.tokens; ++i)
-      if (batch.labels[static_cast<size_t>(i)] >= 0) {
-        p.rows[supervised] = static_cast<int32_t>(i);
-        p.labels[supervised++] = batch.labels[static_cast<size_t>(i)];
-      }
-    if (args.input_gradient != nullptr)
-      std::memset(args.input_gradient, 0, static_cast<size_t>(batch.tokens * spec_.hidden * size_of(dtype_)));
-    double sum = 0;
-    bool first = true;
-    // At least one round, so that gradients are written even when nothing is supervised.
-    for (int64_t begin = 0; begin < supervised || first; begin += chunk_rows()) {
-      sum += chunk_loss(args, p, begin, std::min(chunk_rows(), supervised - begin), first);
-      first = false;
-    }
-    return sum;
+    const SupervisedTokens supervised = ops_.supervised(batch, p.rows, p.labels);
+    if (args.input_gradient != nullptr) ops_.clear(args.input_gradient, batch.tokens * spec_.hidden * size_of(dtype_));
+    // At least one round, so that loss and gradients are written even when nothing is supervised.
+    Chunk chunk{0, 0, nullptr, nullptr};
+    do {
+      chunk.count = std::min(chunk_rows(), supervised.count - chunk.begin);
+      chunk.rows = supervised.rows + chunk.begin;
+      chunk.labels = supervised.labels + chunk.begin;
+      add_chunk(args, p, chunk, report);
+      chunk.begin += chunk_rows();
+    } while (chunk.begin < supervised.count);
   }
 
   void logits(const void* input, std::span<const int32_t> rows, std::span<const void* const> parameters,
@@ -97,12 +90,19 @@ class Head final : public HeadProgram {
     return tensor->offset;
   }
   int64_t chunk_rows() const {
-    return std::max<int64_t>(64, round_down(kLogitsBytes / (spec_.vocabulary * size_of(dtype_)), 64));
+    return std::max<int64_t>(64, round_down(ops_.logits_tile().count / (spec_.vocabulary * size_of(dtype_)), 64));
   }
   const void* weight(std::span<const void* const> parameters, size_t group, int64_t offset) const {
     return static_cast<const std::byte*>(parameters[group]) + offset * size_of(dtype_);
   }
   size_t norm_group() const { return groups_.size() - 1; }
+
+  // Supervised tokens whose logits exist at the same time.
+  struct Chunk {
+    int64_t begin, count;
+    const int32_t *rows, *labels;
+    bool first() const { return begin == 0; }
+  };
 
   Pieces cut(Scratch& s, int64_t tokens_max) const {
     const int64_t rows = std::min(tokens_max, chunk_rows()), c = spec_.hidden;
@@ -125,45 +125,44 @@ class Head final : public HeadProgram {
     k_.gather_rows(input, rows, p.gathered, count, c);
     k_.rms_norm(p.gathered, nullptr, weight(parameters, norm_group(), norm_), p.normed, count, c,
                 static_cast<float>(spec_.norm_epsilon));
-    multiply_by_transposed(dtype_, {p.normed, count, c}, {weight(parameters, 0, projection_), spec_.vocabulary, c},
-                           {p.logits});
+    ops_.multiply_by_transposed(dtype_, {p.normed, count, c}, {weight(parameters, 0, projection_), spec_.vocabulary, c},
+                                {p.logits});
   }
 
-  double chunk_loss(const BackwardArgs& args, const Pieces& p, int64_t begin, int64_t count, bool first) const {
+  void add_chunk(const BackwardArgs& args, const Pieces& p, const Chunk& chunk, OpReport& report) const {
     const bool wants_gradient =
         args.input_gradient != nullptr ||
         std::any_of(args.gradients.begin(), args.gradients.end(), [](const void* g) { return g != nullptr; });
-    if (count <= 0) {
-      if (wants_gradient) write_weight_gradients(args, p, 0, first);
-      return 0;
+    const int64_t v = spec_.vocabulary, c = spec_.hidden, count = chunk.count;
+    const Store store = chunk.first() ? Store::overwrite : Store::accumulate;
+    if (count > 0) {
+      project(args.input, chunk.rows, count, args.parameters, p);
+      k_.cross_entropy(p.logits, chunk.labels, p.losses, static_cast<float>(args.batch->loss_scale), wants_gradient,
+                       count, v);
     }
-    const int64_t v = spec_.vocabulary, c = spec_.hidden;
-    project(args.input, p.rows + begin, count, args.parameters, p);
-    k_.cross_entropy(p.logits, p.labels + begin, p.losses, static_cast<float>(args.batch->loss_scale), wants_gradient,
-                     count, v);
-    double sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += p.losses[i];
-    if (!wants_gradient) return sum;
-    multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, 0, projection_), v, c}, {p.normed_gradient});
-    k_.rms_norm_backward(p.gathered, weight(args.parameters, norm_group(), norm_), p.normed_gradient, nullptr,
-                         p.normed_gradient, p.runs, count, c, static_cast<float>(spec_.norm_epsilon));
-    write_weight_gradients(args, p, count, first);
-    if (args.input_gradient != nullptr)
-      k_.scatter_rows(p.normed_gradient, p.rows + begin, args.input_gradient, count, c);
-    return sum;
+    ops_.sum_losses(p.losses, count, store, report.loss_sum);
+    if (!wants_gradient) return;
+    if (count > 0) {
+      ops_.multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, 0, projection_), v, c}, {p.normed_gradient});
+      k_.rms_norm_backward(p.gathered, weight(args.parameters, norm_group(), norm_), p.normed_gradient, nullptr,
+                           p.normed_gradient, p.runs, count, c, static_cast<float>(spec_.norm_epsilon));
+    }
+    write_weight_gradients(args, p, count, store);
+    if (count > 0 && args.input_gradient != nullptr)
+      k_.scatter_rows(p.normed_gradient, chunk.rows, args.input_gradient, count, c);
   }
 
   // The first chunk of the first block to add writes; all others add.
-  void write_weight_gradients(const BackwardArgs& args, const Pieces& p, int64_t count, bool first) const {
+  void write_weight_gradients(const BackwardArgs& args, const Pieces& p, int64_t count, Store store) const {
     const int64_t v = spec_.vocabulary, c = spec_.hidden;
     const auto writer = [&](size_t group) {
-      const bool adds = args.accumulate[group] != 0 || !first;
-      return GradientWriter(layouts_[group], args.gradients[group], args.gradient_dtype, dtype_,
-                            adds ? Store::accumulate : Store::overwrite, p.product);
+      GradientTarget target = target_of(args, group);
+      if (store == Store::accumulate) target.store = store;
+      return GradientWriter(ops_, layouts_[group], target, dtype_, p.product);
     };
     GradientWriter projection = writer(0);
-    if (count == 0 && projection.wanted() && first && args.accumulate[0] == 0)
-      std::memset(args.gradients[0], 0, static_cast<size_t>(layouts_[0].elements * size_of(args.gradient_dtype)));
+    if (count == 0 && projection.wanted() && args.accumulate[0] == 0)
+      ops_.clear(args.gradients[0], layouts_[0].elements * size_of(args.gradient_dtype));
     if (count > 0)
       for (int64_t row = 0; row < v; row += kVocabularyRows) {
         const int64_t rows = std::min(kVocabularyRows, v - row);
@@ -181,6 +180,7 @@ class Head final : public HeadProgram {
   const std::string name_ = "head";
   DecoderSpec spec_;
   Dtype dtype_;
+  const Ops& ops_;
   const Kernels& k_;
   std::vector<int> groups_;
   std::vector<ParameterGroup> layouts_;

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "models/decoder.h"
-#include "models/program.h"
+#include "models/ops/ops.h"
 
 namespace sluice::models {
 
@@ -15,6 +15,7 @@ struct HeadSetup {
   // The group that holds the projection comes first: the embedding's when tied; then the head's own when tied.
   std::vector<int> groups;
   std::vector<const ParameterGroup*> layouts;
+  const Ops* ops = nullptr;  // must outlive the program
 };
 
 // Layouts are read, not kept.

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 
-#include "models/ops/kernels.h"
-
 namespace sluice::models {
 namespace {
 
 struct Cutter {
+  const Ops& ops;
   Scratch& scratch;
   const LayerSizes& s;
   const AdapterSet& adapters;
@@ -33,7 +32,7 @@ struct Cutter {
     const int64_t phase = scratch.mark();
     p.normed_input = take(s.hidden);
     cut_attention_slots();
-    p.attention = cut_attention(scratch, Pass::forward, s.dtype, s.attention, n);
+    p.attention = ops.cut_attention(scratch, Pass::forward, s.dtype, s.attention, n);
     scratch.rewind(phase);
     p.normed_residual = take(s.hidden);
     if (!has(kGateUp)) p.gate_up = take(2 * s.ffn);
@@ -54,7 +53,8 @@ struct Cutter {
     }
     const int64_t phase = scratch.mark();
     p.normed_input = take(s.hidden);
-    if (!has_attention(kept)) p.recovered_attention = cut_attention(scratch, Pass::forward, s.dtype, s.attention, n);
+    if (!has_attention(kept))
+      p.recovered_attention = ops.cut_attention(scratch, Pass::forward, s.dtype, s.attention, n);
     scratch.rewind(phase);
     p.normed_residual = take(s.hidden);
     if (!has(kGateUp)) p.gate_up = take(2 * s.ffn);
@@ -66,7 +66,7 @@ struct Cutter {
     p.normed_input_again = take(s.hidden);
     p.attention_gradient = take(s.attention_width());
     p.qkv_gradient = take(s.attention.row());
-    p.attention = cut_attention(scratch, Pass::backward, s.dtype, s.attention, n);
+    p.attention = ops.cut_attention(scratch, Pass::backward, s.dtype, s.attention, n);
   }
 };
 
@@ -76,9 +76,9 @@ bool has_attention(std::span<const uint8_t> kept) {
   return !kept.empty() && kept[kAttentionOutput] != 0 && kept[kLogSumExp] != 0;
 }
 
-LayerPieces cut_layer(Scratch& scratch, Pass pass, const LayerSizes& sizes, const AdapterSet& adapters, int64_t tokens,
-                      std::span<const uint8_t> kept) {
-  Cutter cutter{scratch, sizes, adapters, tokens, kept};
+LayerPieces cut_layer(const Ops& ops, Scratch& scratch, Pass pass, const LayerSizes& sizes, const AdapterSet& adapters,
+                      int64_t tokens, std::span<const uint8_t> kept) {
+  Cutter cutter{ops, scratch, sizes, adapters, tokens, kept};
   pass == Pass::forward ? cutter.cut_forward() : cutter.cut_backward();
   return cutter.p;
 }

@@ -6,8 +6,7 @@
 #include <span>
 
 #include "models/ops/adapter.h"
-#include "models/ops/attention.h"
-#include "models/ops/scratch.h"
+#include "models/ops/ops.h"
 
 namespace sluice::models {
 
@@ -41,8 +40,8 @@ struct LayerPieces {
 };
 
 // `kept`: one per slot; empty: none is.
-LayerPieces cut_layer(Scratch& scratch, Pass pass, const LayerSizes& sizes, const AdapterSet& adapters, int64_t tokens,
-                      std::span<const uint8_t> kept);
+LayerPieces cut_layer(const Ops& ops, Scratch& scratch, Pass pass, const LayerSizes& sizes, const AdapterSet& adapters,
+                      int64_t tokens, std::span<const uint8_t> kept);
 
 // Attention gives its output and its log-sum-exp together: one without the other is as good as neither.
 bool has_attention(std::span<const uint8_t> kept);

@@ -6,9 +6,7 @@
 
 #include "models/decoder_groups.h"
 #include "models/layer_pieces.h"
-#include "models/ops/gemm.h"
 #include "models/ops/gradient_writer.h"
-#include "models/ops/kernels.h"
 
 namespace sluice::models {
 namespace {
@@ -45,7 +43,8 @@ class Layer final : public LayerProgram {
       : name_("layer." + std::to_string(setup.layer)),
         spec_(setup.spec),
         dtype_(setup.compute_dtype),
-        k_(kernels(setup.compute_dtype)),
+        ops_(*setup.ops),
+        k_(ops_.kernels(setup.compute_dtype)),
         groups_(setup.groups),
         layer_group_(*setup.layouts[0]),
         w_(offsets_of(*setup.layouts[0], setup.layer)),
@@ -54,7 +53,7 @@ class Layer final : public LayerProgram {
                                    spec_.sliding_window[static_cast<size_t>(setup.layer)],
                                    1.0f / std::sqrt(static_cast<float>(spec_.head_dim))};
     sizes_ = {dtype_, attention, spec_.hidden, spec_.ffn, spec_.qk_norm, layer_group_.trainable};
-    if (setup.adapter) adapters_ = AdapterSet(spec_, *setup.adapter, *setup.layouts[1], setup.layer, dtype_);
+    if (setup.adapter) adapters_ = AdapterSet(ops_, spec_, *setup.adapter, *setup.layouts[1], setup.layer, dtype_);
     set_costs();
   }
 
@@ -65,7 +64,7 @@ class Layer final : public LayerProgram {
 
   Bytes workspace_bytes(Pass pass, int64_t tokens_max, std::span<const uint8_t> kept) const override {
     Scratch measure;
-    cut_layer(measure, pass, sizes_, adapters_, tokens_max, kept);
+    cut_layer(ops_, measure, pass, sizes_, adapters_, tokens_max, kept);
     return measure.used();
   }
 
@@ -168,14 +167,14 @@ class Layer final : public LayerProgram {
 
   LayerPieces forward_pieces(const ForwardArgs& args) const {
     Scratch scratch(args.workspace);
-    LayerPieces p = cut_layer(scratch, Pass::forward, sizes_, adapters_, args.batch->tokens, present(args.slots));
+    LayerPieces p = cut_layer(ops_, scratch, Pass::forward, sizes_, adapters_, args.batch->tokens, present(args.slots));
     use_slots(p, args.slots);
     return p;
   }
   LayerPieces backward_pieces(const BackwardArgs& args) const {
     Scratch scratch(args.workspace);
     const std::vector<uint8_t> kept = present(args.slots);
-    LayerPieces p = cut_layer(scratch, Pass::backward, sizes_, adapters_, args.batch->tokens, kept);
+    LayerPieces p = cut_layer(ops_, scratch, Pass::backward, sizes_, adapters_, args.batch->tokens, kept);
     std::vector<void*> slots;
     for (const void* slot : args.slots) slots.push_back(const_cast<void*>(slot));  // read only from here on
     if (!has_attention(kept)) slots[kAttentionOutput] = slots[kLogSumExp] = nullptr;
@@ -213,7 +212,7 @@ class Layer final : public LayerProgram {
     const void* at(int64_t offset) const { return weights + offset * size_of(l.dtype_); }
     // y = x w^T + bias, x [N, in], w [out, in].
     void linear(const void* x, int64_t in, int64_t weight, int64_t bias, int64_t out, void* y) const {
-      multiply_by_transposed(l.dtype_, {x, n(), in}, {at(weight), out, in}, {y});
+      l.ops_.multiply_by_transposed(l.dtype_, {x, n(), in}, {at(weight), out, in}, {y});
       if (bias >= 0) l.k_.add_bias(y, at(bias), n(), out);
     }
     void adapt(Projection projection, const void* x, void* y, Columns columns, const LayerPieces& p) const {
@@ -236,17 +235,18 @@ class Layer final : public LayerProgram {
     // Without q/k norm the slot is rotated already.
     void rotate(const LayerPieces& p) const {
       if (!l.spec_.qk_norm) return;
-      std::memcpy(p.qkv, p.raw_qkv, static_cast<size_t>(n() * l.sizes_.attention.row() * size_of(l.dtype_)));
+      l.ops_.copy(p.qkv, p.raw_qkv, n() * l.sizes_.attention.row() * size_of(l.dtype_));
       l.k_.head_norm(p.qkv, at(l.w_.q_norm), p.qkv, l.query_heads(), n(), l.epsilon());
       l.k_.head_norm(p.qkv, at(l.w_.k_norm), p.qkv, l.key_heads(), n(), l.epsilon());
       rotate_in_place(p.qkv, 1);
     }
     void rotate_in_place(void* qkv, float direction) const {
       const int32_t last = *std::max_element(batch.positions.begin(), batch.positions.end());
-      l.k_.rope(qkv, l.rotated_heads(), batch.positions.data(), l.rope_->angles(last + 1), direction, n());
+      l.k_.rope(qkv, l.rotated_heads(), l.ops_.numbers(batch).positions, l.ops_.angles(*l.rope_, last + 1), direction,
+                n());
     }
     void attend(const LayerPieces& p, const AttentionScratch& scratch) const {
-      attention(l.dtype_, l.sizes_.attention, batch.document_starts, p.qkv, p.attention_output, p.log_sum_exp, scratch);
+      l.ops_.attention(l.dtype_, l.sizes_.attention, batch, p.qkv, p.attention_output, p.log_sum_exp, scratch);
     }
     // residual = x + o(attention); then its norm.
     void add_attention(const void* x, const LayerPieces& p) const {
@@ -295,16 +295,13 @@ class Layer final : public LayerProgram {
   }
 
   GradientWriter base_writer(const BackwardArgs& args, const LayerPieces& p) const {
-    return {layer_group_,
-            frozen_base() ? nullptr : args.gradients[0],
-            args.gradient_dtype,
-            dtype_,
-            args.accumulate[0] != 0 ? Store::accumulate : Store::overwrite,
-            p.product};
+    GradientTarget target = target_of(args, 0);
+    if (frozen_base()) target.data = nullptr;
+    return {ops_, layer_group_, target, dtype_, p.product};
   }
   AdapterGradients adapter_gradients(const BackwardArgs& args, const LayerPieces& p) const {
     if (args.gradients.size() < 2) return {};
-    return adapters_.gradients(args.gradients[1], args.gradient_dtype, args.accumulate[1] != 0, p.adapter);
+    return adapters_.gradients(target_of(args, 1), p.adapter);
   }
 
   // Of y = x w^T + bias: dw and dbias.
@@ -323,7 +320,7 @@ class Layer final : public LayerProgram {
     const auto adapt = [&](Projection projection, const void* x, const void* gradient, Columns columns, void* dx) {
       adapters_.backward(projection, *args.batch, run.adapter_weights, x, gradient, columns, dx, adapters, p.adapter);
     };
-    multiply(dtype_, {dy, n, c}, {run.at(w_.down), c, f}, {p.activated_gradient});
+    ops_.multiply(dtype_, {dy, n, c}, {run.at(w_.down), c, f}, {p.activated_gradient});
     if (adapters_.targets(Projection::down)) {
       k_.swiglu(p.gate_up, p.activated, n, f);
       adapt(Projection::down, p.activated, dy, {c, 0}, p.activated_gradient);
@@ -332,7 +329,7 @@ class Layer final : public LayerProgram {
     linear_gradients(base, p, {dy, n, c}, {p.activated, n, f}, w_.down, w_.down_bias);
 
     const Matrix gate_up{p.gate_up_gradient, n, 2 * f};
-    multiply(dtype_, gate_up, {run.at(w_.gate_up), 2 * f, c}, {p.normed_gradient});
+    ops_.multiply(dtype_, gate_up, {run.at(w_.gate_up), 2 * f, c}, {p.normed_gradient});
     adapt(Projection::gate, p.normed_residual, gate_up.data, {2 * f, 0}, p.normed_gradient);
     adapt(Projection::up, p.normed_residual, gate_up.data, {2 * f, f}, p.normed_gradient);
     linear_gradients(base, p, gate_up, {p.normed_residual, n, c}, w_.gate_up, w_.gate_up_bias);
@@ -346,13 +343,13 @@ class Layer final : public LayerProgram {
                           AdapterGradients& adapters) const {
     const int64_t n = run.n(), c = spec_.hidden, width = sizes_.attention_width();
     const void* dy = p.residual_gradient;
-    multiply(dtype_, {dy, n, c}, {run.at(w_.o), c, width}, {p.attention_gradient});
+    ops_.multiply(dtype_, {dy, n, c}, {run.at(w_.o), c, width}, {p.attention_gradient});
     adapters_.backward(Projection::o, *args.batch, run.adapter_weights, p.attention_output, dy, {c, 0},
                        p.attention_gradient, adapters, p.adapter);
     linear_gradients(base, p, {dy, n, c}, {p.attention_output, n, width}, w_.o, w_.o_bias);
 
-    sluice::models::attention_backward(dtype_, sizes_.attention, args.batch->document_starts, p.qkv, p.attention_output,
-                                       p.log_sum_exp, p.attention_gradient, p.qkv_gradient, p.attention);
+    ops_.attention_backward(dtype_, sizes_.attention, *args.batch, p.qkv, p.attention_output, p.log_sum_exp,
+                            p.attention_gradient, p.qkv_gradient, p.attention);
     run.rotate_in_place(p.qkv_gradient, -1);
     if (spec_.qk_norm) backward_qk_norm(run, p, base);
     backward_qkv(run, args, p, base, adapters);
@@ -375,7 +372,7 @@ class Layer final : public LayerProgram {
     linear_gradients(base, p, gradient, {p.normed_input_again, n, c}, w_.qkv, w_.qkv_bias);
     // The norm's own gradient needs it even when nobody wants the input's.
     void* into = args.input_gradient != nullptr || base.wanted() ? p.normed_gradient : nullptr;
-    if (into != nullptr) multiply(dtype_, gradient, {run.at(w_.qkv), row, c}, {into});
+    if (into != nullptr) ops_.multiply(dtype_, gradient, {run.at(w_.qkv), row, c}, {into});
     for (const auto& [projection, column] : {std::pair{Projection::q, int64_t{0}}, std::pair{Projection::k, width},
                                              std::pair{Projection::v, width + sizes_.kv_width()}})
       adapters_.backward(projection, *args.batch, run.adapter_weights, p.normed_input_again, p.qkv_gradient,
@@ -397,6 +394,7 @@ class Layer final : public LayerProgram {
   std::string name_;
   DecoderSpec spec_;
   Dtype dtype_;
+  const Ops& ops_;
   const Kernels& k_;
   std::vector<int> groups_;
   ParameterGroup layer_group_;

@@ -5,8 +5,7 @@
 #include <memory>
 
 #include "models/decoder.h"
-#include "models/ops/rope_table.h"
-#include "models/program.h"
+#include "models/ops/ops.h"
 
 namespace sluice::models {
 
@@ -18,6 +17,7 @@ struct LayerSetup {
   std::vector<int> groups;                     // of the model: the layer's, then its adapter's
   std::vector<const ParameterGroup*> layouts;  // the same, for offsets
   std::shared_ptr<RopeTable> rope;             // shared by all layers: they have the same angles
+  const Ops* ops = nullptr;                    // must outlive the program
 };
 
 // Layouts are read, not kept.

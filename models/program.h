@@ -46,6 +46,29 @@ struct MicroBatch {
 
 enum class Pass { forward, backward };
 
+// What an op leaves for the host to read once it has ended.
+struct OpReport {
+  double loss_sum = 0;      // of the head: over supervised tokens, of -log p(label), not scaled
+  uint32_t not_finite = 0;  // not zero: an element was not
+};
+
+// What programs share with who runs them. The base class serves the host: an op has ended when its call returns. On a
+// GPU calls only enqueue, on the stream of the calling thread.
+class ProgramContext {
+ public:
+  virtual ~ProgramContext() = default;
+  // Makes the numbers of micro-batches reachable for kernels, until the next call. No op may be running. A micro-batch
+  // given to a program is one of these, known by its `index`, which is its place in the list.
+  virtual void place(std::span<const MicroBatch>) {}
+  // Reports that ops may write and the host may read, all zero, until the next call. No op may be running.
+  virtual std::span<OpReport> reports(size_t count);
+  // Marks the report when an element is infinite or no number.
+  virtual void check_finite(const void* elements, int64_t count, Dtype dtype, OpReport& report) const;
+
+ private:
+  std::vector<OpReport> reports_;
+};
+
 struct ForwardArgs {
   const MicroBatch* batch = nullptr;
   const void* input = nullptr;              // [N, C]; null for the embedding
@@ -112,16 +135,16 @@ class BlockProgram {
 // in chunks: full logits never exist.
 class HeadProgram : public BlockProgram {
  public:
-  // Sum over supervised tokens of -log p(label) (not scaled), in double. BackwardArgs as above
-  // (output_gradient null); gradients are of loss_scale * sum. With no gradients and no input_gradient: loss only.
-  virtual double loss(const BackwardArgs& args) const = 0;
+  // Sets report.loss_sum. BackwardArgs as above (output_gradient null); gradients are of loss_scale * sum. With no
+  // gradients and no input_gradient: loss only.
+  virtual void loss(const BackwardArgs& args, OpReport& report) const = 0;
   // logits_RV: [rows, V] fp32 for the given rows of input [N, C].
   virtual void logits(const void* input, std::span<const int32_t> rows, std::span<const void* const> parameters,
                       float* logits_RV, std::span<std::byte> workspace) const = 0;
   virtual int64_t vocabulary() const = 0;
 };
 
-// Generation: one layer, one sequence, keys and values of earlier positions cached.
+// Generation, in host memory: one layer, one sequence, keys and values of earlier positions cached.
 class LayerProgram : public BlockProgram {
  public:
   virtual Bytes cache_bytes(int64_t positions_max) const = 0;
@@ -131,6 +154,8 @@ class LayerProgram : public BlockProgram {
 };
 
 struct Model {
+  // Programs refer to it. Shared, so that copies of what describes a device may outlive one model.
+  std::shared_ptr<ProgramContext> context = std::make_shared<ProgramContext>();
   std::vector<ParameterGroup> groups;
   std::vector<std::unique_ptr<BlockProgram>> blocks;  // embedding, layers, head (a HeadProgram)
   Dtype compute_dtype = Dtype::f32;

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <random>
 
+#include "models/ops/ops.h"
+
 namespace sluice::bench {
 
 using models::BlockProgram;
@@ -52,7 +54,7 @@ void fill_weights(const ParameterGroup& group, Dtype dtype, std::byte* at, std::
 
 MemoryModel::MemoryModel(const models::DecoderSpec& spec, const std::optional<models::AdapterSpec>& adapter,
                          Dtype compute_dtype, int64_t documents, int64_t document_tokens, Keep keep)
-    : model_(models::build_decoder(spec, adapter, compute_dtype)), keep_(keep) {
+    : model_(models::build_decoder(spec, adapter, compute_dtype, models::cpu_ops())), keep_(keep) {
   const int64_t tokens = documents * document_tokens, each = size_of(compute_dtype);
   std::minstd_rand random(1);
   for (int64_t i = 0; i < tokens; ++i) {
@@ -139,9 +141,9 @@ double MemoryModel::backward(size_t b) {
                                   model_.compute_dtype,
                                   slots,
                                   workspace_->span()};
-  if (head) return model_.head().loss(args);
-  block.backward(args);
-  return 0;
+  models::OpReport report;
+  head ? model_.head().loss(args, report) : block.backward(args);
+  return report.loss_sum;
 }
 
 double MemoryModel::run() {

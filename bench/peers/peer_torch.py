@@ -20,11 +20,13 @@ def arguments():
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--lora-r", type=int, default=16)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     return parser.parse_args()
 
 
 def load_model(options):
-    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
+    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).to(options.device)
     model.config.use_cache = False
     if options.method == "lora":
         import peft
@@ -32,7 +34,10 @@ def load_model(options):
         model = peft.get_peft_model(
             model, peft.LoraConfig(r=options.lora_r, lora_alpha=2 * options.lora_r, target_modules="all-linear",
                                    task_type="CAUSAL_LM"))
-    return model.train()
+    model.train()
+    if options.compile:
+        model.compile()
+    return model
 
 
 def main():
@@ -49,7 +54,7 @@ def main():
         with log:
             loss_sum = 0.0
             for _ in range(options.accumulation):
-                ids = next(micro_batches)
+                ids = next(micro_batches).to(options.device)
                 loss = model(input_ids=ids, labels=ids).loss / options.accumulation
                 loss.backward()
                 loss_sum += loss.item()

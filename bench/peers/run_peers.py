@@ -3,6 +3,7 @@
 
     python bench/peers/run_peers.py setup                             # once: DeepSpeed in a venv of its own
     python bench/peers/run_peers.py run --sluice build/release/sluice --rounds 2
+    python bench/peers/run_peers.py run --device cuda --shape qwen2.5-1.5b --sequence 2048 --rows 4 --accumulation 1
 
 SmolLM2-135M's shape with random weights, bf16, rows of 512 tokens, 2 rows per micro-batch, 1 and 4 accumulation
 steps. Each round runs every side once; a figure is the median over steps 3 and on of all rounds. Exit code 1 when a
@@ -45,7 +46,7 @@ class Bar:
     ratio: float
 
 
-BARS = (
+BARS = {"cpu": (
     Bar("sluice disk", "deepspeed nvme", 1, 2.0),
     Bar("sluice disk", "deepspeed nvme", 4, 1.7),
     Bar("sluice memory", "transformers", 1, 1.25),
@@ -53,7 +54,18 @@ BARS = (
     Bar("sluice lora", "peft lora", 1, 1.25),
     Bar("sluice lora", "peft lora", 4, 1.25),
     Bar("sluice disk", "sluice memory", 4, 0.95),
-)
+), "cuda": (
+    Bar("sluice memory", "transformers", 1, 1.25),
+    Bar("sluice memory", "transformers compiled", 1, 1.05),
+    Bar("sluice lora", "peft lora", 1, 1.25),
+    Bar("sluice lora", "peft lora compiled", 1, 1.05),
+)}
+# What torch.compile wins on a CPU is not what these benches are about.
+SIDES_BY_DEVICE = {
+    "cpu": ["sluice disk", "deepspeed nvme", "sluice memory", "transformers", "sluice lora", "peft lora"],
+    "cuda": ["sluice memory", "transformers", "transformers compiled", "sluice lora", "peft lora",
+             "peft lora compiled"],
+}
 
 
 # --- set-up
@@ -76,9 +88,15 @@ def set_up():
     print(f"{PEERS}: ready")
 
 
-def peer_environment():
+def peers_python():
+    """The venv that `setup` made. Without one the peers that this Python has can be run all the same."""
+    python = PEERS / "bin" / "python"
+    return python if python.exists() else Path(sys.executable)
+
+
+def peer_environment(device="cpu"):
     path = os.pathsep.join([str(PEERS / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, "PATH": path, "DS_ACCELERATOR": device, "TOKENIZERS_PARALLELISM": "false"}
 
 
 # --- the sides
@@ -97,11 +115,20 @@ class Bench:
         return self.work / f"rows-{accumulation}.jsonl"
 
     def peer(self, script, accumulation, *extra):
-        command = [PEERS / "bin" / "python", HERE / script, "--model", self.model, "--data", self.data(accumulation),
+        command = [peers_python(), HERE / script, "--model", self.model, "--data", self.data(accumulation),
                    "--rows", self.options.rows, "--accumulation", accumulation, "--steps", self.options.steps,
                    "--learning-rate", LEARNING_RATE, "--threads", self.options.threads, *extra]
-        output = run(command, self.work / f"{script}.log", peer_environment())
+        output = run(command, self.work / f"{script}.log", peer_environment(self.options.device))
         return [json.loads(line) for line in output.splitlines() if line.startswith('{"step"')]
+
+    def torch(self, accumulation, method, *extra):
+        return self.peer("peer_torch.py", accumulation, "--method", method, "--device", self.options.device, *extra)
+
+    def in_memory(self):
+        """On a GPU the planner decides, under the cap; on a CPU nothing may touch the disk."""
+        if self.options.device == "cpu":
+            return EVERYTHING_IN_MEMORY
+        return {"max_gpu": self.options.max_gpu} if self.options.max_gpu else {}
 
     def sluice(self, accumulation, offload, **keys):
         output_dir = self.work / "sluice_out"
@@ -120,7 +147,7 @@ class Bench:
             "weight_decay": 0.01,
             "bf16": True,
             "output_dir": str(output_dir),
-            "device": "cpu",
+            "device": self.options.device,
             "offload": offload,
             **keys,
         }
@@ -145,11 +172,13 @@ def run(command, log, environment):
 SIDES = {
     "sluice disk": lambda bench, n: bench.sluice(n, EVERYTHING_ON_DISK),
     "deepspeed nvme": lambda bench, n: bench.peer("peer_deepspeed.py", n, "--nvme", bench.work / "nvme"),
-    "sluice memory": lambda bench, n: bench.sluice(n, EVERYTHING_IN_MEMORY),
-    "transformers": lambda bench, n: bench.peer("peer_torch.py", n, "--method", "full"),
-    "sluice lora": lambda bench, n: bench.sluice(n, EVERYTHING_IN_MEMORY, adapter="lora", lora_r=LORA_R,
+    "sluice memory": lambda bench, n: bench.sluice(n, bench.in_memory()),
+    "transformers": lambda bench, n: bench.torch(n, "full"),
+    "transformers compiled": lambda bench, n: bench.torch(n, "full", "--compile"),
+    "sluice lora": lambda bench, n: bench.sluice(n, bench.in_memory(), adapter="lora", lora_r=LORA_R,
                                                  lora_alpha=2 * LORA_R, lora_target_linear=True),
-    "peft lora": lambda bench, n: bench.peer("peer_torch.py", n, "--method", "lora", "--lora-r", LORA_R),
+    "peft lora": lambda bench, n: bench.torch(n, "lora", "--lora-r", LORA_R),
+    "peft lora compiled": lambda bench, n: bench.torch(n, "lora", "--lora-r", LORA_R, "--compile"),
 }
 
 
@@ -177,12 +206,12 @@ def speed_of(line):
     return line["tokens"] / line["step_seconds"]
 
 
-def tables(lines, sides, accumulations):
+def tables(lines, sides, accumulations, device):
     medians = {key: statistics.median(map(speed_of, steps)) for key, steps in lines.items()}
     rows = [["side", *(f"{n} accumulation: tokens/s" for n in accumulations)]]
     rows += [[side, *(f"{medians[side, n]:.0f}" for n in accumulations)] for side in sides]
     bars, missed = [["ours / theirs", "accumulation", "ratio", "bar", ""]], 0
-    for bar in BARS:
+    for bar in BARS[device]:
         ours, theirs = medians.get((bar.ours, bar.accumulation)), medians.get((bar.theirs, bar.accumulation))
         if ours is None or theirs is None:
             continue
@@ -207,7 +236,7 @@ def run_all(options):
         write_dataset(bench.data(accumulation), bench.model, bench.rows_per_step(accumulation) * options.steps,
                       options.sequence, end_of_text)
     lines = measure(bench, options.sides, options.accumulation)
-    text, missed = tables(lines, options.sides, options.accumulation)
+    text, missed = tables(lines, options.sides, options.accumulation, options.device)
     print(text)
     return 1 if missed else 0
 
@@ -225,12 +254,15 @@ def main():
     command.add_argument("--steps", type=int, default=7)
     command.add_argument("--rounds", type=int, default=1)
     command.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    command.add_argument("--sides", nargs="+", choices=sorted(SIDES), default=list(SIDES))
+    command.add_argument("--device", choices=sorted(BARS), default="cpu")
+    command.add_argument("--max-gpu", help="offload.max_gpu of our own jobs")
+    command.add_argument("--sides", nargs="+", choices=sorted(SIDES), help="default: those of the device")
     command.add_argument("--work", type=Path, default=Path("/var/tmp/sluice_peers"), help="on the disk to measure")
     options = parser.parse_args()
     if options.command == "setup":
         return set_up()
-    if not (PEERS / "bin" / "python").exists():
+    options.sides = options.sides or SIDES_BY_DEVICE[options.device]
+    if "deepspeed nvme" in options.sides and peers_python() == Path(sys.executable):
         sys.exit(f"{PEERS}: not there\n  fix: {sys.argv[0]} setup")
     if options.steps <= STEPS_WARM:
         sys.exit(f"--steps {options.steps}: the first {STEPS_WARM} are not counted\n  fix: give more")

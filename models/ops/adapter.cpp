@@ -2,14 +2,11 @@
 
 #include <algorithm>
 
-#include "models/ops/gemm.h"
-#include "models/ops/kernels.h"
-
 namespace sluice::models {
 
-AdapterSet::AdapterSet(const DecoderSpec& spec, const AdapterSpec& adapter, const ParameterGroup& group, int64_t layer,
-                       Dtype dtype)
-    : spec_(adapter), group_(group), layer_(layer), dtype_(dtype) {
+AdapterSet::AdapterSet(const Ops& ops, const DecoderSpec& spec, const AdapterSpec& adapter, const ParameterGroup& group,
+                       int64_t layer, Dtype dtype)
+    : ops_(&ops), spec_(adapter), group_(group), layer_(layer), dtype_(dtype) {
   for (const ProjectionShape& shape : layer_projections(spec)) {
     const ParameterTensor* a = find_tensor(group, adapter_tensor_name(layer, shape, "lora_A.weight"));
     const ParameterTensor* b = find_tensor(group, adapter_tensor_name(layer, shape, "lora_B.weight"));
@@ -52,10 +49,8 @@ AdapterScratch AdapterSet::cut(Scratch& scratch, Pass pass, int64_t tokens) cons
   return pieces;
 }
 
-AdapterGradients AdapterSet::gradients(void* gradient, Dtype gradient_dtype, bool accumulate,
-                                       const AdapterScratch& scratch) const {
-  return {GradientWriter(group_, gradient, gradient_dtype, dtype_, accumulate ? Store::accumulate : Store::overwrite,
-                         scratch.product)};
+AdapterGradients AdapterSet::gradients(GradientTarget target, const AdapterScratch& scratch) const {
+  return {GradientWriter(*ops_, group_, target, dtype_, scratch.product)};
 }
 
 bool AdapterSet::drops(const MicroBatch& batch) const { return spec_.dropout > 0 && batch.step > 0; }
@@ -75,16 +70,16 @@ Matrix AdapterSet::b(const Place& place, const std::byte* weights) const {
 const void* AdapterSet::dropped(const Place& place, Projection projection, const MicroBatch& batch, const void* x,
                                 const AdapterScratch& scratch) const {
   if (!drops(batch)) return x;
-  kernels(dtype_).dropout(x, scratch.dropped, batch.tokens * place.in, static_cast<float>(spec_.dropout),
-                          key(projection, batch));
+  ops_->kernels(dtype_).dropout(x, scratch.dropped, batch.tokens * place.in, static_cast<float>(spec_.dropout),
+                                key(projection, batch));
   return scratch.dropped;
 }
 
 // low = scale * in A^T. The scale goes where the fewest elements are.
 void AdapterSet::shrink(const Place& place, const MicroBatch& batch, const std::byte* weights, const void* in,
                         void* low) const {
-  multiply_by_transposed(dtype_, {in, batch.tokens, place.in}, a(place, weights), {low});
-  kernels(dtype_).scale(low, static_cast<float>(spec_.scale()), batch.tokens * spec_.rank);
+  ops_->multiply_by_transposed(dtype_, {in, batch.tokens, place.in}, a(place, weights), {low});
+  ops_->kernels(dtype_).scale(low, static_cast<float>(spec_.scale()), batch.tokens * spec_.rank);
 }
 
 void AdapterSet::add(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x, void* y,
@@ -92,7 +87,7 @@ void AdapterSet::add(Projection projection, const MicroBatch& batch, const std::
   const auto& place = places_[static_cast<size_t>(projection)];
   if (!place) return;
   shrink(*place, batch, weights, dropped(*place, projection, batch, x, scratch), scratch.low);
-  multiply_by_transposed(
+  ops_->multiply_by_transposed(
       dtype_, {scratch.low, batch.tokens, spec_.rank}, b(*place, weights),
       {static_cast<std::byte*>(y) + columns.column * size_of(dtype_), columns.stride, Into::accumulate});
 }
@@ -102,20 +97,20 @@ void AdapterSet::backward(Projection projection, const MicroBatch& batch, const 
                           const AdapterScratch& scratch) const {
   const auto& place = places_[static_cast<size_t>(projection)];
   if (!place) return;
-  const Kernels& k = kernels(dtype_);
+  const Kernels& k = ops_->kernels(dtype_);
   const int64_t n = batch.tokens, r = spec_.rank, elements = n * place->in;
   const Matrix dy_columns{static_cast<const std::byte*>(dy) + columns.column * size_of(dtype_), n, place->out,
                           columns.stride};
   const void* in = dropped(*place, projection, batch, x, scratch);
   shrink(*place, batch, weights, in, scratch.low);
   gradients.writer->product(dy_columns, {scratch.low, n, r}, place->b);
-  multiply(dtype_, dy_columns, b(*place, weights), {scratch.low_gradient});
+  ops_->multiply(dtype_, dy_columns, b(*place, weights), {scratch.low_gradient});
   k.scale(scratch.low_gradient, static_cast<float>(spec_.scale()), n * r);
   gradients.writer->product({scratch.low_gradient, n, r}, {in, n, place->in}, place->a);
   if (dx == nullptr) return;
   const Matrix low_gradient{scratch.low_gradient, n, r};
-  if (!drops(batch)) return multiply(dtype_, low_gradient, a(*place, weights), {dx, 0, Into::accumulate});
-  multiply(dtype_, low_gradient, a(*place, weights), {scratch.dropped_gradient});
+  if (!drops(batch)) return ops_->multiply(dtype_, low_gradient, a(*place, weights), {dx, 0, Into::accumulate});
+  ops_->multiply(dtype_, low_gradient, a(*place, weights), {scratch.dropped_gradient});
   k.dropout(scratch.dropped_gradient, scratch.dropped_gradient, elements, static_cast<float>(spec_.dropout),
             key(projection, batch));
   k.add(dx, scratch.dropped_gradient, dx, elements);

@@ -32,8 +32,9 @@ struct Columns {
 class AdapterSet {
  public:
   AdapterSet() = default;
-  AdapterSet(const DecoderSpec& spec, const AdapterSpec& adapter, const ParameterGroup& group, int64_t layer,
-             Dtype dtype);
+  // `ops` must outlive it.
+  AdapterSet(const Ops& ops, const DecoderSpec& spec, const AdapterSpec& adapter, const ParameterGroup& group,
+             int64_t layer, Dtype dtype);
 
   bool targets(Projection projection) const { return places_[static_cast<size_t>(projection)].has_value(); }
   double flops_per_token() const;
@@ -41,8 +42,7 @@ class AdapterSet {
   void list(const std::array<int, kProjectionCount>& slots, std::vector<LinearCost>& linears) const;
   int64_t elements() const { return group_.elements; }
   AdapterScratch cut(Scratch& scratch, Pass pass, int64_t tokens) const;
-  AdapterGradients gradients(void* gradient, Dtype gradient_dtype, bool accumulate,
-                             const AdapterScratch& scratch) const;
+  AdapterGradients gradients(GradientTarget target, const AdapterScratch& scratch) const;
 
   // Adds to those columns of y. x is [N, in], contiguous.
   void add(Projection projection, const MicroBatch& batch, const std::byte* weights, const void* x, void* y,
@@ -64,6 +64,7 @@ class AdapterSet {
   Matrix a(const Place& place, const std::byte* weights) const;
   Matrix b(const Place& place, const std::byte* weights) const;
 
+  const Ops* ops_ = nullptr;
   std::array<std::optional<Place>, kProjectionCount> places_;
   AdapterSpec spec_;
   ParameterGroup group_;

@@ -1,15 +1,14 @@
 #include "models/ops/gradient_writer.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace sluice::models {
 namespace {
 
-void zero_gaps(const ParameterGroup& group, std::byte* gradient, int64_t each) {
+void zero_gaps(const Ops& ops, const ParameterGroup& group, std::byte* gradient, int64_t each) {
   int64_t end = 0;
   const auto clear = [&](int64_t from, int64_t to) {
-    if (to > from) std::memset(gradient + from * each, 0, static_cast<size_t>((to - from) * each));
+    if (to > from) ops.clear(gradient + from * each, (to - from) * each);
   };
   for (const ParameterTensor& tensor : group.tensors) {
     clear(end, tensor.offset);
@@ -20,31 +19,28 @@ void zero_gaps(const ParameterGroup& group, std::byte* gradient, int64_t each) {
 
 }  // namespace
 
-GradientWriter::GradientWriter(const ParameterGroup& group, void* gradient, Dtype gradient_dtype, Dtype compute_dtype,
-                               Store store, void* temporary)
-    : gradient_(gradient),
-      gradient_dtype_(gradient_dtype),
-      compute_dtype_(compute_dtype),
-      store_(store),
-      temporary_(temporary) {
-  if (gradient != nullptr && store == Store::overwrite)
-    zero_gaps(group, static_cast<std::byte*>(gradient), size_of(gradient_dtype));
+GradientTarget target_of(const BackwardArgs& args, size_t group) {
+  return {args.gradients[group], args.gradient_dtype,
+          args.accumulate[group] != 0 ? Store::accumulate : Store::overwrite};
 }
 
-void* GradientWriter::at(int64_t offset) const {
-  return static_cast<std::byte*>(gradient_) + offset * size_of(gradient_dtype_);
+GradientWriter::GradientWriter(const Ops& ops, const ParameterGroup& group, GradientTarget target, Dtype compute_dtype,
+                               void* temporary)
+    : ops_(&ops), target_(target), compute_dtype_(compute_dtype), temporary_(temporary) {
+  if (wanted() && target.store == Store::overwrite)
+    zero_gaps(ops, group, static_cast<std::byte*>(target.data), size_of(target.dtype));
+}
+
+GradientTarget GradientWriter::at(int64_t offset) const {
+  return {static_cast<std::byte*>(target_.data) + offset * size_of(target_.dtype), target_.dtype, target_.store};
 }
 
 void GradientWriter::product(Matrix a, Matrix b, int64_t offset) {
-  if (!wanted()) return;
-  const bool direct = store_ == Store::overwrite && gradient_dtype_ == compute_dtype_;
-  multiply_transposed_by(compute_dtype_, a, b, {direct ? at(offset) : temporary_});
-  if (!direct)
-    kernels(compute_dtype_).store_gradient(temporary_, at(offset), gradient_dtype_, store_, a.columns * b.columns);
+  if (wanted()) ops_->weight_gradient(compute_dtype_, a, b, at(offset), temporary_);
 }
 
 void GradientWriter::runs(const float* runs, int64_t count, int64_t width, int64_t offset) {
-  if (wanted()) store_runs(runs, count, width, at(offset), gradient_dtype_, store_);
+  if (wanted()) ops_->store_runs(runs, count, width, at(offset));
 }
 
 int64_t largest_tensor(const ParameterGroup& group) {

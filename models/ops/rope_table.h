@@ -22,6 +22,8 @@ class RopeTable {
  public:
   RopeTable(const RopeSpec& spec, int64_t head_dim, Dtype compute_dtype);
   RopeAngles angles(int64_t positions);
+  // Angles per position: head_dim / 2.
+  int64_t rotations() const { return static_cast<int64_t>(frequencies_.inverse.size()); }
 
  private:
   RopeFrequencies frequencies_;

@@ -3,9 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <optional>
@@ -18,18 +15,8 @@ namespace {
 
 using models::BlockProgram;
 
-// A line of /proc/self/status such as "VmHWM:   123 kB"; 0 when there is none.
-int64_t status_bytes(const std::string& key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with(key)) return std::stoll(line.substr(key.size() + 1)) << 10;
-  return 0;
-}
-// The kernel's high-water mark of this process starts anew.
-void reset_high_water() { std::ofstream("/proc/self/clear_refs") << "5"; }
-
 // Small numbers of both signs: denormals and infinities would cost another time.
-void fill(std::span<std::byte> memory, Dtype dtype) {
+void fill(PassPlace& place, std::span<std::byte> memory, Dtype dtype) {
   constexpr size_t kPeriod = 1 << 16;
   std::vector<uint16_t> words(kPeriod);
   uint32_t random = 1;
@@ -41,7 +28,7 @@ void fill(std::span<std::byte> memory, Dtype dtype) {
   }
   const auto bytes = std::as_bytes(std::span(words));
   for (size_t at = 0; at < memory.size(); at += bytes.size())
-    std::memcpy(memory.data() + at, bytes.data(), std::min(bytes.size(), memory.size() - at));
+    place.write(memory.data() + at, bytes.first(std::min(bytes.size(), memory.size() - at)));
 }
 
 // One micro-batch of full documents, every token supervised.
@@ -107,21 +94,26 @@ struct BenchLayout {
 
 class Bench {
  public:
-  Bench(const models::Model& model, const BlockProgram& block, const PassSize& size, const models::MicroBatch& batch)
-      : block_(block),
+  Bench(PassPlace& place, const models::Model& model, const BlockProgram& block, const PassSize& size,
+        const models::MicroBatch& batch)
+      : context_(*model.context),
+        block_(block),
         batch_(batch),
         gradient_dtype_(size.gradient_dtype),
         layout_(model, block, size),
-        slab_(layout_.total) {
+        memory_(place.allocate(layout_.total)) {
+    context_.place({&batch, 1});
     for (size_t i = 0; i < block.groups().size(); ++i) {
       const models::ParameterGroup& group = model.groups[static_cast<size_t>(block.groups()[i])];
       std::byte* parameters = at(layout_.parameters[i]);
-      fill({parameters, static_cast<size_t>(group.elements * size_of(model.compute_dtype))}, model.compute_dtype);
+      fill(place, {parameters, static_cast<size_t>(group.elements * size_of(model.compute_dtype))},
+           model.compute_dtype);
       parameters_.push_back(parameters);
       gradients_.push_back(group.trainable ? at(layout_.gradients[i]) : nullptr);
     }
     for (int64_t slot : layout_.slots) slots_.push_back(at(slot));
-    fill({at(layout_.boundaries[0]), static_cast<size_t>(size.tokens * model.hidden * size_of(model.compute_dtype))},
+    fill(place,
+         {at(layout_.boundaries[0]), static_cast<size_t>(size.tokens * model.hidden * size_of(model.compute_dtype))},
          model.compute_dtype);
   }
 
@@ -140,12 +132,13 @@ class Bench {
     const std::vector<const void*> no_slots;
     static_cast<const models::HeadProgram&>(block_).loss(
         arguments(wants_gradients ? gradients_ : nothing, wants_gradients ? at(layout_.boundaries[2]) : nullptr,
-                  no_slots, from(layout_.workspace)));
+                  no_slots, from(layout_.workspace)),
+        context_.reports(1)[0]);
   }
 
  private:
-  std::byte* at(int64_t offset) const { return slab_.memory().data() + offset; }
-  std::span<std::byte> from(int64_t offset) const { return slab_.memory().subspan(static_cast<size_t>(offset)); }
+  std::byte* at(int64_t offset) const { return memory_->bytes().data() + offset; }
+  std::span<std::byte> from(int64_t offset) const { return memory_->bytes().subspan(static_cast<size_t>(offset)); }
   models::BackwardArgs arguments(std::span<void* const> gradients, void* input_gradient,
                                  std::span<const void* const> slots, std::span<std::byte> workspace) const {
     return {&batch_,
@@ -160,11 +153,12 @@ class Bench {
             workspace};
   }
 
+  models::ProgramContext& context_;
   const BlockProgram& block_;
   const models::MicroBatch& batch_;
   Dtype gradient_dtype_;
   BenchLayout layout_;
-  swap::HostSlab slab_;
+  std::unique_ptr<PassPlace::Memory> memory_;
   std::vector<const void*> parameters_;
   std::vector<void*> gradients_, slots_;
   std::vector<uint8_t> accumulate_ = std::vector<uint8_t>(8, 0);
@@ -193,8 +187,8 @@ class CacheSweep {
 // What each pass takes as a rule: the median of several rounds after the first, which also makes caches. Passes take
 // turns, so that what disturbs the machine for a while disturbs them alike. Long ones are disturbed less, and are not
 // repeated.
-std::vector<Microseconds> typical(const CacheSweep& sweep, std::initializer_list<std::function<void()>> passes) {
-  using Clock = std::chrono::steady_clock;
+std::vector<Microseconds> typical(PassPlace& place, const CacheSweep& sweep,
+                                  std::initializer_list<std::function<void()>> passes) {
   constexpr size_t kRoundsMost = 7;
   constexpr double kEnoughUs = 400e3;
   std::vector<std::vector<double>> runs(passes.size());
@@ -202,9 +196,7 @@ std::vector<Microseconds> typical(const CacheSweep& sweep, std::initializer_list
   for (size_t round = 0; round < kRoundsMost && all < kEnoughUs; ++round)
     for (size_t pass = 0; pass < passes.size(); ++pass) {
       sweep();
-      const auto begin = Clock::now();
-      passes.begin()[pass]();
-      runs[pass].push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+      runs[pass].push_back(place.time(passes.begin()[pass]).count);
       all += runs[pass].back();
     }
   std::vector<Microseconds> medians;
@@ -217,10 +209,11 @@ std::vector<Microseconds> typical(const CacheSweep& sweep, std::initializer_list
   return medians;
 }
 
-BlockPass measure(const models::Model& model, const BlockProgram& block, const Bench& bench, const CacheSweep& sweep) {
+BlockPass measure(PassPlace& place, const models::Model& model, const BlockProgram& block, const Bench& bench,
+                  const CacheSweep& sweep) {
   BlockPass pass;
   if (&block == &model.head()) {
-    const auto times = typical(sweep, {[&] { bench.loss(false); }, [&] { bench.loss(true); }});
+    const auto times = typical(place, sweep, {[&] { bench.loss(false); }, [&] { bench.loss(true); }});
     pass.forward = times[0];
     pass.backward = pass.backward_recomputing = times[1];
     return pass;
@@ -228,8 +221,8 @@ BlockPass measure(const models::Model& model, const BlockProgram& block, const B
   const auto forward = [&] { bench.forward(); };
   const auto backward = [&] { bench.backward(true); };
   const auto recomputing = [&] { bench.backward(false); };
-  const auto times =
-      block.slots().empty() ? typical(sweep, {forward, backward}) : typical(sweep, {forward, backward, recomputing});
+  const auto times = block.slots().empty() ? typical(place, sweep, {forward, backward})
+                                           : typical(place, sweep, {forward, backward, recomputing});
   pass.forward = times[0];
   pass.backward = times[1];
   pass.backward_recomputing = times.back();
@@ -265,7 +258,8 @@ Bytes layer_load_memory(const models::Model& model, const PassSize& size) {
 std::function<void()> layer_load(const models::Model& model, const PassSize& size) {
   struct Load {
     Load(const models::Model& model, const PassSize& size)
-        : batch(model, size), bench(model, middle_layer(model), size, batch.view()) {}
+        : place(make_host_place()), batch(model, size), bench(*place, model, middle_layer(model), size, batch.view()) {}
+    std::unique_ptr<PassPlace> place;
     Batch batch;
     Bench bench;
   };
@@ -276,7 +270,7 @@ std::function<void()> layer_load(const models::Model& model, const PassSize& siz
   };
 }
 
-BlockPasses measure_block_passes(const models::Model& model, const PassSize& size, Bytes spare) {
+BlockPasses measure_block_passes(PassPlace& where, const models::Model& model, const PassSize& size, Bytes spare) {
   const CacheSweep sweep(spare);
   const Batch batch(model, size);
   std::map<std::string, BlockPass> measured;
@@ -284,11 +278,10 @@ BlockPasses measure_block_passes(const models::Model& model, const PassSize& siz
   for (const auto& block : model.blocks) {
     const auto [place, fresh] = measured.try_emplace(kind_of(model, *block));
     if (fresh) {
-      const Bench bench(model, *block, size, batch.view());
-      reset_high_water();
-      const int64_t before = status_bytes("VmRSS:");
-      place->second = measure(model, *block, bench, sweep);
-      passes.transient = std::max(passes.transient, Bytes{status_bytes("VmHWM:") - before});
+      const Bench bench(where, model, *block, size, batch.view());
+      where.begin_transient();
+      place->second = measure(where, model, *block, bench, sweep);
+      passes.transient = std::max(passes.transient, where.transient());
     }
     passes.blocks.push_back(place->second);
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "models/program.h"
+#include "runtime/exec/pass_place.h"
 
 namespace sluice::exec {
 
@@ -41,11 +42,11 @@ inline constexpr Bytes kCacheSweepBytesMost = MiB(128);
 
 // Blocks for a few times the cost of one layer's and the head's backward. Takes the memory of one block at a time:
 // its parameters, gradients, slots and workspace; and of `spare` what it takes to start each run with cold caches.
-// Throws SetupError when the machine does not have it.
-BlockPasses measure_block_passes(const models::Model& model, const PassSize& size, Bytes spare);
+// Throws SetupError when the place does not have it.
+BlockPasses measure_block_passes(PassPlace& where, const models::Model& model, const PassSize& size, Bytes spare);
 
-// One forward and backward of the middle layer per call: what compute does all the time. Owns its memory, refers to
-// `model`.
+// One forward and backward of the middle layer per call, in host memory: what compute does all the time. Owns its
+// memory, refers to `model`.
 std::function<void()> layer_load(const models::Model& model, const PassSize& size);
 
 }  // namespace sluice::exec

@@ -1,26 +1,11 @@
 #include "runtime/exec/compute_op.h"
 
 #include <cmath>
-#include <cstring>
 
 namespace sluice::exec {
 namespace {
 
 using plan::Role;
-
-// An exponent of all ones is infinity or NaN.
-template <class Word>
-bool all_finite(const std::byte* data, int64_t count, Word exponent) {
-  const auto* words = reinterpret_cast<const Word*>(data);
-  Word bad = 0;
-  for (int64_t i = 0; i < count; ++i)
-    bad = static_cast<Word>(bad | static_cast<Word>((words[i] & exponent) == exponent));
-  return bad == 0;
-}
-bool all_finite(const std::byte* data, int64_t count, Dtype dtype) {
-  return dtype == Dtype::f32 ? all_finite<uint32_t>(data, count, 0x7f800000u)
-                             : all_finite<uint16_t>(data, count, uint16_t{0x7f80});
-}
 
 Error not_finite(const std::string& what, const models::BlockProgram& block, const models::MicroBatch& batch) {
   return {ErrorCode::io,
@@ -80,36 +65,40 @@ struct Arguments {
   }
 };
 
-ComputeOutcome forward(const models::BlockProgram& block, const Arguments& args, const models::MicroBatch& batch,
-                       const models::Model& model) {
-  block.forward({&batch, args.input, args.output, args.parameters, args.slots, args.workspace});
+// Once the op has ended.
+ComputeOutcome judged(const models::BlockProgram& block, const models::MicroBatch& batch,
+                      const models::OpReport& report) {
   ComputeOutcome outcome;
-  if (!all_finite(static_cast<const std::byte*>(args.output), batch.tokens * model.hidden, model.compute_dtype))
-    outcome.result = not_finite("the output", block, batch);
+  outcome.loss_sum = report.loss_sum;
+  if (!std::isfinite(report.loss_sum)) outcome.result = not_finite("the loss", block, batch);
+  if (report.not_finite != 0) outcome.result = not_finite("the output", block, batch);
   return outcome;
 }
 
 }  // namespace
 
-ComputeOutcome run_compute(const plan::Op& op, const ComputeContext& context, const Address& address) {
-  const models::BlockProgram& block = *context.model->blocks[static_cast<size_t>(op.block)];
+ComputeOutcome run_compute(const plan::Op& op, const ComputeContext& context, const Address& address,
+                           models::OpReport& report) {
+  const models::Model& model = *context.model;
+  const models::BlockProgram& block = *model.blocks[static_cast<size_t>(op.block)];
   const models::MicroBatch& batch = context.micro_batches[static_cast<size_t>(op.micro_batch)];
   const Arguments args(op, block, address);
-  if (op.kind == plan::OpKind::forward) return forward(block, args, batch, *context.model);
-
   const std::vector<uint8_t> accumulate =
       op.accumulate.empty() ? std::vector<uint8_t>(block.groups().size(), 0) : op.accumulate;
   const models::BackwardArgs backward{&batch,          args.input,     args.output_gradient, args.input_gradient,
                                       args.parameters, args.gradients, accumulate,           context.gradient_dtype,
                                       args.kept_slots, args.workspace};
-  ComputeOutcome outcome;
-  if (op.kind == plan::OpKind::backward) {
+  if (op.kind == plan::OpKind::forward) {
+    block.forward({&batch, args.input, args.output, args.parameters, args.slots, args.workspace});
+    model.context->check_finite(args.output, batch.tokens * model.hidden, model.compute_dtype, report);
+  } else if (op.kind == plan::OpKind::backward) {
     block.backward(backward);
-    return outcome;
+  } else {
+    model.head().loss(backward, report);
   }
-  outcome.loss_sum = context.model->head().loss(backward);
-  if (!std::isfinite(outcome.loss_sum)) outcome.result = not_finite("the loss", block, batch);
-  return outcome;
+  ComputeOutcome enqueued;
+  enqueued.when_done = [&block, &batch, &report] { return judged(block, batch, report); };
+  return enqueued;
 }
 
 }  // namespace sluice::exec

@@ -14,17 +14,19 @@ using Address = std::function<std::byte*(const plan::Operand&)>;
 struct ComputeContext {
   const models::Model* model = nullptr;
   Dtype gradient_dtype = Dtype::f32;
-  std::span<const models::MicroBatch> micro_batches;
+  std::span<const models::MicroBatch> micro_batches;  // outlive the phase
 };
 
 struct ComputeOutcome {
   double loss_sum = 0;  // loss ops
   Result<void> result;
-  // Where the op was only enqueued: called once it has ended, for the outcome that counts. May be empty.
+  // The call may only have enqueued the op. Called once it has ended, for the outcome that counts. May be empty.
   std::function<ComputeOutcome()> when_done;
 };
 
-// Runs on the compute thread. An output or a loss that is not finite is an error naming block and micro-batch.
-ComputeOutcome run_compute(const plan::Op& op, const ComputeContext& context, const Address& address);
+// Runs on the compute thread. `report` is this op's own, until when_done has returned: an output or a loss that is not
+// finite is an error naming block and micro-batch.
+ComputeOutcome run_compute(const plan::Op& op, const ComputeContext& context, const Address& address,
+                           models::OpReport& report);
 
 }  // namespace sluice::exec

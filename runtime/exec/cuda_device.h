@@ -31,9 +31,8 @@ CudaMemory cuda_memory(int device);
 
 class CudaDevice : public Device {
  public:
-  // Pins host memory for copies, in pieces of at most 1 GiB, as long as the device lives. What cannot be pinned is
-  // copied through the driver's own staging, slower: the message says why; empty: all is pinned.
-  virtual std::string register_host(std::span<std::byte> memory) = 0;
+  // Pins it, in pieces of at most 1 GiB. What cannot be pinned is copied through the driver's own staging, slower.
+  std::string register_host(std::span<std::byte> memory) override = 0;
   virtual CUstream_st* compute_stream() const = 0;
 };
 

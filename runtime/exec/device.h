@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "runtime/core/tier.h"
@@ -43,6 +44,9 @@ class Device {
 
   // The device tier; empty where it is the host's own memory.
   virtual std::span<std::byte> memory() const = 0;
+  // Makes copies from and to that host memory as fast as they can be, as long as the device lives. What could not be
+  // done, for people; empty: all was.
+  virtual std::string register_host(std::span<std::byte>) { return ""; }
   // Forgets the phase before, whose ops have all ended. The schedule must outlive the phase.
   virtual void begin_phase(const plan::Schedule& schedule) = 0;
   // Lanes take their ops in the order in which they are posted: that of the schedule.

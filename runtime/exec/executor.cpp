@@ -67,11 +67,16 @@ struct Executor::Impl {
         options(options_in) {
     const Bytes device_bytes = planned.memory.peak[static_cast<size_t>(Tier::device)];
     const Bytes host_bytes = planned.memory.peak[static_cast<size_t>(Tier::host)];
-    device = make_thread_device({device_bytes, options.h2d, options.d2h}, events, clock);
+    device = options.make_device ? options.make_device(device_bytes, events, clock)
+                                 : make_thread_device({device_bytes, options.h2d, options.d2h}, events, clock);
     if (device_bytes.count > 0) arenas[0] = std::make_unique<Arena>(device->memory());
     if (host_bytes.count > 0) arenas[1] = std::make_unique<Arena>(host_bytes);
     slabs = std::count_if(arenas.begin(), arenas.end(), [](const auto& arena) { return arena != nullptr; });
-    if (arenas[1]) swap.register_memory(arenas[1]->memory());
+    if (arenas[1]) {
+      swap.register_memory(arenas[1]->memory());
+      if (std::string note = device->register_host(arenas[1]->memory()); !note.empty())
+        notes.push_back(std::move(note));
+    }
     for (size_t id = 0; id < planned.layout.buffers().size(); ++id) {
       const plan::Buffer& buffer = planned.layout.buffers()[id];
       if (buffer.tier == Tier::disk)
@@ -115,6 +120,7 @@ struct Executor::Impl {
   ExecutorOptions options;
   std::array<std::unique_ptr<Arena>, 2> arenas;
   int64_t slabs = 0;
+  std::vector<std::string> notes;
   std::map<plan::BufferId, swap::ExtentId> extents;
   std::vector<swap::SourceId> source_ids;
   EventQueue events;
@@ -125,6 +131,7 @@ struct Executor::Impl {
   const plan::Schedule* schedule = nullptr;
   PhaseInputs inputs;
   PhaseResult result;
+  std::span<models::OpReport> reports;  // per op
   std::vector<int> waiting_for;  // per op: dependencies that have not ended and that it must not be issued before
   std::vector<std::vector<OpId>> dependents;
   std::array<LaneState, kLaneCount> lanes;
@@ -179,8 +186,10 @@ struct Executor::Impl {
         dependents[static_cast<size_t>(before)].push_back(static_cast<OpId>(id));
       }
     }
-    device->begin_phase(next);
+    model.context->place(inputs.micro_batches);
+    reports = model.context->reports(next.ops.size());
     clock.restart();
+    device->begin_phase(next);
   }
 
   static bool device_orders(const Op& before, const Op& op) { return on_device(before.lane) && on_device(op.lane); }
@@ -477,7 +486,7 @@ struct Executor::Impl {
   // --- compute -------------------------------------------------------------------------------------------------
 
   void issue_compute(OpId id, const Op& op) {
-    device->post_compute(device_op(id, op), [this, &op]() -> ComputeOutcome {
+    device->post_compute(device_op(id, op), [this, id, &op]() -> ComputeOutcome {
       if (options.compute_waits) {
         clock.wait_until(now_us() + op.time.count);
         return {};
@@ -485,7 +494,8 @@ struct Executor::Impl {
       const ComputeContext context{&model, shape.gradient_bytes_per_element == 4 ? Dtype::f32 : Dtype::bf16,
                                    inputs.micro_batches};
       try {
-        return run_compute(op, context, [this](const Operand& operand) { return address(operand); });
+        return run_compute(
+            op, context, [this](const Operand& operand) { return address(operand); }, reports[static_cast<size_t>(id)]);
       } catch (const std::exception& error) {
         ComputeOutcome failed;
         failed.result = Error{ErrorCode::io, describe(op) + ": " + error.what(), ""};
@@ -508,6 +518,8 @@ PhaseResult Executor::run(const plan::Schedule& schedule, const PhaseInputs& inp
 void Executor::read_back(bool odd, const WeightsSink& weights, const StatesSink& states) {
   impl_->read_back(odd, weights, states);
 }
+
+const std::vector<std::string>& Executor::notes() const { return impl_->notes; }
 
 Bytes Executor::high_water(Tier tier) const {
   if (tier == Tier::disk) return impl_->planned.memory.peak[static_cast<size_t>(tier)];

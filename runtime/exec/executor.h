@@ -14,6 +14,7 @@
 
 #include "models/program.h"
 #include "optim/adamw.h"
+#include "runtime/exec/device.h"
 #include "runtime/exec/source_table.h"
 #include "runtime/plan/machine_profile.h"
 #include "runtime/plan/planner.h"
@@ -24,6 +25,8 @@ namespace sluice::exec {
 
 struct ExecutorOptions {
   int optimizer_threads = 0;  // 0: one per core
+  // Makes the device of a GPU; empty: threads of this process compute and copy.
+  std::function<std::unique_ptr<Device>(Bytes memory, EventQueue& events, const PhaseClock& clock)> make_device;
   // Emulated device: copies take at least bytes / rate. 0: as fast as memory allows.
   BytesPerSecond h2d, d2h;
   // Compute ops take the time that they are planned with and compute nothing; losses are zero.
@@ -69,6 +72,8 @@ class Executor {
   // `odd` as in plan::Phase.
   void read_back(bool odd, const WeightsSink& weights, const StatesSink& states);
 
+  // What the machine did not let it have, for people.
+  const std::vector<std::string>& notes() const;
   Bytes high_water(Tier tier) const;
   int64_t arena_allocations() const;  // slabs allocated so far: constant after construction
 

@@ -34,7 +34,8 @@ class ThreadDevice final : public Device {
 
   void post_compute(DeviceOp op, std::function<ComputeOutcome()> body) override {
     post(compute_, std::move(op), [body = std::move(body)](LaneEvent& event) {
-      const ComputeOutcome outcome = body();
+      ComputeOutcome outcome = body();
+      if (outcome.when_done) outcome = outcome.when_done();
       event.loss_sum = outcome.loss_sum;
       if (!outcome.result.ok()) event.error = outcome.result.error();
     });

@@ -56,6 +56,9 @@ struct JobShape {
   // block.
   Bytes process_bytes;
   Bytes transient_bytes;
+  // The same on a GPU: the driver's context, libraries and their workspaces; what kernels take beside their operands.
+  Bytes device_process_bytes;
+  Bytes device_transient_bytes;
   // What measuring the job's blocks and rates took, before the arenas.
   Bytes measuring_bytes;
 };

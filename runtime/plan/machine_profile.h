@@ -26,14 +26,21 @@ struct MachineProfile {
   LaneMatrix beside = lanes_apart();
 };
 
-// Of both directions at once, each way half.
-inline void share_drive(MachineProfile& profile, BytesPerSecond both) {
-  const auto share = [&](Lane a, Lane b, BytesPerSecond alone) {
-    const double left = both.count / 2 / alone.count;
-    profile.beside[static_cast<size_t>(a)][static_cast<size_t>(b)] = left < 1 ? left : 1;
+// What two lanes leave of one another: together they reach `both`, each half of it.
+struct LaneRate {
+  Lane lane;
+  BytesPerSecond alone;
+};
+inline void share_lanes(MachineProfile& profile, LaneRate a, LaneRate b, BytesPerSecond both) {
+  const auto share = [&](LaneRate lane, Lane beside) {
+    const double left = both.count / 2 / lane.alone.count;
+    profile.beside[static_cast<size_t>(lane.lane)][static_cast<size_t>(beside)] = left < 1 ? left : 1;
   };
-  share(Lane::read, Lane::write, profile.disk_read);
-  share(Lane::write, Lane::read, profile.disk_write);
+  share(a, b.lane);
+  share(b, a.lane);
+}
+inline void share_drive(MachineProfile& profile, BytesPerSecond both) {
+  share_lanes(profile, {Lane::read, profile.disk_read}, {Lane::write, profile.disk_write}, both);
 }
 
 }  // namespace sluice::plan

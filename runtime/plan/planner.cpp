@@ -230,7 +230,9 @@ std::optional<Bytes> least_cap(Tier tier, const JobShape& shape, PlanRequest req
 
 Bytes memory_in(Tier tier, const MemoryUse& memory, const JobShape& shape) {
   const Bytes arena = memory.peak[static_cast<size_t>(tier)];
-  return tier == Tier::host ? arena + shape.process_bytes + shape.transient_bytes : arena;
+  if (tier == Tier::host) return arena + shape.process_bytes + shape.transient_bytes;
+  if (tier == Tier::device) return arena + shape.device_process_bytes + shape.device_transient_bytes;
+  return arena;
 }
 
 Bytes memory_to_measure(const JobShape& shape) {

@@ -19,9 +19,9 @@ std::string memory_table(const MemoryUse& memory, const JobShape& shape, const s
   };
   for (size_t tag = 0; tag < kTagCount; ++tag)
     row(name_of(static_cast<Tag>(tag)), memory.by_tag[0][tag], memory.by_tag[1][tag], memory.by_tag[2][tag]);
-  row("inside a block", {}, shape.transient_bytes, {});
-  row("process", {}, shape.process_bytes, {});
-  row("total", memory.peak[0], memory_in(Tier::host, memory, shape), memory.peak[2]);
+  row("inside a block", shape.device_transient_bytes, shape.transient_bytes, {});
+  row("process", shape.device_process_bytes, shape.process_bytes, {});
+  row("total", memory_in(Tier::device, memory, shape), memory_in(Tier::host, memory, shape), memory.peak[2]);
   row("measuring", {}, memory_to_measure(shape), {});
   row("cap", caps[0], caps[1], caps[2]);
   return out.str();
@@ -84,6 +84,8 @@ std::string to_json(const Planned& planned, const JobShape& shape, const std::ar
   }
   json["process_bytes"] = shape.process_bytes.count;
   json["transient_bytes"] = shape.transient_bytes.count;
+  json["device_process_bytes"] = shape.device_process_bytes.count;
+  json["device_transient_bytes"] = shape.device_transient_bytes.count;
   json["measuring_bytes"] = shape.measuring_bytes.count;
   nlohmann::ordered_json& step = json["forecast"];
   step["step_seconds"] = forecast.step.count / 1e6;

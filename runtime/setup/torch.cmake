@@ -15,3 +15,23 @@ if(SLUICE_TORCH)
     ${SLUICE_TORCH_DIR}/lib/libtorch_cpu.so ${SLUICE_TORCH_DIR}/lib/libc10.so ${torch_openmp})
   target_link_options(sluice_torch INTERFACE -Wl,-rpath,${SLUICE_TORCH_DIR}/lib)
 endif()
+
+# The CUDA half, for the library that is opened when a job asks for a GPU. Its kernels are found by name when they are
+# called, so that nothing of it is missing at link time: it must be named as needed.
+if(SLUICE_TORCH AND SLUICE_CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  get_filename_component(site_packages ${SLUICE_TORCH_DIR} DIRECTORY)
+  find_library(SLUICE_CUBLASLT NAMES libcublasLt.so.13 cublasLt HINTS ${site_packages}/nvidia/cu13/lib
+               PATHS ${CUDAToolkit_LIBRARY_DIR} REQUIRED)
+  get_filename_component(cublas_folder ${SLUICE_CUBLASLT} DIRECTORY)
+  # The runtime that LibTorch loads, and no second one.
+  add_library(sluice_cudart INTERFACE)
+  target_link_libraries(sluice_cudart INTERFACE CUDA::cudart)
+  target_link_options(sluice_cudart INTERFACE -Wl,-rpath,${cublas_folder})
+  add_library(sluice_torch_cuda INTERFACE)
+  target_include_directories(sluice_torch_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS}
+                                                                ${site_packages}/nvidia/cu13/include)
+  target_link_libraries(sluice_torch_cuda INTERFACE
+    sluice_torch -Wl,--no-as-needed,${SLUICE_TORCH_DIR}/lib/libtorch_cuda.so,--as-needed
+    ${SLUICE_TORCH_DIR}/lib/libc10_cuda.so ${SLUICE_CUBLASLT} sluice_cudart)
+endif()

@@ -460,8 +460,10 @@ class ConfigReader {
   }
 
   void read_offload() {
-    static constexpr std::array<Choice<DeviceKind>, 2> devices = {
-        {{"cpu", DeviceKind::cpu}, {"emulated", DeviceKind::emulated}}};
+    static constexpr std::array<Choice<DeviceKind>, 4> devices = {{{"auto", DeviceKind::automatic},
+                                                                   {"cpu", DeviceKind::cpu},
+                                                                   {"cuda", DeviceKind::cuda},
+                                                                   {"emulated", DeviceKind::emulated}}};
     static constexpr std::array<Choice<Residence>, 4> residences = {{{"auto", Residence::automatic},
                                                                      {"device", Residence::device},
                                                                      {"host", Residence::host},

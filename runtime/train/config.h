@@ -19,7 +19,7 @@ enum class LearningRateSchedule { constant, linear, cosine };
 enum class Residence { automatic, device, host, disk };
 enum class ActivationFate { automatic, keep, host, disk, recompute };
 enum class UpdateChoice { automatic, before_forward, behind_backward };
-enum class DeviceKind { cpu, emulated };
+enum class DeviceKind { automatic, cpu, cuda, emulated };
 
 struct DatasetConfig {
   std::string path;  // file, or folder of files
@@ -92,7 +92,8 @@ struct Config {
   bool auto_resume_from_checkpoints = false;
   int64_t logging_steps = 1;
 
-  DeviceKind device = DeviceKind::cpu;  // key `device: cpu | emulated`
+  // auto: the GPU where there is one, else the CPU.
+  DeviceKind device = DeviceKind::automatic;  // key `device: auto | cpu | cuda | emulated`
   OffloadConfig offload;
 
   // What the user should know but need not change: keys of other trainers that have no influence here.

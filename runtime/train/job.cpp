@@ -10,6 +10,7 @@
 #include "runtime/plan/choices.h"
 #include "runtime/train/advice.h"
 #include "runtime/train/free_memory.h"
+#include "runtime/train/gpu_library.h"
 #include "runtime/train/job_measurements.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/swap_folders.h"
@@ -116,14 +117,56 @@ Bytes limit_kernels(const Job& job) {
   return models::kernel_bytes(each * (token_counts - 1));
 }
 
+void cap_host_and_disk(Job& job) {
+  const Config& config = job.config;
+  cap(job, Tier::host, config.offload.max_cpu, free_memory(), "the free memory");
+  cap(job, Tier::disk, config.offload.max_disk, free_disk(config.offload.nvme_path),
+      "the free space of " + joined(config.offload.nvme_path));
+}
+
+void refuse_taken_memory(const Job& job, const exec::GpuMemory& memory) {
+  const Bytes there = memory.total - memory.others, wanted = job.config.offload.max_gpu.value_or(Bytes{});
+  if (wanted <= there) return;
+  throw SetupError(job.config.file.string() + ": offload.max_gpu is " + to_string(wanted) + ", and of the " +
+                       to_string(memory.total) + " of " + job.gpu->name() + " other processes hold " +
+                       to_string(memory.others),
+                   "set offload.max_gpu to " + std::to_string(there.count >> 20) +
+                       "MiB or less, or end them: `nvidia-smi` names them");
+}
+
+// Everything is measured anew at each start: it takes less than a second, and what is loaded by it is then known.
+void plan_for_gpu(Job& job) {
+  const Config& config = job.config;
+  exec::Gpu& gpu = *job.gpu;
+  job.request.memory = plan::DeviceMemory::separate;
+  refuse_taken_memory(job, gpu.memory());
+  const exec::OpsSize ops{job.batch.tokens_max * job.batch.micro_batches, job.batch.micro_batches,
+                          job.batch.document_max};
+  job.setup.model = models::build_decoder(job.setup.spec, job.setup.adapter, config.compute_dtype, gpu.make_ops(ops));
+  job.passes = exec::measure_block_passes(gpu.pass_place(), job.setup.model, pass_size(job.setup, job.batch), {});
+  const exec::GpuMemory memory = gpu.memory();
+  cap(job, Tier::device, config.offload.max_gpu, memory.total - memory.others, "the free memory of " + gpu.name());
+  cap_host_and_disk(job);
+  // Shorter micro-batches may cut LibTorch's memory less well than the full ones that were measured.
+  const Bytes transient{job.passes.transient.count / 4 * 5 + MiB(32).count};
+  job.passes.transient = {};
+  job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
+  job.shape.device_process_bytes = memory.context;
+  job.shape.device_transient_bytes = transient;
+  gpu.limit_transient(transient);
+  job.request.profile = rates_of(job);
+  const exec::CopyRates copies = gpu.measure_copies();
+  job.request.profile.h2d = copies.h2d;
+  job.request.profile.d2h = copies.d2h;
+  plan::share_lanes(job.request.profile, {Lane::h2d, copies.h2d}, {Lane::d2h, copies.d2h}, copies.both);
+}
+
 void plan_for_this_machine(Job& job) {
   const Config& config = job.config;
   job.request.memory =
       config.device == DeviceKind::emulated ? plan::DeviceMemory::separate : plan::DeviceMemory::unified;
   cap(job, Tier::device, config.offload.max_gpu, free_memory(), "the free memory");
-  cap(job, Tier::host, config.offload.max_cpu, free_memory(), "the free memory");
-  cap(job, Tier::disk, config.offload.max_disk, free_disk(config.offload.nvme_path),
-      "the free space of " + joined(config.offload.nvme_path));
+  cap_host_and_disk(job);
   const exec::PassSize size = pass_size(job.setup, job.batch);
   const bool in_host = job.request.memory == plan::DeviceMemory::unified;
   const bool measures = measuring_memory(job.setup.model, size) <= free_memory();
@@ -224,8 +267,11 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   if (job.resume) add_resumed_states(*job.resume, job.setup, job.sources);
   job.batch = batch_shape(job);
   fill_forced(job);
+  job.gpu = target ? nullptr : gpu_for(config);
   if (target) {
     plan_for(*target, job);
+  } else if (job.gpu) {
+    plan_for_gpu(job);
   } else {
     plan_for_this_machine(job);
   }

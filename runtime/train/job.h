@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "runtime/exec/gpu.h"
 #include "runtime/plan/machine.h"
 #include "runtime/plan/planner.h"
 #include "runtime/train/checkpoint.h"
@@ -15,6 +16,7 @@
 namespace sluice::train {
 
 struct Job {
+  std::shared_ptr<exec::Gpu> gpu;  // null: none; outlives what was made on it
   Config config;
   std::optional<Resume> resume;
   ModelSetup setup;

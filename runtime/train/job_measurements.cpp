@@ -73,6 +73,7 @@ ordered_json key_of_rates(const Job& job) {
   ordered_json key = key_of_work(job);
   key["kind"] = "rates";
   key["memory"] = about(probe_memory(job));
+  key["beside_compute"] = job.gpu == nullptr;
   if (job.config.device == DeviceKind::emulated) key["link"] = emulated_link(job.config).count;
   if (!plan::needs_disk(job.shape, job.request)) return key;
   key["io_backend"] = job.config.offload.io_backend;
@@ -168,7 +169,8 @@ exec::BlockPasses passes_of(Job& job, Bytes spare) {
       return std::move(*before);
   }
   const Bytes resident = resident_bytes();
-  exec::BlockPasses passes = exec::measure_block_passes(job.setup.model, pass_size(job.setup, job.batch), spare);
+  exec::BlockPasses passes =
+      exec::measure_block_passes(*exec::make_host_place(), job.setup.model, pass_size(job.setup, job.batch), spare);
   passes.resident_later = std::max(resident_bytes() - resident, Bytes{});
   if (file) keep(*file, key, to_json(passes));
   passes.resident_later = {};

@@ -66,17 +66,21 @@ Bytes probe_memory(const Job& job) {
 
 plan::MachineProfile measure_rates(const Job& job) {
   exec::RateProbeOptions options;
-  // Takes its memory at once.
-  options.compute_load = exec::layer_load(job.setup.model, pass_size(job.setup, job.batch));
+  // A GPU takes nothing from the other lanes. On the CPU: takes its memory at once.
+  if (!job.gpu) options.compute_load = exec::layer_load(job.setup.model, pass_size(job.setup, job.batch));
   if (job.config.device == DeviceKind::emulated) options.link_each_way = emulated_link(job.config);
   return probed(job, std::move(options));
 }
 
 plan::MachineProfile measure_rates_without_compute(const Job& job, const plan::Machine* target) {
   exec::RateProbeOptions options;
-  if (job.request.memory == plan::DeviceMemory::separate)
-    options.link_each_way = target ? std::min(target->h2d, target->d2h) : emulated_link(job.config);
+  if (job.request.memory == plan::DeviceMemory::separate) options.link_each_way = link_to_rehearse(job, target);
   return probed(job, std::move(options));
+}
+
+BytesPerSecond link_to_rehearse(const Job& job, const plan::Machine* target) {
+  if (target) return std::min(target->h2d, target->d2h);
+  return job.gpu ? std::min(job.request.profile.h2d, job.request.profile.d2h) : emulated_link(job.config);
 }
 
 BytesPerSecond emulated_link(const Config& config) {

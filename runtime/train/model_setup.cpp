@@ -8,6 +8,7 @@
 
 #include "models/adapter_files.h"
 #include "models/decoder_groups.h"
+#include "models/ops/ops.h"
 #include "runtime/core/result.h"
 #include "runtime/exec/rate_probe.h"
 #include "runtime/train/free_memory.h"
@@ -129,7 +130,7 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
   } else if (adapts) {
     setup.adapter = adapter_from(config, setup.spec);
   }
-  setup.model = models::build_decoder(setup.spec, setup.adapter, config.compute_dtype);
+  setup.model = models::build_decoder(setup.spec, setup.adapter, config.compute_dtype, models::cpu_ops());
   setup.places = models::locate_base_weights(setup.base, setup.spec, setup.model.groups);
   if (setup.adapter_tensors) {
     models::GroupSources adapters = models::locate_adapter_weights(*setup.adapter_tensors, setup.model.groups);

@@ -50,8 +50,8 @@ class Rehearsal {
     if (target) {
       options.h2d = target->h2d;
       options.d2h = target->d2h;
-    } else if (job.config.device == DeviceKind::emulated) {
-      options.h2d = options.d2h = emulated_link(job.config);
+    } else if (job.request.memory == plan::DeviceMemory::separate) {
+      options.h2d = options.d2h = link_to_rehearse(job, target);
     }
     executor_ =
         std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_, options);

@@ -63,9 +63,15 @@ class Trainer {
     initial_adapter_ = start_adapter(job_, config_.output_dir);
     exec::ExecutorOptions executor_options;
     if (config_.device == DeviceKind::emulated) executor_options.h2d = executor_options.d2h = emulated_link(config_);
+    if (job_.gpu)
+      executor_options.make_device = [&gpu = *job_.gpu](Bytes memory, exec::EventQueue& events,
+                                                        const exec::PhaseClock& clock) {
+        return gpu.make_device(memory, events, clock);
+      };
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
                                                  executor_options);
     for (const std::string& warning : swap_.warnings()) std::fprintf(stderr, "note: %s\n", warning.c_str());
+    for (const std::string& note : executor_->notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
   }
 
   int run() {

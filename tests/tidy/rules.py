@@ -88,7 +88,8 @@ def library_seams(tree):
     for path in tree.select(*CPP):
         unknown = UNKNOWN_TO.get(layer_folder(path))
         for number, _, name in includes(tree, path):
-            if path.endswith((".h", ".cuh")) and NOT_IN_HEADERS.match(name):
+            device_code = path.endswith(".cuh") and re.match(CUDA, name)  # included by .cu alone
+            if path.endswith((".h", ".cuh")) and NOT_IN_HEADERS.match(name) and not device_code:
                 yield Finding(path, number, f"<{name}> in a header: include it in the .cpp")
             elif unknown and unknown.match(name):
                 yield Finding(path, number, f"{layer_folder(path)} knows nothing of <{name}>")

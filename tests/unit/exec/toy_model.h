@@ -24,7 +24,7 @@ class ToyBlock : public models::HeadProgram {
   }
   void forward(const models::ForwardArgs&) const override {}
   void backward(const models::BackwardArgs&) const override {}
-  double loss(const models::BackwardArgs&) const override { return 0; }
+  void loss(const models::BackwardArgs&, models::OpReport&) const override {}
   void logits(const void*, std::span<const int32_t>, std::span<const void* const>, float*,
               std::span<std::byte>) const override {}
   int64_t vocabulary() const override { return kToyVocabulary; }
@@ -88,7 +88,7 @@ class ToyLayer final : public ToyBlock {
 class ToyHead final : public ToyBlock {
  public:
   ToyHead(int group, int64_t elements) : ToyBlock("head", group), elements_(elements) {}
-  double loss(const models::BackwardArgs& a) const override {
+  void loss(const models::BackwardArgs& a, models::OpReport& report) const override {
     double sum = 0;
     const bool trains = a.gradients[0] != nullptr;
     float* g = trains ? gradient(a, elements_) : nullptr;
@@ -99,7 +99,7 @@ class ToyHead final : public ToyBlock {
       if (trains) g[i % kToyWidth] += scale * x * x * h;
       if (a.input_gradient != nullptr) floats(a.input_gradient)[i] = scale * x * h * h;
     }
-    return sum;
+    report.loss_sum = sum;
   }
 
  private:

@@ -1,0 +1,194 @@
+// Row kernels of a GPU, in bytes that they must read and write per second, over what a plain addition of two vectors
+// reaches on the same GPU; products and attention in FLOP/s beside LibTorch's own calls. A Qwen2.5-7B layer, bf16.
+//
+//     build/release/cuda_ops_bench
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/cuda/CUDAEvent.h>
+
+#include <cstdio>
+
+#include "models/cuda/cuda_ops.h"
+
+namespace sluice::models::cuda {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t kTokens = 8192, kHidden = 3584, kFfn = 18944, kVocabulary = 152064, kLogitRows = 512;
+constexpr AttentionShape kAttention{28, 4, 128, 0, 0.08838835f};
+constexpr int64_t kDocument = 2048;
+
+// Seconds of one call, all of its work enqueued and done; the first calls warm caches up.
+template <class Body>
+double seconds_of(const Body& body) {
+  constexpr int kCalls = 20;
+  for (int i = 0; i < 3; ++i) body();
+  at::cuda::CUDAEvent begin(cudaEventDefault), end(cudaEventDefault);
+  begin.record();
+  for (int i = 0; i < kCalls; ++i) body();
+  end.record();
+  end.synchronize();
+  return static_cast<double>(begin.elapsed_time(end)) / 1e3 / kCalls;
+}
+
+class Bench {
+ public:
+  Bench() {
+    use_stream(at::cuda::getStreamFromPool(), 0);
+    ops_ = make_cuda_ops({.tokens_max = kTokens, .micro_batches_max = 1, .positions_max = kDocument});
+    std::vector<int32_t> ids(kTokens), positions(kTokens), starts;
+    for (int64_t i = 0; i < kTokens; ++i) {
+      ids[static_cast<size_t>(i)] = static_cast<int32_t>(i * 7919 % kVocabulary);
+      positions[static_cast<size_t>(i)] = static_cast<int32_t>(i % kDocument);
+      if (i % kDocument == 0) starts.push_back(static_cast<int32_t>(i));
+    }
+    starts.push_back(kTokens);
+    const MicroBatch batch{kTokens, ids, ids, positions, starts};
+    ops_->place({&batch, 1});
+    x_ = random({kTokens, kHidden}), y_ = random({kTokens, kHidden}), z_ = random({kTokens, kHidden});
+    ceiling_ = 3.0 * bytes(x_) / seconds_of([&] { at::add_out(z_, x_, y_); });
+    rows(batch);
+    gates();
+    logits();
+    products();
+    attention(batch);
+  }
+
+ private:
+  static Tensor random(at::IntArrayRef sizes) { return at::randn(sizes, at::device(at::kCUDA).dtype(at::kBFloat16)); }
+  static double bytes(const Tensor& tensor) { return static_cast<double>(tensor.nbytes()); }
+  const Kernels& k() const { return ops_->kernels(Dtype::bf16); }
+
+  template <class Body>
+  void memory(const std::string& name, double moved, const Body& body) {
+    const double rate = moved / seconds_of(body);
+    std::printf("| %s | %.0f GB/s | %.0f%% of an addition's |\n", name.c_str(), rate / 1e9, 100 * rate / ceiling_);
+  }
+  template <class Ours, class Theirs>
+  void compute(const std::string& name, double flops, const Ours& ours, const Theirs& theirs) {
+    const double rate = flops / seconds_of(ours), other = flops / seconds_of(theirs);
+    std::printf("| %s | %.0f TFLOP/s | %.2f of LibTorch's |\n", name.c_str(), rate / 1e12, rate / other);
+  }
+
+  void rows(const MicroBatch& batch) {
+    const Tensor w = random({kHidden}), runs = at::empty({runs_of(kTokens), kHidden}, w.options().dtype(at::kFloat));
+    const Tensor table = random({kVocabulary, kHidden});
+    Tensor gradient = at::zeros({kVocabulary, kHidden}, runs.options()), one = at::zeros({kHidden}, runs.options());
+    OpReport& report = ops_->reports(1)[0];
+    const double all = bytes(x_);
+    memory("rms_norm", 2 * all,
+           [&] { k().rms_norm(x_.data_ptr(), nullptr, w.data_ptr(), z_.data_ptr(), kTokens, kHidden, 1e-5f); });
+    memory("rms_norm with addition", 4 * all,
+           [&] { k().rms_norm(x_.data_ptr(), y_.data_ptr(), w.data_ptr(), z_.data_ptr(), kTokens, kHidden, 1e-5f); });
+    memory("rms_norm_backward", 4 * all, [&] {
+      k().rms_norm_backward(x_.data_ptr(), w.data_ptr(), y_.data_ptr(), y_.data_ptr(), z_.data_ptr(),
+                            runs.data_ptr<float>(), kTokens, kHidden, 1e-5f);
+    });
+    memory("column_runs and store_runs", all, [&] {
+      k().column_runs(x_.data_ptr(), runs.data_ptr<float>(), kTokens, kHidden);
+      ops_->store_runs(runs.data_ptr<float>(), runs_of(kTokens), kHidden,
+                       {one.data_ptr(), Dtype::f32, Store::overwrite});
+    });
+    memory("add", 3 * all, [&] { k().add(x_.data_ptr(), y_.data_ptr(), z_.data_ptr(), kTokens * kHidden); });
+    memory("store_gradient, bf16 into fp32", (1 + 2 + 2) * all, [&] {
+      k().store_gradient(x_.data_ptr(), gradient.data_ptr(), Dtype::f32, Store::accumulate, kTokens * kHidden);
+    });
+    memory("check_finite", all, [&] { ops_->check_finite(x_.data_ptr(), kTokens * kHidden, Dtype::bf16, report); });
+    memory("gather_rows", 2 * all,
+           [&] { k().gather_rows(table.data_ptr(), ops_->numbers(batch).token_ids, z_.data_ptr(), kTokens, kHidden); });
+    memory("scatter_add_rows", (1 + 2 + 2) * all, [&] {
+      ops_->scatter_add_rows(Dtype::bf16, x_.data_ptr(), batch, kHidden, -1, gradient.data_ptr(), Dtype::f32, nullptr);
+    });
+    const Tensor angles = at::rand({kDocument, kAttention.head_dim / 2}, runs.options());
+    const Tensor qkv = random({kTokens, kAttention.row()});
+    const Heads heads{kAttention.row(), 0, kAttention.heads + kAttention.kv_heads, kAttention.head_dim};
+    memory("rope", 2.0 * kTokens * static_cast<double>(heads.count * heads.size) * 2, [&] {
+      k().rope(qkv.data_ptr(), heads, ops_->numbers(batch).positions,
+               {angles.data_ptr<float>(), angles.data_ptr<float>()}, 1, kTokens);
+    });
+  }
+
+  void gates() {
+    const Tensor gate_up = random({kTokens, 2 * kFfn}), dy = random({kTokens, kFfn});
+    Tensor y = random({kTokens, kFfn});
+    memory("swiglu", bytes(gate_up) + bytes(y), [&] { k().swiglu(gate_up.data_ptr(), y.data_ptr(), kTokens, kFfn); });
+    memory("swiglu_backward", 2 * bytes(gate_up) + 2 * bytes(y), [&] {
+      k().swiglu_backward(gate_up.data_ptr(), dy.data_ptr(), gate_up.data_ptr(), y.data_ptr(), kTokens, kFfn);
+    });
+    memory("dropout", 2 * bytes(y), [&] {
+      k().dropout(dy.data_ptr(), y.data_ptr(), kTokens * kFfn, 0.1f, {1, 2, 3, 4});
+    });
+  }
+
+  void logits() {
+    const Tensor logits = random({kLogitRows, kVocabulary});
+    const Tensor labels = at::arange(kLogitRows, at::device(at::kCUDA).dtype(at::kInt));
+    const Tensor losses = at::empty({kLogitRows}, at::device(at::kCUDA).dtype(at::kDouble));
+    memory("cross_entropy and its gradient", 2 * bytes(logits), [&] {
+      k().cross_entropy(logits.data_ptr(), labels.data_ptr<int32_t>(), losses.data_ptr<double>(), 1, true, kLogitRows,
+                        kVocabulary);
+    });
+  }
+
+  void products() {
+    const Tensor w = random({2 * kFfn, kHidden}), y = random({kTokens, 2 * kFfn});
+    Tensor out = at::empty_like(y), dx = at::empty_like(x_), dw = at::empty_like(w);
+    Tensor sum = at::zeros(w.sizes(), w.options().dtype(at::kFloat));
+    const double flops = 2.0 * kTokens * kHidden * 2 * kFfn;
+    const Matrix x{x_.data_ptr(), kTokens, kHidden}, weights{w.data_ptr(), 2 * kFfn, kHidden};
+    const Matrix dy{y.data_ptr(), kTokens, 2 * kFfn};
+    compute(
+        "product x w^T", flops, [&] { ops_->multiply_by_transposed(Dtype::bf16, x, weights, {out.data_ptr()}); },
+        [&] { at::mm_out(out, x_, w.t()); });
+    compute(
+        "product dy w", flops, [&] { ops_->multiply(Dtype::bf16, dy, weights, {dx.data_ptr()}); },
+        [&] { at::mm_out(dx, y, w); });
+    compute(
+        "product dy^T x, bf16", flops,
+        [&] {
+          ops_->weight_gradient(Dtype::bf16, dy, x, {dw.data_ptr(), Dtype::bf16, Store::overwrite}, nullptr);
+        },
+        [&] { at::mm_out(dw, y.t(), x_); });
+    compute(
+        "product dy^T x, added to fp32", flops,
+        [&] {
+          ops_->weight_gradient(Dtype::bf16, dy, x, {sum.data_ptr(), Dtype::f32, Store::accumulate}, nullptr);
+        },
+        [&] { sum.add_(at::mm_out(dw, y.t(), x_)); });
+  }
+
+  void attention(const MicroBatch& batch) {
+    const int64_t h = kAttention.heads, d = kAttention.head_dim;
+    const Tensor qkv = random({kTokens, kAttention.row()}), dy = random({kTokens, h * d});
+    Tensor y = at::empty_like(dy), gradient = at::empty_like(qkv);
+    const Tensor sums = at::empty({h, kTokens}, qkv.options().dtype(at::kFloat));
+    const double pairs = static_cast<double>(kTokens) * kDocument / 2, flops = 4.0 * pairs * static_cast<double>(h * d);
+    const auto forward = [&] {
+      ops_->attention(Dtype::bf16, kAttention, batch, qkv.data_ptr(), y.data_ptr(), sums.data_ptr<float>(), {});
+    };
+    const double rate = flops / seconds_of(forward);
+    const double back = 2.5 * flops / seconds_of([&] {
+                          ops_->attention_backward(Dtype::bf16, kAttention, batch, qkv.data_ptr(), y.data_ptr(),
+                                                   sums.data_ptr<float>(), dy.data_ptr(), gradient.data_ptr(), {});
+                        });
+    std::printf("| attention, documents of %lld | %.0f TFLOP/s | |\n", static_cast<long long>(kDocument), rate / 1e12);
+    std::printf("| attention backward, deterministic | %.0f TFLOP/s | |\n", back / 1e12);
+  }
+
+  std::shared_ptr<Ops> ops_;
+  Tensor x_, y_, z_;
+  double ceiling_ = 0;
+};
+
+}  // namespace
+}  // namespace sluice::models::cuda
+
+int main() {
+  if (!at::hasCUDA() || at::cuda::device_count() == 0) {
+    std::printf("no GPU here\n");
+    return 0;
+  }
+  std::printf("| op, bf16 | rate | over |\n|---|---|---|\n");
+  const sluice::models::cuda::Bench bench;
+}

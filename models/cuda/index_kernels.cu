@@ -1,0 +1,88 @@
+#include "models/cuda/index_kernels.h"
+#include "models/cuda/packed.cuh"
+
+namespace sluice::models::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+template <class T, int kWidth>
+__global__ void gather(const T* table, const int32_t* rows, T* y, int64_t packs_of_row, int64_t packs_of_all) {
+  const int64_t pack = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (pack >= packs_of_all) return;
+  const int64_t from = rows[pack / packs_of_row] * packs_of_row + pack % packs_of_row;
+  reinterpret_cast<Pack<T, kWidth>*>(y)[pack] = reinterpret_cast<const Pack<T, kWidth>*>(table)[from];
+}
+
+template <class T, int kWidth>
+__global__ void scatter(const T* x, const int32_t* rows, T* y, int64_t packs_of_row, int64_t packs_of_all) {
+  const int64_t pack = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (pack >= packs_of_all) return;
+  const int64_t to = rows[pack / packs_of_row] * packs_of_row + pack % packs_of_row;
+  reinterpret_cast<Pack<T, kWidth>*>(y)[to] = reinterpret_cast<const Pack<T, kWidth>*>(x)[pack];
+}
+
+// One block per token id and stretch of columns.
+template <class T, class To>
+__global__ void scatter_add(const T* dy, SortedTokens tokens, int64_t width, int32_t skip, To* table) {
+  const int32_t begin = tokens.begins[blockIdx.x], end = tokens.begins[blockIdx.x + 1];
+  const int32_t token = tokens.token_ids[tokens.order[begin]];
+  const int64_t column = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+  if (token == skip || column >= width) return;
+  To* to = table + token * width + column;
+  float sum = to_float(*to);
+#pragma unroll 4
+  for (int32_t i = begin; i < end; ++i) sum += to_float(dy[tokens.order[i] * width + column]);
+  *to = from_float<To>(sum);
+}
+
+template <class T, class Launch>
+void move_rows(const void* a, const void* b, int64_t count, int64_t width, const Launch& launch) {
+  if (count == 0) return;
+  const auto go = [&](auto pack) {
+    const int64_t all = count * width / pack;
+    launch(pack, width / pack, all, grid(blocks_for(all, kThreads)));
+  };
+  packs<T>(width, {a, b}) ? go(std::integral_constant<int, kWidest<T>>{}) : go(std::integral_constant<int, 1>{});
+}
+
+}  // namespace
+
+template <class T>
+void gather_rows(const void* table, const int32_t* rows, void* y, int64_t count, int64_t width) {
+  move_rows<T>(table, y, count, width, [&](auto pack, int64_t of_row, int64_t of_all, dim3 blocks) {
+    gather<T, pack>
+        <<<blocks, kThreads, 0, stream()>>>(static_cast<const T*>(table), rows, static_cast<T*>(y), of_row, of_all);
+  });
+  check_launch("gather_rows");
+}
+
+template <class T>
+void scatter_rows(const void* x, const int32_t* rows, void* y, int64_t count, int64_t width) {
+  move_rows<T>(x, y, count, width, [&](auto pack, int64_t of_row, int64_t of_all, dim3 blocks) {
+    scatter<T, pack>
+        <<<blocks, kThreads, 0, stream()>>>(static_cast<const T*>(x), rows, static_cast<T*>(y), of_row, of_all);
+  });
+  check_launch("scatter_rows");
+}
+
+template void gather_rows<float>(const void*, const int32_t*, void*, int64_t, int64_t);
+template void gather_rows<__nv_bfloat16>(const void*, const int32_t*, void*, int64_t, int64_t);
+template void scatter_rows<float>(const void*, const int32_t*, void*, int64_t, int64_t);
+template void scatter_rows<__nv_bfloat16>(const void*, const int32_t*, void*, int64_t, int64_t);
+
+void scatter_add_rows(Dtype dtype, const void* dy, const SortedTokens& tokens, int64_t width, int32_t skip, void* table,
+                      Dtype table_dtype) {
+  if (tokens.ids == 0) return;
+  const dim3 blocks = grid(tokens.ids, blocks_for(width, kThreads));
+  const auto from = [&]<class T>(const T* source) {
+    const auto into = [&](auto* target) {
+      scatter_add<<<blocks, kThreads, 0, stream()>>>(source, tokens, width, skip, target);
+    };
+    table_dtype == Dtype::f32 ? into(static_cast<float*>(table)) : into(static_cast<__nv_bfloat16*>(table));
+  };
+  dtype == Dtype::f32 ? from(static_cast<const float*>(dy)) : from(static_cast<const __nv_bfloat16*>(dy));
+  check_launch("scatter_add_rows");
+}
+
+}  // namespace sluice::models::cuda

@@ -1,0 +1,34 @@
+#include <cuda_runtime_api.h>
+
+#include "models/cuda/cuda_ops.h"
+#include "models/cuda/stream.h"
+#include "tests/blocks/block_device.h"
+
+namespace sluice::block_device {
+
+using models::cuda::check;
+
+std::string missing() {
+  int count = 0;
+  const cudaError_t result = cudaGetDeviceCount(&count);
+  if (result == cudaSuccess && count > 0) return "";
+  return std::string("no GPU here: ") + cudaGetErrorString(result);
+}
+
+std::shared_ptr<models::Ops> make_ops() {
+  cudaStream_t stream = nullptr;
+  check(cudaSetDevice(0), "choosing the GPU");
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+  models::cuda::use_stream(stream, 0);
+  return models::cuda::make_cuda_ops({.tokens_max = 4096, .micro_batches_max = 8, .positions_max = 4096});
+}
+
+std::byte* allocate(int64_t bytes) {
+  void* memory = nullptr;
+  check(cudaMallocManaged(&memory, static_cast<size_t>(bytes)), "allocating memory of both sides");
+  return static_cast<std::byte*>(memory);
+}
+void release(std::byte* memory) { cudaFree(memory); }
+void finish() { check(cudaDeviceSynchronize(), "waiting for the GPU"); }
+
+}  // namespace sluice::block_device
