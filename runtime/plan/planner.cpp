@@ -100,17 +100,19 @@ class Fitting {
   bool measuring_fits() const { return memory_to_measure(shape_) <= request_.caps[static_cast<size_t>(Tier::host)]; }
   Planned lowered(const Assignment& assignment) const { return lower(choices_.plan_of(assignment), shape_, request_); }
 
-  // Coarse figures are corrected until the winner's exact ones fit.
+  // Coarse figures are corrected until the winner's exact ones fit, each time by twice as much: the next winner may err
+  // as the last one did.
   template <class Search>
   std::optional<Planned> lowered_in_caps(const Search& search) {
-    constexpr int kAttempts = 4;
+    constexpr int kAttempts = 8;
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       const std::optional<Assignment> found = search();
       if (!found) return std::nullopt;
       Planned planned = lowered(*found);
       const Caps over = excess(planned, shape_, request_);
       if (fits(over)) return planned;
-      for (size_t tier = 0; tier < kTierCount; ++tier) beyond_[tier] += std::max(over[tier], Bytes{});
+      for (size_t tier = 0; tier < kTierCount; ++tier)
+        beyond_[tier] += std::max(over[tier], Bytes{}) * (int64_t{1} << attempt);
     }
     return std::nullopt;
   }
@@ -130,9 +132,20 @@ class Fitting {
 
   void finish(Planned& planned, const Assignment& assignment) {
     prove_all(planned, shape_);
-    planned.steady = simulate(planned.schedule(steady_phase(planned.plan, shape_.micro_batches), shape_, request_),
-                              planned.layout.buffers(), request_.profile);
+    const Phase steady = steady_phase(planned.plan, shape_.micro_batches);
+    planned.steady = simulated(planned, steady);
+    if (planned.plan.undoable) {
+      Phase waits = steady;
+      waits.early = false;
+      waits.early_pending = true;
+      planned.clipping = {planned.steady.time, simulated(planned, redo_phase(shape_.micro_batches, false)).time,
+                          simulated(planned, waits).time};
+    }
     planned.plan.reasons = reasons(assignment);
+  }
+
+  Simulation simulated(Planned& planned, const Phase& phase) const {
+    return simulate(planned.schedule(phase, shape_, request_), planned.layout.buffers(), request_.profile);
   }
 
   std::vector<std::string> reasons(const Assignment& assignment) {
@@ -237,6 +250,10 @@ Bytes memory_in(Tier tier, const MemoryUse& memory, const JobShape& shape) {
 
 Bytes memory_to_measure(const JobShape& shape) {
   return shape.measuring_bytes + shape.process_bytes + shape.transient_bytes;
+}
+
+Microseconds Planned::clipped_step() const {
+  return clipping ? std::min(clipping->wait, clipping->speculate + clipping->redo) : steady.time;
 }
 
 const Schedule& Planned::schedule(const Phase& phase, const JobShape& shape, const PlanRequest& request) {

@@ -37,13 +37,22 @@ struct PlanRequest {
   std::function<std::vector<std::string>()> settings_that_fit;
 };
 
+// A step whose updates run behind backward, before the norm is known: as long as it was not exceeded, when it was, and
+// what waiting for it takes. Until steps were seen nobody knows which it will be.
+struct ClippingTimes {
+  Microseconds speculate, redo, wait;
+};
+
 struct Planned {
   Plan plan;
   Layout layout;  // frozen
   std::map<Phase, Schedule> schedules;
   MemoryUse memory;
-  Simulation steady;  // of the full step, once states are stored
+  Simulation steady;  // of the full step, once states are stored; where the plan speculates, none is clipped
+  std::optional<ClippingTimes> clipping;  // where the plan speculates
 
+  // Of a step in a row of which the norm exceeds max_grad_norm each time.
+  Microseconds clipped_step() const;
   // Builds and verifies phases that were not foreseen (a last step with fewer micro-batches).
   const Schedule& schedule(const Phase& phase, const JobShape& shape, const PlanRequest& request);
 };

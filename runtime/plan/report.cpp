@@ -31,6 +31,7 @@ Forecast forecast_of(const Planned& planned, const JobShape& shape, const Machin
   Forecast forecast;
   const Simulation& steady = planned.steady;
   forecast.step = steady.time;
+  forecast.clipped_step = planned.clipped_step();
   forecast.tokens_per_second = static_cast<double>(shape.tokens_max * shape.micro_batches) / (steady.time.count / 1e6);
   forecast.bound = steady.bound;
   forecast.percent_of_bound = 100 * steady.bound.time.count / steady.time.count;
@@ -59,6 +60,9 @@ std::string forecast_table(const Forecast& forecast, Bytes rated_endurance) {
           static_cast<Lane>(lane) == forecast.bound.lane ? "  binds" : "");
   say("step           %14s, %.0f tokens/s, %.1f%% of the bound\n", to_string(forecast.step).c_str(),
       forecast.tokens_per_second, forecast.percent_of_bound);
+  if (forecast.clipped_step != forecast.step)
+    say("  clipped      %14s, while the gradient's norm exceeds max_grad_norm\n",
+        to_string(forecast.clipped_step).c_str());
   say("disk per step  %14s read, %s written\n", to_string(forecast.disk_read).c_str(),
       to_string(forecast.disk_written).c_str());
   const double terabytes = static_cast<double>(forecast.written_by_job.count) / 1e12;
@@ -89,6 +93,7 @@ std::string to_json(const Planned& planned, const JobShape& shape, const std::ar
   json["measuring_bytes"] = shape.measuring_bytes.count;
   nlohmann::ordered_json& step = json["forecast"];
   step["step_seconds"] = forecast.step.count / 1e6;
+  step["clipped_step_seconds"] = forecast.clipped_step.count / 1e6;
   step["tokens_per_second"] = forecast.tokens_per_second;
   step["bound_seconds"] = forecast.bound.time.count / 1e6;
   step["percent_of_bound"] = forecast.percent_of_bound;

@@ -12,7 +12,7 @@ std::string memory_table(const MemoryUse& memory, const JobShape& shape, const s
 
 // What the job as a whole comes to.
 struct Forecast {
-  Microseconds step;
+  Microseconds step, clipped_step;  // the same where the plan does not speculate
   double tokens_per_second = 0;
   Bound bound;
   double percent_of_bound = 0;

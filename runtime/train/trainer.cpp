@@ -112,6 +112,7 @@ class Trainer {
       return std::to_string(job_.planned.memory.peak[static_cast<size_t>(tier)].count);
     };
     return "predicted:\n  step_seconds: " + std::to_string(job_.planned.steady.time.count / 1e6) +
+           "\n  clipped_step_seconds: " + std::to_string(job_.planned.clipped_step().count / 1e6) +
            "\n  device_peak_bytes: " + peak(Tier::device) + "\n  host_peak_bytes: " + peak(Tier::host) +
            "\n  disk_peak_bytes: " + peak(Tier::disk) + "\n";
   }
@@ -188,21 +189,10 @@ class Trainer {
 
   // Whether not to wait for the norm is worth the risk of doing the update again. Who forces updates behind backward
   // gets them.
-  bool speculates() {
+  bool speculates() const {
     if (config_.offload.update == UpdateChoice::behind_backward) return true;
-    if (!times_) {
-      const auto time_of = [&](const plan::Phase& phase) {
-        return plan::simulate(job_.planned.schedule(phase, job_.shape, job_.request), job_.planned.layout.buffers(),
-                              job_.request.profile)
-            .time.count;
-      };
-      plan::Phase waits = plan::steady_phase(job_.planned.plan, job_.shape.micro_batches);
-      const double speculate = time_of(waits);
-      waits.early = false;
-      waits.early_pending = true;
-      times_ = {speculate, time_of(waits), time_of(plan::redo_phase(job_.shape.micro_batches, false))};
-    }
-    return times_->speculate + clipped_share_ * times_->redo < times_->wait;
+    const plan::ClippingTimes& times = *job_.planned.clipping;
+    return (times.speculate + times.redo * clipped_share_).count < times.wait.count;
   }
 
   // torch.nn.utils.clip_grad_norm_: the factor never exceeds one.
@@ -321,10 +311,6 @@ class Trainer {
   double clipped_share_ = 0;     // of the last steps, the newest counting most
   plan::SeenRates rates_;
   const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
-  struct StepTimes {
-    double speculate, wait, redo;
-  };
-  std::optional<StepTimes> times_;
   exec::TraceWriter trace_;
   fs::path initial_adapter_;
   std::vector<double> validation_losses_;
