@@ -34,8 +34,8 @@ __device__ Softmax block_softmax(Softmax own) {
 
 // One block per row. The second pass finds the row in L2 where rows are few enough: logits come in tiles.
 template <class T, int kWidth>
-__global__ void cross_entropy_rows(T* logits, const int32_t* labels, double* row_losses, float scale, bool gradient,
-                                   int64_t vocabulary) {
+__global__ void __launch_bounds__(kThreads) cross_entropy_rows(T* logits, const int32_t* labels, double* row_losses,
+                                                               float scale, bool gradient, int64_t vocabulary) {
   T* row = logits + static_cast<int64_t>(blockIdx.x) * vocabulary;
   const int64_t step = int64_t{kThreads} * kWidth;
   Softmax own;

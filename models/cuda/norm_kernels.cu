@@ -43,9 +43,13 @@ __device__ void each(const Body& body, First& first, Others&... others) {
     for (int i = 0; i < kWidth; ++i) body(first.at[p][i], others.at[p][i]...);
 }
 
+// Registers are shared by so many threads.
+constexpr int threads_most(int packs) { return packs <= 4 ? 512 : 1024; }
+
 // One block per row.
 template <class T, int kWidth, int kPacks>
-__global__ void norm_rows(T* x, const T* addend, const T* w, T* y, RowShape shape) {
+__global__ void __launch_bounds__(threads_most(kPacks))
+    norm_rows(T* x, const T* addend, const T* w, T* y, RowShape shape) {
   __shared__ float shared[32];
   using Values = Row<T, kWidth, kPacks>;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * shape.width;
@@ -68,8 +72,9 @@ __global__ void norm_rows(T* x, const T* addend, const T* w, T* y, RowShape shap
 // n = x * s, s = rsqrt(mean(x^2) + e); dx = s * (dn - n * mean(dn * n)) with dn = dy * w; dw = sum of dy * n.
 // One block per run of tokens, whose sum of dw it keeps in registers. The next row is on its way while one is summed.
 template <class T, int kWidth, int kPacks>
-__global__ void norm_rows_backward(const T* x, const T* w, const T* dy, const T* residual, T* dx, float* weight_runs,
-                                   int64_t rows, RowShape shape) {
+__global__ void __launch_bounds__(threads_most(kPacks))
+    norm_rows_backward(const T* x, const T* w, const T* dy, const T* residual, T* dx, float* weight_runs, int64_t rows,
+                       RowShape shape) {
   __shared__ float shared[32];
   using Values = Row<T, kWidth, kPacks>;
   const int64_t width = shape.width, first = static_cast<int64_t>(blockIdx.x) * kRunTokens;

@@ -15,6 +15,7 @@
 #include "runtime/exec/compute_op.h"
 #include "runtime/exec/device.h"
 #include "runtime/exec/lane_thread.h"
+#include "runtime/plan/buffer_names.h"
 
 namespace sluice::exec {
 namespace {

@@ -3,10 +3,11 @@
 
 #include <vector>
 
+#include "runtime/plan/buffer_names.h"
 #include "runtime/plan/job_shape.h"
 #include "runtime/plan/memory_content.h"
+#include "runtime/plan/phase.h"
 #include "runtime/plan/plan.h"
-#include "runtime/plan/schedule_builder.h"
 
 namespace sluice::plan {
 

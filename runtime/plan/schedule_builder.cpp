@@ -5,27 +5,17 @@
 #include <set>
 
 #include "runtime/core/check.h"
-#include "runtime/plan/ring.h"
+#include "runtime/plan/buffer_names.h"
+#include "runtime/plan/op_emitter.h"
 
 namespace sluice::plan {
 namespace {
 
-std::string numbered(const char* name, int64_t a) { return std::string(name) + '.' + std::to_string(a); }
-std::string numbered(const char* name, int64_t a, int64_t b) { return numbered(name, a) + '.' + std::to_string(b); }
-std::string numbered(const char* name, int64_t a, int64_t b, int64_t c) {
-  return numbered(name, a, b) + '.' + std::to_string(c);
-}
-
-std::string of_set(std::string name, int set) { return set == 0 ? name : name + ".second"; }
-std::string home_weights_name(int g, int set) { return of_set(numbered("weights.host", g), set); }
-std::string weights_ring_name(const GroupShape& group) { return numbered("weights.host.ring", group.elements); }
-
-class Builder {
+class Builder : OpEmitter {
  public:
   Builder(const JobShape& shape, const Plan& plan, const Phase& phase, std::span<const uint8_t> source_low_bits,
           Layout& layout)
-      : shape_(shape), plan_(plan), phase_(phase), low_bits_(source_low_bits), layout_(layout), rings_(layout) {
-    schedule_.name = name_of(phase);
+      : OpEmitter(name_of(phase), layout), shape_(shape), plan_(plan), phase_(phase), low_bits_(source_low_bits) {
     block_of_first_use_.assign(shape.groups.size(), kNone);
     for (int b = 0; b < blocks(); ++b)
       for (int g : block(b).groups) {
@@ -103,70 +93,6 @@ class Builder {
   // Its gradient goes straight into the update: no home, as nothing will ask for it again.
   bool gradient_is_passing(int g) const { return is_early(g) && !plan_.undoable; }
   bool gradient_at_home(int g) const { return group_plan(g).gradients != Tier::disk && !gradient_is_passing(g); }
-
-  // --- ops and their dependencies -------------------------------------------------------------------------------
-
-  Operand whole(Role role, Access access, BufferId buffer, int i = 0) const {
-    return {role, access, i, buffer, 0, layout_.at(buffer).wanted_bytes};
-  }
-  static Operand part(Role role, Access access, BufferId buffer, int64_t offset, int64_t bytes, int i = 0) {
-    return {role, access, i, buffer, offset, bytes};
-  }
-
-  OpId emit(Op op) {
-    waits_for_.clear();
-    for (const Operand& operand : op.operands) {
-      const Hazard& hazard = hazard_of(operand.buffer);
-      if (hazard.writer != kNone) waits_for_.push_back(hazard.writer);
-      if (operand.access != Access::read)
-        waits_for_.insert(waits_for_.end(), hazard.readers.begin(), hazard.readers.end());
-    }
-    std::sort(waits_for_.begin(), waits_for_.end());
-    op.after.assign(waits_for_.begin(), std::unique(waits_for_.begin(), waits_for_.end()));
-    const auto id = static_cast<OpId>(schedule_.ops.size());
-    for (const Operand& operand : op.operands)
-      if (operand.access != Access::read) {
-        hazard_of(operand.buffer).writer = id;
-        hazard_of(operand.buffer).readers.clear();
-      }
-    for (const Operand& operand : op.operands) {
-      Hazard& hazard = hazard_of(operand.buffer);
-      if (hazard.writer != id) hazard.readers.push_back(id);
-    }
-    for (const Operand& operand : op.operands) rings_.touch(operand.buffer);
-    schedule_.ops.push_back(std::move(op));
-    return id;
-  }
-
-  struct Hazard {
-    OpId writer = kNone;
-    std::vector<OpId> readers;
-  };
-  Hazard& hazard_of(BufferId buffer) {
-    if (index(buffer) >= hazards_.size()) hazards_.resize(layout_.buffers().size());
-    return hazards_[index(buffer)];
-  }
-
-  void move(OpKind kind, Lane lane, Operand from, Operand to, int g, int b, int mb) {
-    Op op{.kind = kind, .lane = lane, .block = b, .group = g, .micro_batch = mb, .bytes = from.bytes};
-    op.operands = {from, to};
-    emit(std::move(op));
-  }
-  void copy(BufferId from, BufferId to, int g, int b, int mb) {
-    const bool to_device = layout_.at(to).tier == Tier::device;
-    move(to_device ? OpKind::copy_to_device : OpKind::copy_to_host, to_device ? Lane::h2d : Lane::d2h,
-         whole(Role::source, Access::read, from), whole(Role::destination, Access::write, to), g, b, mb);
-  }
-  void read(BufferId extent, BufferId to, int64_t offset, int g, int b, int mb) {
-    const int64_t bytes = layout_.at(extent).wanted_bytes;
-    move(OpKind::read, Lane::read, whole(Role::source, Access::read, extent),
-         part(Role::destination, Access::write, to, offset, bytes), g, b, mb);
-  }
-  void write(BufferId from, int64_t offset, BufferId extent, int g, int b, int mb) {
-    const int64_t bytes = layout_.at(extent).wanted_bytes;
-    move(OpKind::write, Lane::write, part(Role::source, Access::read, from, offset, bytes),
-         whole(Role::destination, Access::write, extent), g, b, mb);
-  }
 
   // --- chunks of a group ---------------------------------------------------------------------------------------
 
@@ -679,15 +605,10 @@ class Builder {
   const Plan& plan_;
   const Phase phase_;
   const std::span<const uint8_t> low_bits_;
-  Layout& layout_;
-  RingSet rings_;
-  Schedule schedule_;
-  std::vector<Hazard> hazards_;          // per buffer
   std::vector<int> block_of_first_use_;  // per group: the last block whose backward adds to it
   std::map<int, int> uses_;              // blocks that use the group
   std::map<int64_t, int> groups_of_size_, used_together_;
   int64_t staging_bytes_ = 0, states_chunk_bytes_ = 0;  // the most of all groups
-  std::vector<OpId> waits_for_;                         // of the op that is emitted, kept for its memory
   int first_trained_block_ = 0;
   BufferId workspace_ = kNone;
   std::set<int> updated_, written_, begun_;
@@ -697,37 +618,6 @@ class Builder {
 
 }  // namespace
 
-std::string host_weights_name(const GroupPlan& where, const GroupShape& group, int g, int set) {
-  return where.weights == Tier::disk ? weights_ring_name(group) + "[0]" : home_weights_name(g, set);
-}
-std::string weights_extent_name(int g, int set) { return of_set(numbered("weights.disk", g), set); }
-std::string host_states_name(int g, int set) { return of_set(numbered("states.host", g), set); }
-std::string states_extent_name(int g, int64_t chunk, int set) { return of_set(numbered("states.disk", g, chunk), set); }
-int newest_set(const Plan& plan, int g, bool odd) {
-  const bool two = plan.undoable && plan.groups[static_cast<size_t>(g)].update == UpdateTime::behind_backward;
-  return two && odd ? 1 : 0;
-}
-
-std::string name_of(const Phase& phase) {
-  switch (phase.kind) {
-    case PhaseKind::load:
-      return "load";
-    case PhaseKind::restore:
-      return "restore";
-    case PhaseKind::redo:
-      return "redo";
-    case PhaseKind::flush:
-      return "flush";
-    case PhaseKind::evaluate:
-      return "evaluate x" + std::to_string(phase.micro_batches);
-    case PhaseKind::train:
-      break;
-  }
-  return "train x" + std::to_string(phase.micro_batches) +
-         (phase.pending ? (phase.states_stored ? ", update" : ", first update") : ", no update") +
-         (phase.early ? ", update behind backward" : "");
-}
-
 Schedule build_schedule(const JobShape& shape, const Plan& plan, const Phase& phase,
                         std::span<const uint8_t> source_low_bits, Layout& layout) {
   SLUICE_CHECK(plan.groups.size() == shape.groups.size() && plan.blocks.size() == shape.blocks.size(),
@@ -735,53 +625,6 @@ Schedule build_schedule(const JobShape& shape, const Plan& plan, const Phase& ph
   SLUICE_CHECK(source_low_bits.size() == shape.groups.size(), "one entry per group");
   SLUICE_CHECK(plan.chunk_elements % 4096 == 0, "chunks must keep O_DIRECT alignment");
   return Builder(shape, plan, phase, source_low_bits, layout).build();
-}
-
-bool holds_a_chunk(const Buffer& buffer) {
-  for (const char* ring : {"staging", "states.ring", "gradients.chunk.ring"})
-    if (buffer.name.starts_with(ring)) return true;
-  return false;
-}
-
-Phase steady_phase(const Plan& plan, int micro_batches) {
-  Phase phase{PhaseKind::train, micro_batches, true, true, true};
-  phase.early = phase.early_states_stored = phase.early_weights_stored = updates_behind_backward(plan);
-  return phase;
-}
-
-Phase redo_phase(int micro_batches, bool odd) {
-  return {PhaseKind::redo, micro_batches, false, true, true, false, false, true, true, odd};
-}
-
-std::vector<Phase> phases_of(const JobShape& shape, const Plan& plan, bool resumes) {
-  const int m = shape.micro_batches;
-  const bool early = updates_behind_backward(plan);
-  std::vector<Phase> phases;
-  const auto add = [&](PhaseKind kind, bool pending, bool stored) {
-    Phase phase{kind, m, pending, stored || resumes, stored};
-    phase.early_states_stored = early && (stored || resumes);
-    phase.early_weights_stored = early && stored;
-    phase.early = early && kind == PhaseKind::train;
-    phases.push_back(phase);
-  };
-  phases.push_back({resumes ? PhaseKind::restore : PhaseKind::load, m});
-  add(PhaseKind::evaluate, false, false);
-  for (const bool stored : {false, true})
-    for (const bool pending : {false, true}) add(PhaseKind::train, pending, stored);
-  for (const bool stored : {false, true}) add(PhaseKind::flush, true, stored);
-  add(PhaseKind::evaluate, false, true);
-  if (!early || !plan.undoable) return phases;
-  for (const bool odd : {false, true}) {
-    // Steps that wait use the same buffers, those of updates before forward among them.
-    Phase waits{PhaseKind::train, m, true, true, true};
-    waits.early_pending = waits.early_states_stored = waits.early_weights_stored = true;
-    waits.odd = odd;
-    phases.push_back(waits);
-    waits.early = true;
-    phases.push_back(waits);
-    phases.push_back(redo_phase(m, odd));
-  }
-  return phases;
 }
 
 }  // namespace sluice::plan

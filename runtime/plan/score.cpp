@@ -5,6 +5,7 @@
 #include <future>
 #include <thread>
 
+#include "runtime/plan/buffer_names.h"
 #include "runtime/plan/schedule_builder.h"
 #include "runtime/plan/simulate.h"
 

@@ -14,9 +14,9 @@
 
 #include "runtime/core/result.h"
 #include "runtime/plan/job_shape.h"
+#include "runtime/plan/phase.h"
 #include "runtime/plan/plan.h"
 #include "runtime/plan/schedule.h"
-#include "runtime/plan/schedule_builder.h"
 
 namespace sluice::plan {
 

@@ -1,8 +1,8 @@
 // Where the trained model is between phases: what is pending, and where its newest weights and states are.
 #pragma once
 
+#include "runtime/plan/phase.h"
 #include "runtime/plan/plan.h"
-#include "runtime/plan/schedule_builder.h"
 
 namespace sluice::train {
 

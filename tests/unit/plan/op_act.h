@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/plan/schedule_builder.h"
+#include "runtime/plan/phase.h"
+#include "runtime/plan/schedule.h"
 #include "tests/unit/plan/symbolic_memory.h"
 
 namespace sluice::plan {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "runtime/plan/choices.h"
-#include "runtime/plan/schedule_builder.h"
+#include "runtime/plan/phase.h"
 
 namespace sluice::plan {
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "runtime/plan/buffer_names.h"
+
 namespace sluice::plan {
 namespace {
 

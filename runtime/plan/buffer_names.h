@@ -1,0 +1,33 @@
+// What buffers are called: by name a phase finds what another one left.
+#pragma once
+
+#include <string>
+
+#include "runtime/plan/job_shape.h"
+#include "runtime/plan/layout.h"
+#include "runtime/plan/plan.h"
+
+namespace sluice::plan {
+
+// "weights.host.3"; "boundary.2.0".
+std::string numbered(const char* name, int64_t a);
+std::string numbered(const char* name, int64_t a, int64_t b);
+std::string numbered(const char* name, int64_t a, int64_t b, int64_t c);
+// Of the two sets that an update behind backward may have.
+std::string of_set(std::string name, int set);
+std::string home_weights_name(int g, int set);
+std::string weights_ring_name(const GroupShape& group);
+
+// Names of the buffers in which trained groups are found between phases, for saving them. The weights of a group whose
+// home is the disk are read into its ring's first buffer.
+std::string host_weights_name(const GroupPlan& where, const GroupShape& group, int g, int set);
+std::string weights_extent_name(int g, int set);
+std::string host_states_name(int g, int set);
+std::string states_extent_name(int g, int64_t chunk, int set);
+// Of the two sets, the newest: 1 for groups with two when `odd`, else 0.
+int newest_set(const Plan& plan, int g, bool odd);
+inline constexpr const char* kStatesRingFirst = "states.ring[0]";
+// One of a ring of chunks of an update, in memory.
+bool holds_a_chunk(const Buffer& buffer);
+
+}  // namespace sluice::plan
