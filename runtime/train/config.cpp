@@ -8,6 +8,7 @@
 #include <set>
 
 #include "runtime/core/result.h"
+#include "runtime/train/config_datasets.h"
 #include "runtime/train/config_keys.h"
 #include "runtime/train/config_source.h"
 #include "runtime/train/config_values.h"
@@ -17,19 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<std::string_view, 8> kDatasetKeys = {"path",
-                                                          "type",
-                                                          "field",
-                                                          "field_messages",
-                                                          "message_property_mappings",
-                                                          "roles",
-                                                          "message_field_role",
-                                                          "message_field_content"};
 constexpr std::string_view kSomeTargets = "[q_proj, v_proj]";
-
-[[noreturn]] void refuse(const Setting& setting, const std::string& what, const std::string& fix) {
-  throw SetupError(setting.place() + ": " + what, fix);
-}
 
 // {"eos_token": "</s>", ...} of a tokenizer's files. Files that are no JSON have none: the text side refuses them.
 std::map<std::string, std::string> special_tokens_of(const fs::path& base_model) {
@@ -55,7 +44,7 @@ class ConfigReader {
   }
 
   Config read() {
-    check_dataset_keys();
+    check_dataset_keys(settings_);
     settings_.problems.throw_if_any();
     read_model();
     read_special_tokens();
@@ -202,132 +191,6 @@ class ConfigReader {
     read_if("train_on_inputs", config_.train_on_inputs);
     read_if("shuffle_merged_datasets", config_.shuffle_merged_datasets);
     read_if("curriculum_sampling", config_.sequential_order);
-  }
-
-  // Keys of all datasets that are unknown, not supported or given twice join those of the job.
-  void check_dataset_keys() {
-    const Setting* datasets = find("datasets");
-    if (datasets == nullptr) return;
-    for (const DocumentValue& entry : datasets->value.items) {
-      std::set<std::string> seen;
-      for (const DocumentField& part : entry.fields) {
-        const Setting field = dataset_field(*datasets, part);
-        if (part.value.is_null()) continue;
-        if (!seen.insert(part.key).second)
-          settings_.problems.add(field, "'" + field.spelling + "' is given twice", "keep one");
-        else if (std::find(kDatasetKeys.begin(), kDatasetKeys.end(), part.key) == kDatasetKeys.end())
-          check_other_dataset_key(part.key, field);
-      }
-    }
-  }
-
-  // Axolotl's, at the value that means what we do anyway.
-  void check_other_dataset_key(const std::string& key, const Setting& field) {
-    static const std::map<std::string, std::set<std::string>, std::less<>> harmless = {
-        {"split", {"train"}},
-        {"field_system", {"system"}},
-        {"field_tools", {"tools"}},
-        {"roles_to_train", {"assistant"}},
-        {"train_on_eos", {"turn"}},
-        {"chat_template", {"tokenizer_default"}},
-        {"trust_remote_code", {"false"}},
-        {"drop_system_message", {"false"}},
-    };
-    const auto found = harmless.find(key);
-    const DocumentValue& value = field.value;
-    if (found == harmless.end()) {
-      const std::string nearest = nearest_key(key, kDatasetKeys);
-      settings_.problems.add(
-          field, "unknown key '" + field.spelling + "'",
-          nearest.empty()
-              ? "remove it; a dataset has path, type, field, field_messages, message_property_mappings and roles"
-              : nearest);
-      return;
-    }
-    const DocumentValue& single = value.items.size() == 1 ? value.items.front() : value;
-    if (!single.is_text() || !found->second.contains(single.text))
-      settings_.problems.add(field, field.spelling + ": " + shown(value) + " is not supported", "remove it");
-  }
-
-  static Setting dataset_field(const Setting& datasets, const DocumentField& part) {
-    return {part.key, "datasets." + part.key, datasets.origin, part.position, part.value};
-  }
-
-  DatasetConfig read_dataset(const Setting& datasets, const DocumentValue& entry) {
-    static constexpr std::array<Choice<DatasetType>, 3> types = {{{"alpaca", DatasetType::alpaca},
-                                                                  {"chat_template", DatasetType::chat_template},
-                                                                  {"completion", DatasetType::completion}}};
-    if (entry.kind != DocumentValue::Kind::block)
-      refuse_value(datasets, entry, "a dataset", "a block with path and type", "{path: data.jsonl, type: alpaca}");
-    std::map<std::string, Setting> fields;
-    for (const DocumentField& part : entry.fields)
-      if (!part.value.is_null()) fields.emplace(part.key, dataset_field(datasets, part));
-    for (const char* needed : {"path", "type"})
-      if (!fields.contains(needed))
-        throw SetupError(datasets.place_of(entry.position) + ": a dataset lacks " + needed,
-                         "for example: {path: data.jsonl, type: alpaca}");
-    DatasetConfig dataset;
-    const Setting& path = fields.at("path");
-    dataset.path = read_path(path, "data.jsonl").string();
-    if (!fs::exists(dataset.path))
-      throw SetupError(path.place_of(path.value.position) + ": no dataset '" + dataset.path + "'",
-                       "name a local file or a folder of files: JSONL, JSON, Parquet or text");
-    dataset.type = read_choice(fields.at("type"), types);
-    for (const auto& [key, field] : fields) read_row_key(key, field, dataset);
-    return dataset;
-  }
-
-  // How the rows of one type of dataset are read.
-  static void read_row_key(const std::string& key, const Setting& field, DatasetConfig& dataset) {
-    if (std::find(kDatasetKeys.begin() + 2, kDatasetKeys.end(), key) == kDatasetKeys.end()) return;
-    const bool is_text = key == "field";
-    if (dataset.type != (is_text ? DatasetType::completion : DatasetType::chat_template)) {
-      if (is_text && field.value.text == "text") return;  // the default
-      const std::string type = is_text ? "completion" : "chat_template";
-      refuse(field, field.spelling + " goes with type: " + type + " only", "remove it, or set type: " + type);
-    }
-    if (key == "field") dataset.field = read_text(field, "content");
-    if (key == "field_messages") dataset.field_messages = read_text(field, "conversations");
-    if (key == "message_property_mappings") read_mappings(field, dataset);
-    if (key == "roles") read_roles(field, dataset);
-    for (const char* property : {"role", "content"})
-      if (key == std::string("message_field_") + property)
-        add_mapping(field, property, read_text(field, property), dataset);
-  }
-
-  static void read_mappings(const Setting& field, DatasetConfig& dataset) {
-    if (field.value.kind != DocumentValue::Kind::block)
-      refuse_value(field, "a block of properties and fields", "{role: from, content: value}");
-    for (const DocumentField& part : field.value.fields) {
-      if (part.value.is_null()) continue;
-      if (!part.value.is_text() || part.value.text.empty())
-        refuse_value(field, part.value, field.spelling + "." + part.key, "the name of a field", "from");
-      add_mapping({part.key, field.spelling + "." + part.key, field.origin, part.position, part.value}, part.key,
-                  part.value.text, dataset);
-    }
-  }
-
-  // `message_field_role: x` is Axolotl's older spelling of `message_property_mappings: {role: x}`.
-  static void add_mapping(const Setting& field, const std::string& property, const std::string& name,
-                          DatasetConfig& dataset) {
-    if (!dataset.message_properties.emplace(property, name).second)
-      refuse(field, field.spelling + " and datasets.message_field_" + property + " exclude one another",
-             "keep message_property_mappings");
-  }
-
-  static void read_roles(const Setting& field, DatasetConfig& dataset) {
-    if (field.value.kind != DocumentValue::Kind::block)
-      refuse_value(field, "a block of roles and the names that data has for them",
-                   "{assistant: [gpt, model], user: [human]}");
-    std::set<std::string> seen;
-    for (const DocumentField& part : field.value.fields) {
-      if (part.value.is_null()) continue;
-      const Setting role{part.key, field.spelling + "." + part.key, field.origin, part.position, part.value};
-      dataset.roles[part.key] = read_texts(role, "[gpt, model]");
-      for (const std::string& name : dataset.roles[part.key])
-        if (!seen.insert(name).second)
-          refuse(role, field.spelling + ": '" + name + "' is named twice", "keep it under one role");
-    }
   }
 
   fs::path default_prepared_path() const {

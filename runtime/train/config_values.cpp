@@ -62,6 +62,10 @@ bool holds(NumberRange range, double number) {
 
 }  // namespace
 
+void refuse(const Setting& setting, const std::string& what, const std::string& fix) {
+  throw SetupError(setting.place() + ": " + what, fix);
+}
+
 bool read_bool(const Setting& setting) {
   const std::optional<bool> truth = as_bool(scalar_of(setting));
   if (!truth) refuse_value(setting, "true or false", "true");

@@ -15,6 +15,8 @@
 
 namespace sluice::train {
 
+// At the setting's key.
+[[noreturn]] void refuse(const Setting& setting, const std::string& what, const std::string& fix);
 // "job.yaml:3:19: micro_batch_size must be <expected>, not 'two'", with `example` as the fix.
 [[noreturn]] void refuse_value(const Setting& setting, std::string_view expected, std::string_view example);
 [[noreturn]] void refuse_value(const Setting& setting, const DocumentValue& part, const std::string& name,
