@@ -1,5 +1,6 @@
 #include "models/cuda/element_kernels.h"
 #include "models/cuda/packed.cuh"
+#include "models/ops/philox.h"
 
 namespace sluice::models::cuda {
 namespace {
@@ -135,29 +136,9 @@ __global__ void store_elements(const From* from, To* to, Store how, int64_t pack
   store<To, kWidth>(to + pack * kWidth, value);
 }
 
-// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3): the same draws for
-// the same key and element as on the host (models/ops/kernels_isa.cpp). Counter c gives four elements, kLanes apart,
-// of the chunk c / kLanes.
+// The same draws for the same key and element as on the host (models/ops/kernels_isa.cpp). Counter c gives four
+// elements, kLanes apart, of the chunk c / kLanes.
 constexpr int64_t kLanes = 64;
-
-struct Draws {
-  uint32_t at[4];
-};
-__device__ Draws philox(uint64_t key, uint64_t counter, uint32_t high_a, uint32_t high_b) {
-  uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = high_a, c3 = high_b;
-  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t{0xD2511F53} * c0, b = uint64_t{0xCD9E8D57} * c2;
-    c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-    c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(b);
-    c3 = static_cast<uint32_t>(a);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return {{c0, c1, c2, c3}};
-}
 
 struct Drop {
   uint32_t threshold;
@@ -170,7 +151,7 @@ __global__ void drop_elements(const T* x, T* y, int64_t elements, Drop drop, uin
   const int64_t counter = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t first = counter / kLanes * 4 * kLanes + counter % kLanes;
   if (first >= elements) return;
-  const Draws draws = philox(key, static_cast<uint64_t>(counter), step, micro_batch);
+  const PhiloxDraws draws = philox(key, static_cast<uint64_t>(counter), step, micro_batch);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int64_t at = first + i * kLanes;

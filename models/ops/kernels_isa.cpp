@@ -6,6 +6,7 @@
 
 #include "models/ops/element.h"
 #include "models/ops/kernels.h"
+#include "models/ops/philox.h"
 #include "models/ops/vector_math.h"
 
 namespace sluice::models {
@@ -241,26 +242,15 @@ void scale(void* x_v, float factor, int64_t elements) {
   });
 }
 
-// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3), one counter per
-// lane.
+// One counter per lane.
 constexpr int64_t kPhiloxLanes = 64;
 
-void philox(uint64_t key, uint64_t first_counter, uint32_t high_a, uint32_t high_b, uint32_t random[4][kPhiloxLanes]) {
+void draw(uint64_t key, uint64_t first_counter, uint32_t high_a, uint32_t high_b, uint32_t random[4][kPhiloxLanes]) {
 #pragma omp simd
   for (int32_t lane = 0; lane < kPhiloxLanes; ++lane) {
-    const uint64_t counter = first_counter + static_cast<uint64_t>(lane);
-    uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = high_a, c3 = high_b;
-    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    for (int round = 0; round < 10; ++round) {
-      const uint64_t a = uint64_t{0xD2511F53} * c0, b = uint64_t{0xCD9E8D57} * c2;
-      c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ k0;
-      c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ k1;
-      c1 = static_cast<uint32_t>(b);
-      c3 = static_cast<uint32_t>(a);
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
-    random[0][lane] = c0, random[1][lane] = c1, random[2][lane] = c2, random[3][lane] = c3;
+    const PhiloxDraws draws = philox(key, first_counter + static_cast<uint64_t>(lane), high_a, high_b);
+    random[0][lane] = draws.at[0], random[1][lane] = draws.at[1];
+    random[2][lane] = draws.at[2], random[3][lane] = draws.at[3];
   }
 }
 
@@ -274,8 +264,8 @@ void dropout(const void* x_v, void* y_v, int64_t elements, float p, DropoutKey k
   constexpr int64_t kChunk = 4 * kPhiloxLanes;
   for_rows((elements + kChunk - 1) / kChunk, kChunk * 8, [=](int64_t chunk) {
     uint32_t random[4][kPhiloxLanes];
-    philox(mixed, static_cast<uint64_t>(chunk * kPhiloxLanes), static_cast<uint32_t>(key.step),
-           static_cast<uint32_t>(key.micro_batch), random);
+    draw(mixed, static_cast<uint64_t>(chunk * kPhiloxLanes), static_cast<uint32_t>(key.step),
+         static_cast<uint32_t>(key.micro_batch), random);
     const uint32_t* draws = &random[0][0];
     const int64_t begin = chunk * kChunk, count = std::min(kChunk, elements - begin);
 #pragma omp simd
