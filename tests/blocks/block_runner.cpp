@@ -1,5 +1,6 @@
 // Runs every block of a model forward and backward in memory, without planner or executor, and writes what came out
 // for Python to compare: block_runner MODEL_DIR BATCH.json OUT.safetensors
+// `block_runner --missing` prints why it cannot run here, or nothing.
 // BATCH.json: {"dtype": "f32"|"bf16", "gradient_dtype", "adapter": DIR or "", "dropout", "keep": "all"|"none"|slot
 // names,
 //              "micro_batches": [{"documents": [[ids]...], "labels": [[ids or -100]...]}...]}
@@ -262,12 +263,12 @@ class Runner {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::string(argv[1]) == "--missing") {
+    std::printf("%s", missing().c_str());
+    return 0;
+  }
   if (argc != 4) return 2;
   try {
-    if (const std::string why = missing(); !why.empty()) {
-      std::printf("skipped: %s\n", why.c_str());
-      return 0;
-    }
     std::ifstream file(argv[2]);
     Runner runner(argv[1], nlohmann::json::parse(file));
     const double loss = runner.run();
