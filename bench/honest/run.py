@@ -185,6 +185,20 @@ class Job:
               f"{'' if self.within else ' EXCEEDED'} |", flush=True)
 
 
+def print_table(jobs, rounds):
+    """After each round, over all so far. Returns the errors."""
+    print("| job | predicted s | measured s | error % | of each round | % of bound | tokens/s | arena peaks | anonymous MiB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for job in jobs:
+        job.print()
+    errors = [abs(job.error()) for job in jobs]
+    singles = [abs(error) for job in jobs for error in job.errors()]
+    print(f"\nerror of {len(errors)} jobs, medians of {rounds} rounds: median {100 * statistics.median(errors):.1f}%, "
+          f"worst {100 * max(errors):.1f}%; of single rounds: median {100 * statistics.median(singles):.1f}%, "
+          f"worst {100 * max(singles):.1f}%\n", flush=True)
+    return errors
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sluice", type=Path, default=REPOSITORY / "build" / "release" / "sluice")
@@ -194,18 +208,10 @@ def main():
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     jobs = [Job(*each) for each in JOBS if options.only in each[0]]
-    for _ in range(options.rounds):
+    for round_number in range(options.rounds):
         for job in jobs:
             job.run(options)
-    print("| job | predicted s | measured s | error % | of each round | % of bound | tokens/s | arena peaks | anonymous MiB |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for job in jobs:
-        job.print()
-    errors = [abs(job.error()) for job in jobs]
-    singles = [abs(error) for job in jobs for error in job.errors()]
-    print(f"\nerror of {len(errors)} jobs, medians of {options.rounds} rounds: median {100 * statistics.median(errors):.1f}%, "
-          f"worst {100 * max(errors):.1f}%; of single rounds: median {100 * statistics.median(singles):.1f}%, "
-          f"worst {100 * max(singles):.1f}%")
+        errors = print_table(jobs, round_number + 1)
     good = statistics.median(errors) <= MEDIAN_ERROR_MAX and max(errors) <= WORST_ERROR_MAX
     return 0 if good and all(job.within for job in jobs) else 1
 
