@@ -67,6 +67,6 @@ std::vector<std::string> resolve_lora_targets(const DecoderSpec& spec, const std
 // The model keeps `ops`, the arithmetic of the device that it will run on (models/ops/ops.h).
 class Ops;
 Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype,
-                    std::shared_ptr<Ops> ops);
+                    std::unique_ptr<Ops> ops);
 
 }  // namespace sluice::models

@@ -8,9 +8,10 @@
 namespace sluice::models {
 
 Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype,
-                    std::shared_ptr<Ops> ops) {
+                    std::unique_ptr<Ops> owned_ops) {
   Model model;
-  model.context = ops;
+  const Ops* const ops = owned_ops.get();
+  model.context = std::move(owned_ops);
   model.groups = decoder_groups(spec, adapter);
   model.compute_dtype = compute_dtype;
   model.hidden = spec.hidden;
@@ -22,7 +23,7 @@ Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& a
   int group = 0;
   model.blocks.push_back(make_embedding_program(*ops, spec, group, *layout(group), compute_dtype));
   for (int64_t i = 0; i < spec.layers; ++i) {
-    LayerSetup layer{spec, adapter, compute_dtype, i, {++group}, {layout(group)}, rope, ops.get()};
+    LayerSetup layer{spec, adapter, compute_dtype, i, {++group}, {layout(group)}, rope, ops};
     if (adapter) {
       layer.groups.push_back(++group);
       layer.layouts.push_back(layout(group));
@@ -30,7 +31,7 @@ Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& a
     model.blocks.push_back(make_layer_program(layer));
   }
   const int head = group + 1;
-  HeadSetup setup{spec, compute_dtype, {head}, {layout(head)}, ops.get()};
+  HeadSetup setup{spec, compute_dtype, {head}, {layout(head)}, ops};
   if (spec.tied_head) {
     setup.groups.insert(setup.groups.begin(), 0);
     setup.layouts.insert(setup.layouts.begin(), layout(0));

@@ -63,14 +63,13 @@ class Head final : public HeadProgram {
     const SupervisedTokens supervised = ops_.supervised(batch, p.rows, p.labels);
     if (args.input_gradient != nullptr) ops_.clear(args.input_gradient, batch.tokens * spec_.hidden * size_of(dtype_));
     // At least one round, so that loss and gradients are written even when nothing is supervised.
-    Chunk chunk{0, 0, nullptr, nullptr};
+    int64_t begin = 0;
     do {
-      chunk.count = std::min(chunk_rows(), supervised.count - chunk.begin);
-      chunk.rows = supervised.rows + chunk.begin;
-      chunk.labels = supervised.labels + chunk.begin;
-      add_chunk(args, p, chunk, report);
-      chunk.begin += chunk_rows();
-    } while (chunk.begin < supervised.count);
+      const int64_t count = std::min(chunk_rows(), supervised.count - begin);
+      add_chunk(args, p, {count, supervised.rows + begin, supervised.labels + begin},
+                begin == 0 ? Store::overwrite : Store::accumulate, report);
+      begin += chunk_rows();
+    } while (begin < supervised.count);
   }
 
   void logits(const void* input, std::span<const int32_t> rows, std::span<const void* const> parameters,
@@ -97,13 +96,6 @@ class Head final : public HeadProgram {
   }
   size_t norm_group() const { return groups_.size() - 1; }
 
-  // Supervised tokens whose logits exist at the same time.
-  struct Chunk {
-    int64_t begin, count;
-    const int32_t *rows, *labels;
-    bool first() const { return begin == 0; }
-  };
-
   Pieces cut(Scratch& s, int64_t tokens_max) const {
     const int64_t rows = std::min(tokens_max, chunk_rows()), c = spec_.hidden;
     Pieces p{};
@@ -129,12 +121,13 @@ class Head final : public HeadProgram {
                                 {p.logits});
   }
 
-  void add_chunk(const BackwardArgs& args, const Pieces& p, const Chunk& chunk, OpReport& report) const {
+  // A chunk: supervised tokens whose logits exist at the same time.
+  void add_chunk(const BackwardArgs& args, const Pieces& p, const SupervisedTokens& chunk, Store store,
+                 OpReport& report) const {
     const bool wants_gradient =
         args.input_gradient != nullptr ||
         std::any_of(args.gradients.begin(), args.gradients.end(), [](const void* g) { return g != nullptr; });
     const int64_t v = spec_.vocabulary, c = spec_.hidden, count = chunk.count;
-    const Store store = chunk.first() ? Store::overwrite : Store::accumulate;
     if (count > 0) {
       project(args.input, chunk.rows, count, args.parameters, p);
       k_.cross_entropy(p.logits, chunk.labels, p.losses, static_cast<float>(args.batch->loss_scale), wants_gradient,

@@ -154,8 +154,7 @@ class LayerProgram : public BlockProgram {
 };
 
 struct Model {
-  // Programs refer to it. Shared, so that copies of what describes a device may outlive one model.
-  std::shared_ptr<ProgramContext> context = std::make_shared<ProgramContext>();
+  std::unique_ptr<ProgramContext> context = std::make_unique<ProgramContext>();  // programs refer to it
   std::vector<ParameterGroup> groups;
   std::vector<std::unique_ptr<BlockProgram>> blocks;  // embedding, layers, head (a HeadProgram)
   Dtype compute_dtype = Dtype::f32;

@@ -176,7 +176,7 @@ class Bench {
     std::printf("| attention backward, deterministic | %.0f TFLOP/s | |\n", back / 1e12);
   }
 
-  std::shared_ptr<Ops> ops_;
+  std::unique_ptr<Ops> ops_;
   Tensor x_, y_, z_;
   double ceiling_ = 0;
 };

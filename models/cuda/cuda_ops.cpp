@@ -4,7 +4,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "models/cuda/attention.h"
 #include "models/cuda/element_kernels.h"
@@ -16,6 +15,8 @@
 #include "models/cuda/stream.h"
 #include "models/cuda/sum_kernels.h"
 #include "runtime/core/check.h"
+#include "runtime/core/cuda_error.h"
+#include "runtime/core/cuda_memory.h"
 
 namespace sluice::models::cuda {
 namespace {
@@ -44,70 +45,59 @@ constexpr Kernels kTables[2] = {table_of<float>(), table_of<__nv_bfloat16>()};
 // Memory of the host that the GPU writes to.
 class Reports {
  public:
-  ~Reports() { cudaFreeHost(memory_); }
-  Reports() = default;
-  Reports(const Reports&) = delete;
-  Reports& operator=(const Reports&) = delete;
-
   std::span<OpReport> zeroed(size_t count) {
-    if (count > capacity_) {
-      cudaFreeHost(memory_);
-      memory_ = nullptr;
-      check(cudaMallocHost(reinterpret_cast<void**>(&memory_), count * sizeof(OpReport)), "pinning room for reports");
-      capacity_ = count;
-    }
-    std::fill_n(memory_, count, OpReport{});
-    return {memory_, count};
+    const Bytes bytes{static_cast<int64_t>(count * sizeof(OpReport))};
+    if (bytes.count > static_cast<int64_t>(memory_.bytes().size()))
+      memory_ = CudaMemory(CudaMemoryKind::pinned, bytes, "reports of ops");
+    std::fill_n(memory_.as<OpReport>(), count, OpReport{});
+    return {memory_.as<OpReport>(), count};
   }
 
  private:
-  OpReport* memory_ = nullptr;
-  size_t capacity_ = 0;
+  CudaMemory memory_;
 };
 
-// A RopeTable's angles on the device.
+// A RopeTable's angles on the device: cos, then sin.
 class Angles {
  public:
   explicit Angles(int64_t positions_max) : positions_max_(positions_max) {}
-  ~Angles() { cudaFree(memory_); }
-  Angles(const Angles&) = delete;
-  Angles& operator=(const Angles&) = delete;
 
   RopeAngles of(RopeTable& table, int64_t positions) {
     SLUICE_CHECK(positions <= positions_max_, "a document longer than the device has angles for");
-    if (memory_ == nullptr) upload(table);
+    if (table_ == nullptr) upload(table);
     SLUICE_CHECK(table_ == &table, "models with different angles on one device");
-    return {memory_, memory_ + positions_max_ * table.rotations()};
+    return {memory_.as<float>(), memory_.as<float>() + count(table)};
   }
 
  private:
+  int64_t count(const RopeTable& table) const { return positions_max_ * table.rotations(); }
   void upload(RopeTable& table) {
-    const int64_t count = positions_max_ * table.rotations();
-    const auto bytes = static_cast<size_t>(count) * sizeof(float);
+    const auto bytes = static_cast<size_t>(count(table)) * sizeof(float);
     const RopeAngles angles = table.angles(positions_max_);
-    check(cudaMalloc(reinterpret_cast<void**>(&memory_), 2 * bytes), "allocating the angles");
-    check(cudaMemcpy(memory_, angles.cos, bytes, cudaMemcpyHostToDevice), "copying the angles");
-    check(cudaMemcpy(memory_ + count, angles.sin, bytes, cudaMemcpyHostToDevice), "copying the angles");
+    memory_ = CudaMemory(CudaMemoryKind::device, Bytes{2 * static_cast<int64_t>(bytes)}, "rotation angles");
+    float* at = memory_.as<float>();
+    check_cuda(cudaMemcpy(at, angles.cos, bytes, cudaMemcpyHostToDevice), "copying the angles");
+    check_cuda(cudaMemcpy(at + count(table), angles.sin, bytes, cudaMemcpyHostToDevice), "copying the angles");
     table_ = &table;
   }
 
   int64_t positions_max_;
-  float* memory_ = nullptr;  // cos, then sin
+  CudaMemory memory_;
   const RopeTable* table_ = nullptr;
 };
 
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(const CudaOpsOptions& options)
-      : device_(
-            (check(cudaSetDevice(options.device), "choosing GPU " + std::to_string(options.device)), options.device)),
+      : device_((check_cuda(cudaSetDevice(options.device), "choosing GPU " + std::to_string(options.device)),
+                 options.device)),
         batches_(options.tokens_max, options.micro_batches_max),
         angles_(options.positions_max),
         attention_(options.device,
                    options.deterministic ? AttentionBackward::deterministic : AttentionBackward::fastest) {}
 
   void place(std::span<const MicroBatch> batches) override {
-    check(cudaSetDevice(device_), "choosing GPU " + std::to_string(device_));
+    check_cuda(cudaSetDevice(device_), "choosing GPU " + std::to_string(device_));
     batches_.place(batches);
   }
   std::span<OpReport> reports(size_t count) override { return reports_.zeroed(count); }
@@ -164,10 +154,10 @@ class CudaOps final : public Ops {
   }
 
   void copy(void* to, const void* from, int64_t bytes) const override {
-    check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream()), "copying");
+    check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream()), "copying");
   }
   void clear(void* at, int64_t bytes) const override {
-    check(cudaMemsetAsync(at, 0, static_cast<size_t>(bytes), stream()), "clearing");
+    check_cuda(cudaMemsetAsync(at, 0, static_cast<size_t>(bytes), stream()), "clearing");
   }
 
  private:
@@ -192,6 +182,6 @@ Bytes device_bytes(const CudaOpsOptions& options, int64_t head_dim) {
   return PlacedBatches::bytes(options.tokens_max, options.micro_batches_max) + angles + Gemm::kWorkspace;
 }
 
-std::shared_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options) { return std::make_shared<CudaOps>(options); }
+std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options) { return std::make_unique<CudaOps>(options); }
 
 }  // namespace sluice::models::cuda

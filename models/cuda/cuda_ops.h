@@ -25,7 +25,7 @@ struct CudaOpsOptions {
 Bytes device_bytes(const CudaOpsOptions& options, int64_t head_dim);
 
 // Takes its device memory at once but for the angles, which come with the first call. Throws RunError.
-std::shared_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options);
+std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options);
 
 // All calls of this thread, LibTorch's too, go to `stream` of GPU `device` from now on.
 void use_stream(CUstream_st* stream, int device);

@@ -10,6 +10,7 @@
 
 #include "models/cuda/stream.h"
 #include "runtime/core/check.h"
+#include "runtime/core/cuda_memory.h"
 #include "runtime/core/result.h"
 
 namespace sluice::models::cuda {
@@ -137,16 +138,10 @@ constexpr size_t kShapesMost = 4096;
 
 struct Gemm::Impl {
   Library library;
-  void* workspace = nullptr;
+  CudaMemory workspace{CudaMemoryKind::device, kWorkspace, "cuBLASLt"};
   std::map<Key, std::unique_ptr<Ready>> ready;
 
-  Impl() {
-    check_blas(cublasLtCreate(library.out()), "starting cuBLASLt");
-    check(cudaMalloc(&workspace, static_cast<size_t>(kWorkspace.count)), "allocating cuBLASLt's workspace");
-  }
-  ~Impl() { cudaFree(workspace); }
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
+  Impl() { check_blas(cublasLtCreate(library.out()), "starting cuBLASLt"); }
 
   const Ready& prepared(const Key& key) {
     if (const auto found = ready.find(key); found != ready.end()) return *found->second;
@@ -162,10 +157,11 @@ void Gemm::multiply(const Product& p) {
   SLUICE_CHECK(p.a.rows > 0 && p.a.columns > 0 && p.b.rows > 0 && p.b.columns > 0, "a product of nothing");
   const Ready& ready = impl_->prepared(key_of(p));
   const float one = 1, beta = p.into == Into::accumulate ? 1 : 0;
-  check_blas(cublasLtMatmul(impl_->library.get(), ready.description.get(), &one, p.b.data, ready.first.get(), p.a.data,
-                            ready.second.get(), &beta, p.y, ready.result.get(), p.y, ready.result.get(),
-                            &ready.algorithm, impl_->workspace, static_cast<size_t>(kWorkspace.count), stream()),
-             "a product");
+  check_blas(
+      cublasLtMatmul(impl_->library.get(), ready.description.get(), &one, p.b.data, ready.first.get(), p.a.data,
+                     ready.second.get(), &beta, p.y, ready.result.get(), p.y, ready.result.get(), &ready.algorithm,
+                     impl_->workspace.as<void>(), static_cast<size_t>(kWorkspace.count), stream()),
+      "a product");
 }
 
 }  // namespace sluice::models::cuda

@@ -6,20 +6,16 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
-template <class T, int kWidth>
-__global__ void gather(const T* table, const int32_t* rows, T* y, int64_t packs_of_row, int64_t packs_of_all) {
-  const int64_t pack = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (pack >= packs_of_all) return;
-  const int64_t from = rows[pack / packs_of_row] * packs_of_row + pack % packs_of_row;
-  reinterpret_cast<Pack<T, kWidth>*>(y)[pack] = reinterpret_cast<const Pack<T, kWidth>*>(table)[from];
-}
+// Rows that `rows` names lie in the table: they are gathered from there, or scattered to there.
+enum class Way { gather, scatter };
 
-template <class T, int kWidth>
-__global__ void scatter(const T* x, const int32_t* rows, T* y, int64_t packs_of_row, int64_t packs_of_all) {
+template <Way kWay, class T, int kWidth>
+__global__ void move(const T* x, const int32_t* rows, T* y, int64_t packs_of_row, int64_t packs_of_all) {
   const int64_t pack = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (pack >= packs_of_all) return;
-  const int64_t to = rows[pack / packs_of_row] * packs_of_row + pack % packs_of_row;
-  reinterpret_cast<Pack<T, kWidth>*>(y)[to] = reinterpret_cast<const Pack<T, kWidth>*>(x)[pack];
+  const int64_t in_table = rows[pack / packs_of_row] * packs_of_row + pack % packs_of_row;
+  const int64_t from = kWay == Way::gather ? in_table : pack, to = kWay == Way::gather ? pack : in_table;
+  reinterpret_cast<Pack<T, kWidth>*>(y)[to] = reinterpret_cast<const Pack<T, kWidth>*>(x)[from];
 }
 
 // One block per token id and stretch of columns.
@@ -36,34 +32,28 @@ __global__ void scatter_add(const T* dy, SortedTokens tokens, int64_t width, int
   *to = from_float<To>(sum);
 }
 
-template <class T, class Launch>
-void move_rows(const void* a, const void* b, int64_t count, int64_t width, const Launch& launch) {
+template <Way kWay, class T>
+void move_rows(const void* x, const int32_t* rows, void* y, int64_t count, int64_t width) {
   if (count == 0) return;
   const auto go = [&](auto pack) {
     const int64_t all = count * width / pack;
-    launch(pack, width / pack, all, grid(blocks_for(all, kThreads)));
+    move<kWay, T, pack><<<grid(blocks_for(all, kThreads)), kThreads, 0, stream()>>>(
+        static_cast<const T*>(x), rows, static_cast<T*>(y), width / pack, all);
   };
-  packs<T>(width, {a, b}) ? go(std::integral_constant<int, kWidest<T>>{}) : go(std::integral_constant<int, 1>{});
+  packs<T>(width, {x, y}) ? go(std::integral_constant<int, kWidest<T>>{}) : go(std::integral_constant<int, 1>{});
+  check_launch("move_rows");
 }
 
 }  // namespace
 
 template <class T>
 void gather_rows(const void* table, const int32_t* rows, void* y, int64_t count, int64_t width) {
-  move_rows<T>(table, y, count, width, [&](auto pack, int64_t of_row, int64_t of_all, dim3 blocks) {
-    gather<T, pack>
-        <<<blocks, kThreads, 0, stream()>>>(static_cast<const T*>(table), rows, static_cast<T*>(y), of_row, of_all);
-  });
-  check_launch("gather_rows");
+  move_rows<Way::gather, T>(table, rows, y, count, width);
 }
 
 template <class T>
 void scatter_rows(const void* x, const int32_t* rows, void* y, int64_t count, int64_t width) {
-  move_rows<T>(x, y, count, width, [&](auto pack, int64_t of_row, int64_t of_all, dim3 blocks) {
-    scatter<T, pack>
-        <<<blocks, kThreads, 0, stream()>>>(static_cast<const T*>(x), rows, static_cast<T*>(y), of_row, of_all);
-  });
-  check_launch("scatter_rows");
+  move_rows<Way::scatter, T>(x, rows, y, count, width);
 }
 
 template void gather_rows<float>(const void*, const int32_t*, void*, int64_t, int64_t);

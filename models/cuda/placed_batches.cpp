@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "models/cuda/stream.h"
 #include "runtime/core/check.h"
+#include "runtime/core/cuda_error.h"
 
 namespace sluice::models::cuda {
 namespace {
@@ -27,24 +27,43 @@ Bytes PlacedBatches::bytes(int64_t tokens_max, int64_t micro_batches_max) {
 }
 
 PlacedBatches::PlacedBatches(int64_t tokens_max, int64_t micro_batches_max)
-    : capacity_(elements_for(tokens_max, micro_batches_max)) {
-  const auto bytes = static_cast<size_t>(PlacedBatches::bytes(tokens_max, micro_batches_max).count);
-  check(cudaMallocHost(reinterpret_cast<void**>(&staging_), bytes), "pinning room for the micro-batches' numbers");
-  check(cudaMalloc(reinterpret_cast<void**>(&device_), bytes), "allocating room for the micro-batches' numbers");
-}
-
-PlacedBatches::~PlacedBatches() {
-  cudaFree(device_);
-  cudaFreeHost(staging_);
-}
+    : capacity_(elements_for(tokens_max, micro_batches_max)),
+      staging_(CudaMemoryKind::pinned, bytes(tokens_max, micro_batches_max), "the micro-batches' numbers"),
+      device_(CudaMemoryKind::device, bytes(tokens_max, micro_batches_max), "the micro-batches' numbers") {}
 
 const int32_t* PlacedBatches::put(std::span<const int32_t> numbers) {
   const auto count = static_cast<int64_t>(numbers.size());
   SLUICE_CHECK(used_ + count <= capacity_, "more tokens than the device has room for the numbers of");
-  std::copy(numbers.begin(), numbers.end(), staging_ + used_);
-  const int32_t* at = device_ + used_;
+  std::copy(numbers.begin(), numbers.end(), staging_.as<int32_t>() + used_);
+  const int32_t* at = device_.as<int32_t>() + used_;
   used_ += round_up(count, kAlignment);
   return at;
+}
+
+void PlacedBatches::put_supervised(const MicroBatch& batch, PlacedBatch& placed) {
+  std::vector<int32_t> rows, labels;
+  for (size_t i = 0; i < batch.labels.size(); ++i)
+    if (batch.labels[i] >= 0) {
+      rows.push_back(static_cast<int32_t>(i));
+      labels.push_back(batch.labels[i]);
+    }
+  placed.supervised = static_cast<int64_t>(rows.size());
+  placed.supervised_rows = put(rows);
+  placed.supervised_labels = put(labels);
+}
+
+void PlacedBatches::put_sorted(const MicroBatch& batch, PlacedBatch& placed) {
+  const auto id = [&](int32_t token) { return batch.token_ids[static_cast<size_t>(token)]; };
+  std::vector<int32_t> order(static_cast<size_t>(batch.tokens)), begins;
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return id(a) < id(b); });
+  for (size_t i = 0; i < order.size(); ++i)
+    if (i == 0 || id(order[i]) != id(order[i - 1])) begins.push_back(static_cast<int32_t>(i));
+  placed.sorted.ids = static_cast<int64_t>(begins.size());
+  begins.push_back(static_cast<int32_t>(batch.tokens));
+  placed.sorted.token_ids = placed.token_ids;
+  placed.sorted.order = put(order);
+  placed.sorted.begins = put(begins);
 }
 
 void PlacedBatches::place(std::span<const MicroBatch> batches) {
@@ -59,37 +78,14 @@ void PlacedBatches::place(std::span<const MicroBatch> batches) {
     for (size_t d = 0; d + 1 < batch.document_starts.size(); ++d)
       placed.longest_document =
           std::max<int64_t>(placed.longest_document, batch.document_starts[d + 1] - batch.document_starts[d]);
-
-    auto& [rows, labels] = scratch_;
-    rows.clear();
-    labels.clear();
-    for (size_t i = 0; i < batch.labels.size(); ++i)
-      if (batch.labels[i] >= 0) {
-        rows.push_back(static_cast<int32_t>(i));
-        labels.push_back(batch.labels[i]);
-      }
-    placed.supervised = static_cast<int64_t>(rows.size());
-    placed.supervised_rows = put(rows);
-    placed.supervised_labels = put(labels);
-
-    auto& [order, begins] = scratch_;
-    const auto id = [&](int32_t token) { return batch.token_ids[static_cast<size_t>(token)]; };
-    order.resize(static_cast<size_t>(batch.tokens));
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return id(a) < id(b); });
-    begins.clear();
-    for (size_t i = 0; i < order.size(); ++i)
-      if (i == 0 || id(order[i]) != id(order[i - 1])) begins.push_back(static_cast<int32_t>(i));
-    placed.sorted.ids = static_cast<int64_t>(begins.size());
-    begins.push_back(static_cast<int32_t>(batch.tokens));
-    placed.sorted.token_ids = placed.token_ids;
-    placed.sorted.order = put(order);
-    placed.sorted.begins = put(begins);
+    put_supervised(batch, placed);
+    put_sorted(batch, placed);
     placed_.push_back(placed);
   }
-  if (used_ > 0)
-    check(cudaMemcpy(device_, staging_, static_cast<size_t>(used_ * size_of(Dtype::i32)), cudaMemcpyHostToDevice),
-          "copying the micro-batches' numbers");
+  const auto bytes = static_cast<size_t>(used_ * size_of(Dtype::i32));
+  if (bytes > 0)
+    check_cuda(cudaMemcpy(device_.as<int32_t>(), staging_.as<int32_t>(), bytes, cudaMemcpyHostToDevice),
+               "copying the micro-batches' numbers");
 }
 
 const PlacedBatch& PlacedBatches::of(const MicroBatch& batch) const {

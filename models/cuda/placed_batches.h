@@ -6,6 +6,7 @@
 
 #include "models/cuda/index_kernels.h"
 #include "models/program.h"
+#include "runtime/core/cuda_memory.h"
 
 namespace sluice::models::cuda {
 
@@ -20,9 +21,6 @@ struct PlacedBatch {
 class PlacedBatches {
  public:
   PlacedBatches(int64_t tokens_max, int64_t micro_batches_max);
-  ~PlacedBatches();
-  PlacedBatches(const PlacedBatches&) = delete;
-  PlacedBatches& operator=(const PlacedBatches&) = delete;
 
   static Bytes bytes(int64_t tokens_max, int64_t micro_batches_max);
   // Blocks until they are there. No op that reads those of before may be running.
@@ -31,12 +29,12 @@ class PlacedBatches {
 
  private:
   const int32_t* put(std::span<const int32_t> numbers);
+  void put_supervised(const MicroBatch& batch, PlacedBatch& placed);
+  void put_sorted(const MicroBatch& batch, PlacedBatch& placed);
 
   int64_t capacity_, used_ = 0;  // elements
-  int32_t* staging_ = nullptr;   // pinned
-  int32_t* device_ = nullptr;
+  CudaMemory staging_, device_;
   std::vector<PlacedBatch> placed_;
-  std::vector<int32_t> scratch_[2];
 };
 
 }  // namespace sluice::models::cuda

@@ -71,6 +71,6 @@ class CpuOps final : public Ops {
 
 }  // namespace
 
-std::shared_ptr<Ops> cpu_ops() { return std::make_shared<CpuOps>(); }
+std::unique_ptr<Ops> cpu_ops() { return std::make_unique<CpuOps>(); }
 
 }  // namespace sluice::models

@@ -79,6 +79,6 @@ class Ops : public ProgramContext {
   virtual void clear(void* at, int64_t bytes) const = 0;
 };
 
-std::shared_ptr<Ops> cpu_ops();
+std::unique_ptr<Ops> cpu_ops();
 
 }  // namespace sluice::models

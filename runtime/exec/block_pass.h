@@ -20,7 +20,8 @@ struct BlockPass {
 
 struct BlockPasses {
   std::vector<BlockPass> blocks;  // one per block of the model; blocks of one kind share their figures
-  Bytes transient;                // the most that was resident beyond what the passes were given
+  // The most that passes take beyond what they are given, in the host's memory and in a device's own.
+  Bytes transient, device_transient;
   // What measuring left resident in this process when it was done, and the first step will where it was not done in
   // this one: compiled kernels, LibTorch's pools.
   Bytes resident_later;

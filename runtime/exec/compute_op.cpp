@@ -83,18 +83,16 @@ ComputeOutcome run_compute(const plan::Op& op, const ComputeContext& context, co
   const models::BlockProgram& block = *model.blocks[static_cast<size_t>(op.block)];
   const models::MicroBatch& batch = context.micro_batches[static_cast<size_t>(op.micro_batch)];
   const Arguments args(op, block, address);
-  const std::vector<uint8_t> accumulate =
-      op.accumulate.empty() ? std::vector<uint8_t>(block.groups().size(), 0) : op.accumulate;
-  const models::BackwardArgs backward{&batch,          args.input,     args.output_gradient, args.input_gradient,
-                                      args.parameters, args.gradients, accumulate,           context.gradient_dtype,
-                                      args.kept_slots, args.workspace};
   if (op.kind == plan::OpKind::forward) {
     block.forward({&batch, args.input, args.output, args.parameters, args.slots, args.workspace});
     model.context->check_finite(args.output, batch.tokens * model.hidden, model.compute_dtype, report);
-  } else if (op.kind == plan::OpKind::backward) {
-    block.backward(backward);
   } else {
-    model.head().loss(backward, report);
+    const std::vector<uint8_t> accumulate =
+        op.accumulate.empty() ? std::vector<uint8_t>(block.groups().size(), 0) : op.accumulate;
+    const models::BackwardArgs backward{&batch,          args.input,     args.output_gradient, args.input_gradient,
+                                        args.parameters, args.gradients, accumulate,           context.gradient_dtype,
+                                        args.kept_slots, args.workspace};
+    op.kind == plan::OpKind::backward ? block.backward(backward) : model.head().loss(backward, report);
   }
   ComputeOutcome enqueued;
   enqueued.when_done = [&block, &batch, &report] { return judged(block, batch, report); };

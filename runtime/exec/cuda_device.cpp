@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "runtime/exec/cuda_error.h"
+#include "runtime/core/cuda_error.h"
+#include "runtime/core/cuda_memory.h"
 #include "runtime/exec/op_board.h"
 
 namespace sluice::exec {
@@ -58,33 +59,6 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-// The arena.
-class DeviceSlab {
- public:
-  DeviceSlab(int device, Bytes bytes) : bytes_(bytes) {
-    if (bytes.count == 0) return;
-    const cudaError_t result = cudaMalloc(&memory_, static_cast<size_t>(bytes.count));
-    if (result == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // it is no failure of what comes next
-      const CudaMemory there = cuda_memory(device);
-      throw SetupError("the plan takes " + to_string(bytes) + " of GPU " + std::to_string(device) + " and " +
-                           to_string(there.free) + " of its " + to_string(there.total) + " are free",
-                       "lower offload.max_gpu to what is free, or end the other processes that `nvidia-smi` shows");
-    }
-    check_cuda(result, "allocating " + to_string(bytes) + " of device memory");
-  }
-  ~DeviceSlab() {
-    if (memory_ != nullptr) cudaFree(memory_);
-  }
-  DeviceSlab(const DeviceSlab&) = delete;
-  DeviceSlab& operator=(const DeviceSlab&) = delete;
-  std::span<std::byte> memory() const { return {static_cast<std::byte*>(memory_), static_cast<size_t>(bytes_.count)}; }
-
- private:
-  Bytes bytes_;
-  void* memory_ = nullptr;
-};
-
 class PinnedMemory {
  public:
   ~PinnedMemory() {
@@ -129,7 +103,7 @@ class OneGpu final : public CudaDevice {
       : device_(select(options.device)),
         events_(events),
         clock_(clock),
-        slab_(options.device, options.memory),
+        arena_(CudaMemoryKind::device, options.memory, "the plan"),
         compute_("compute", "compute.done", /*urgent=*/true),
         h2d_("h2d", "h2d.done", /*urgent=*/false),
         d2h_("d2h", "d2h.done", /*urgent=*/false) {
@@ -138,7 +112,7 @@ class OneGpu final : public CudaDevice {
     compute_.enqueuer.post([hook = options.on_compute_thread, stream = compute_stream()] { hook(stream); });
   }
 
-  std::span<std::byte> memory() const override { return slab_.memory(); }
+  std::span<std::byte> memory() const override { return arena_.bytes(); }
   CUstream_st* compute_stream() const override { return compute_.stream.get(); }
   std::string register_host(std::span<std::byte> memory) override { return pinned_.add(memory); }
   void abandon() override { enqueued_.abandon(); }
@@ -223,7 +197,7 @@ class OneGpu final : public CudaDevice {
   const PhaseClock& clock_;
   const plan::Schedule* schedule_ = nullptr;
   OpBoard enqueued_;
-  DeviceSlab slab_;
+  CudaMemory arena_;
   PinnedMemory pinned_;
   // Per op of the phase. Grown before anything of a phase is posted, never while its threads read them.
   std::vector<Event> begins_, ends_;
@@ -254,13 +228,6 @@ int cuda_devices(std::string& why) {
     why = std::string("the driver shows no GPU (") + cudaGetErrorString(result) + "); see `nvidia-smi`";
   }
   return 0;
-}
-
-CudaMemory cuda_memory(int device) {
-  check_cuda(cudaSetDevice(device), "choosing GPU " + std::to_string(device));
-  size_t free = 0, total = 0;
-  check_cuda(cudaMemGetInfo(&free, &total), "asking for the GPU's memory");
-  return {{static_cast<int64_t>(free)}, {static_cast<int64_t>(total)}};
 }
 
 std::unique_ptr<CudaDevice> make_cuda_device(const CudaDeviceOptions& options, EventQueue& events,

@@ -20,19 +20,11 @@ struct CudaDeviceOptions {
   std::function<void(CUstream_st*)> on_compute_thread = [](CUstream_st*) {};
 };
 
-// How much of a GPU is there, and free, now; what the driver and the context take is already off.
-struct CudaMemory {
-  Bytes free, total;
-};
-
 // The number of GPUs; 0 also when there is no driver, or one that is too old. `why` then says so, and what to do.
 int cuda_devices(std::string& why);
-CudaMemory cuda_memory(int device);
 
 class CudaDevice : public Device {
  public:
-  // Pins it, in pieces of at most 1 GiB. What cannot be pinned is copied through the driver's own staging, slower.
-  std::string register_host(std::span<std::byte> memory) override = 0;
   virtual CUstream_st* compute_stream() const = 0;
 };
 

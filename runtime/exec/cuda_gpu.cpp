@@ -7,11 +7,11 @@
 #include <array>
 
 #include "models/cuda/cuda_ops.h"
+#include "runtime/core/cuda_error.h"
+#include "runtime/core/cuda_memory.h"
 #include "runtime/exec/cuda_device.h"
-#include "runtime/exec/cuda_error.h"
 #include "runtime/exec/gpu.h"
 #include "runtime/exec/gpu_usage.h"
-#include "swap/host_slab.h"
 
 namespace sluice::exec {
 namespace {
@@ -26,25 +26,11 @@ std::string pci_bus_id(int device) {
 
 class DeviceMemory final : public PassPlace::Memory {
  public:
-  explicit DeviceMemory(Bytes bytes) : bytes_(bytes) {
-    const cudaError_t result = cudaMalloc(&memory_, static_cast<size_t>(bytes.count));
-    if (result == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // it is no failure of what comes next
-      throw SetupError("one block of this job takes " + to_string(bytes) + " of GPU memory, and that is not free",
-                       "lower micro_batch_size or sequence_len, or end the other processes that `nvidia-smi` shows");
-    }
-    check_cuda(result, "allocating " + to_string(bytes) + " of device memory");
-  }
-  ~DeviceMemory() override { cudaFree(memory_); }
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-  std::span<std::byte> bytes() const override {
-    return {static_cast<std::byte*>(memory_), static_cast<size_t>(bytes_.count)};
-  }
+  explicit DeviceMemory(Bytes bytes) : memory_(CudaMemoryKind::device, bytes, "one block of this job") {}
+  std::span<std::byte> bytes() const override { return memory_.bytes(); }
 
  private:
-  Bytes bytes_;
-  void* memory_ = nullptr;
+  CudaMemory memory_;
 };
 
 // A stream with a begin and an end that are timed.
@@ -131,10 +117,10 @@ class CudaGpu final : public Gpu {
     return about.name;
   }
   GpuMemory memory() const override {
-    const CudaMemory now = cuda_memory(device_);
+    const CudaUsage now = cuda_usage(device_);
     return {now.total, now.free, std::max(now.total - now.free - used_before_, Bytes{}), used_before_};
   }
-  std::shared_ptr<models::Ops> make_ops(const OpsSize& size) override {
+  std::unique_ptr<models::Ops> make_ops(const OpsSize& size) override {
     return models::cuda::make_cuda_ops(
         {device_, size.tokens_max, size.micro_batches_max, size.positions_max, size.deterministic});
   }
@@ -148,18 +134,16 @@ class CudaGpu final : public Gpu {
   CopyRates measure_copies() override {
     constexpr Bytes kBytes = MiB(64);
     constexpr int kCopies = 12;
-    swap::HostSlab host({2 * kBytes.count});
-    check_cuda(cudaHostRegister(host.memory().data(), host.memory().size(), cudaHostRegisterPortable),
-               "pinning memory to time copies with");
-    const DeviceMemory device({2 * kBytes.count});
+    const CudaMemory host(CudaMemoryKind::pinned, kBytes * 2, "timing copies");
+    const CudaMemory device(CudaMemoryKind::device, kBytes * 2, "timing copies");
     TimedStream in, out;
     const auto bytes = static_cast<size_t>(kBytes.count);
     const auto copy_in = [&] {
-      check_cuda(cudaMemcpyAsync(device.bytes().data(), host.memory().data(), bytes, cudaMemcpyHostToDevice, in.get()),
+      check_cuda(cudaMemcpyAsync(device.bytes().data(), host.bytes().data(), bytes, cudaMemcpyHostToDevice, in.get()),
                  "copying to the GPU");
     };
     const auto copy_out = [&] {
-      check_cuda(cudaMemcpyAsync(host.memory().data() + bytes, device.bytes().data() + bytes, bytes,
+      check_cuda(cudaMemcpyAsync(host.bytes().data() + bytes, device.bytes().data() + bytes, bytes,
                                  cudaMemcpyDeviceToHost, out.get()),
                  "copying from the GPU");
     };
@@ -185,7 +169,6 @@ class CudaGpu final : public Gpu {
     in.end();
     out.end();
     rates.both = rate(2 * kCopies, std::max(in.time(), out.time()));
-    check_cuda(cudaHostUnregister(host.memory().data()), "unpinning memory");
     return rates;
   }
 
@@ -209,7 +192,7 @@ std::unique_ptr<Gpu> open_gpu(int device, std::string& why) {
   // Before the first call that makes a context.
   const std::optional<Bytes> used = gpu_bytes_used(pci_bus_id(device));
   if (used) return std::make_unique<CudaGpu>(device, *used);
-  const CudaMemory now = cuda_memory(device);
+  const CudaUsage now = cuda_usage(device);
   return std::make_unique<CudaGpu>(device, now.total - now.free);
 }
 

@@ -37,7 +37,7 @@ class Gpu {
   virtual ~Gpu() = default;
   virtual std::string name() const = 0;  // "NVIDIA GeForce RTX 4090"
   virtual GpuMemory memory() const = 0;
-  virtual std::shared_ptr<models::Ops> make_ops(const OpsSize& size) = 0;
+  virtual std::unique_ptr<models::Ops> make_ops(const OpsSize& size) = 0;
   // As make_cuda_device: `events` and `clock` must outlive it.
   virtual std::unique_ptr<Device> make_device(Bytes memory, EventQueue& events, const PhaseClock& clock) = 0;
   // Where block passes are timed. Valid as long as this.

@@ -28,6 +28,13 @@ Phase steady_phase(const Plan& plan, int micro_batches) {
   return phase;
 }
 
+Phase waiting_phase(int micro_batches, bool odd) {
+  Phase phase{PhaseKind::train, micro_batches, true, true, true};
+  phase.early_pending = phase.early_states_stored = phase.early_weights_stored = true;
+  phase.odd = odd;
+  return phase;
+}
+
 Phase redo_phase(int micro_batches, bool odd) {
   return {PhaseKind::redo, micro_batches, false, true, true, false, false, true, true, odd};
 }
@@ -52,9 +59,7 @@ std::vector<Phase> phases_of(const JobShape& shape, const Plan& plan, bool resum
   if (!early || !plan.undoable) return phases;
   for (const bool odd : {false, true}) {
     // Steps that wait use the same buffers, those of updates before forward among them.
-    Phase waits{PhaseKind::train, m, true, true, true};
-    waits.early_pending = waits.early_states_stored = waits.early_weights_stored = true;
-    waits.odd = odd;
+    Phase waits = waiting_phase(m, odd);
     phases.push_back(waits);
     waits.early = true;
     phases.push_back(waits);

@@ -34,6 +34,8 @@ std::string name_of(const Phase& phase);
 
 // The full step, once states and weights have been stored.
 Phase steady_phase(const Plan& plan, int micro_batches);
+// The same, where groups that are updated behind backward wait for the norm, in this step and in the one before.
+Phase waiting_phase(int micro_batches, bool odd);
 Phase redo_phase(int micro_batches, bool odd);
 // Phases that between them use every buffer that any phase of the job may use, for sizing the arenas: all micro-batch
 // counts use buffers of the largest.

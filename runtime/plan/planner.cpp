@@ -132,15 +132,11 @@ class Fitting {
 
   void finish(Planned& planned, const Assignment& assignment) {
     prove_all(planned, shape_);
-    const Phase steady = steady_phase(planned.plan, shape_.micro_batches);
-    planned.steady = simulated(planned, steady);
-    if (planned.plan.undoable) {
-      Phase waits = steady;
-      waits.early = false;
-      waits.early_pending = true;
-      planned.clipping = {planned.steady.time, simulated(planned, redo_phase(shape_.micro_batches, false)).time,
-                          simulated(planned, waits).time};
-    }
+    const int m = shape_.micro_batches;
+    planned.steady = simulated(planned, steady_phase(planned.plan, m));
+    if (planned.plan.undoable)
+      planned.clipping = {planned.steady.time, simulated(planned, redo_phase(m, false)).time,
+                          simulated(planned, waiting_phase(m, false)).time};
     planned.plan.reasons = reasons(assignment);
   }
 

@@ -15,7 +15,8 @@ exec::BlockPasses scaled(exec::BlockPasses passes, double times) {
     for (Microseconds* each : {&pass.forward, &pass.backward, &pass.backward_recomputing}) *each = *each * times;
     for (Microseconds& each : pass.slot_recomputing) each = each * times;
   }
-  if (times > 1) passes.transient = {static_cast<int64_t>(static_cast<double>(passes.transient.count) * times)};
+  for (Bytes* each : {&passes.transient, &passes.device_transient})
+    *each = {static_cast<int64_t>(static_cast<double>(each->count) * std::max(times, 1.0))};
   return passes;
 }
 
@@ -24,8 +25,6 @@ plan::JobShape shape_at(const Job& job, const BatchShape& batch) {
   plan::JobShape shape = shape_of(job.setup, job.sources, batch, scaled(job.passes, times));
   shape.process_bytes = job.shape.process_bytes;  // not what planning has taken since
   shape.device_process_bytes = job.shape.device_process_bytes;
-  shape.device_transient_bytes = {
-      static_cast<int64_t>(static_cast<double>(job.shape.device_transient_bytes.count) * std::max(times, 1.0))};
   return shape;
 }
 

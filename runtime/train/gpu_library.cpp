@@ -46,11 +46,11 @@ std::unique_ptr<exec::Gpu> open(std::string& why) {
 
 }  // namespace
 
-std::shared_ptr<exec::Gpu> gpu_for(const Config& config) {
+std::unique_ptr<exec::Gpu> gpu_for(const Config& config) {
   const bool asked = config.device == DeviceKind::cuda;
   if (!asked && (config.device != DeviceKind::automatic || !shows_a_gpu())) return nullptr;
   std::string why;
-  std::shared_ptr<exec::Gpu> gpu = open(why);
+  std::unique_ptr<exec::Gpu> gpu = open(why);
   if (gpu == nullptr && asked)
     throw SetupError(config.file.string() + ": device is cuda and no GPU can be used: " + why,
                      "put that right, or set device: cpu");

@@ -10,6 +10,6 @@ namespace sluice::train {
 
 // Null: the job runs on the CPU, or on the emulated device. `device: cuda` without a GPU that can be used is a
 // SetupError that says why; `device: auto` takes the CPU then, silently where the machine shows no sign of a GPU.
-std::shared_ptr<exec::Gpu> gpu_for(const Config& config);
+std::unique_ptr<exec::Gpu> gpu_for(const Config& config);
 
 }  // namespace sluice::train

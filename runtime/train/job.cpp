@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <utility>
 
 #include "models/kernel_cache.h"
 #include "runtime/core/result.h"
@@ -148,12 +149,10 @@ void plan_for_gpu(Job& job) {
   cap(job, Tier::device, config.offload.max_gpu, memory.total - memory.others, "the free memory of " + gpu.name());
   cap_host_and_disk(job);
   // Shorter micro-batches may cut LibTorch's memory less well than the full ones that were measured.
-  const Bytes transient{job.passes.transient.count / 4 * 5 + MiB(32).count};
-  job.passes.transient = {};
+  job.passes.device_transient = Bytes{std::exchange(job.passes.transient, {}).count / 4 * 5 + MiB(32).count};
   job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
   job.shape.device_process_bytes = memory.context;
-  job.shape.device_transient_bytes = transient;
-  gpu.limit_transient(transient);
+  gpu.limit_transient(job.passes.device_transient);
   job.request.profile = rates_of(job);
   const exec::CopyRates copies = gpu.measure_copies();
   job.request.profile.h2d = copies.h2d;

@@ -16,7 +16,7 @@
 namespace sluice::train {
 
 struct Job {
-  std::shared_ptr<exec::Gpu> gpu;  // null: none; outlives what was made on it
+  std::unique_ptr<exec::Gpu> gpu;  // null: none; outlives what was made on it
   Config config;
   std::optional<Resume> resume;
   ModelSetup setup;

@@ -226,6 +226,7 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
   }
   shape.process_bytes = resident_bytes() + kThreads + passes.resident_later;
   shape.transient_bytes = passes.transient;
+  shape.device_transient_bytes = passes.device_transient;
   if (passes.in_host) shape.measuring_bytes = measuring_memory(model, pass_size(setup, batch));
   return shape;
 }

@@ -11,7 +11,7 @@ namespace sluice::block_device {
 
 // Why it cannot be used here; empty: it can.
 std::string missing();
-std::shared_ptr<models::Ops> make_ops();
+std::unique_ptr<models::Ops> make_ops();
 // 64-byte aligned.
 std::byte* allocate(int64_t bytes);
 void release(std::byte* memory);

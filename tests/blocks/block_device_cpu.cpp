@@ -5,7 +5,7 @@
 namespace sluice::block_device {
 
 std::string missing() { return ""; }
-std::shared_ptr<models::Ops> make_ops() { return models::cpu_ops(); }
+std::unique_ptr<models::Ops> make_ops() { return models::cpu_ops(); }
 std::byte* allocate(int64_t bytes) {
   return static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(bytes)));
 }

@@ -2,11 +2,10 @@
 
 #include "models/cuda/cuda_ops.h"
 #include "models/cuda/stream.h"
+#include "runtime/core/cuda_error.h"
 #include "tests/blocks/block_device.h"
 
 namespace sluice::block_device {
-
-using models::cuda::check;
 
 std::string missing() {
   int count = 0;
@@ -15,20 +14,20 @@ std::string missing() {
   return std::string("no GPU here: ") + cudaGetErrorString(result);
 }
 
-std::shared_ptr<models::Ops> make_ops() {
+std::unique_ptr<models::Ops> make_ops() {
   cudaStream_t stream = nullptr;
-  check(cudaSetDevice(0), "choosing the GPU");
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+  check_cuda(cudaSetDevice(0), "choosing the GPU");
+  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
   models::cuda::use_stream(stream, 0);
   return models::cuda::make_cuda_ops({.tokens_max = 4096, .micro_batches_max = 8, .positions_max = 4096});
 }
 
 std::byte* allocate(int64_t bytes) {
   void* memory = nullptr;
-  check(cudaMallocManaged(&memory, static_cast<size_t>(bytes)), "allocating memory of both sides");
+  check_cuda(cudaMallocManaged(&memory, static_cast<size_t>(bytes)), "allocating memory of both sides");
   return static_cast<std::byte*>(memory);
 }
 void release(std::byte* memory) { cudaFree(memory); }
-void finish() { check(cudaDeviceSynchronize(), "waiting for the GPU"); }
+void finish() { check_cuda(cudaStreamSynchronize(models::cuda::stream()), "waiting for the GPU"); }
 
 }  // namespace sluice::block_device

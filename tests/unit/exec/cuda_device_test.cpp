@@ -7,7 +7,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "runtime/exec/cuda_error.h"
+#include "runtime/core/cuda_error.h"
 #include "swap/host_slab.h"
 
 namespace sluice::exec {

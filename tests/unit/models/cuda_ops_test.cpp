@@ -12,7 +12,7 @@
 #include <random>
 
 #include "models/cuda/stream.h"
-#include "models/ops/element.h"
+#include "runtime/core/cuda_error.h"
 
 namespace sluice::models::cuda {
 namespace {
@@ -57,7 +57,7 @@ class CudaOpsTest : public testing::TestWithParam<Dtype> {
     }
   }
 
-  std::shared_ptr<Ops> ops_;
+  std::unique_ptr<Ops> ops_;
   uint64_t seed_ = 0;
 };
 
@@ -203,7 +203,7 @@ TEST_P(CudaOpsTest, CrossEntropy) {
     OpReport& report = ops_->reports(1)[0];
     ops_->sum_losses(losses.data_ptr<double>(), kRows, Store::overwrite, report.loss_sum);
     ops_->sum_losses(losses.data_ptr<double>(), kRows, Store::accumulate, report.loss_sum);
-    at::cuda::device_synchronize();
+    at::cuda::getCurrentCUDAStream().synchronize();
     EXPECT_NEAR(report.loss_sum, 2 * losses.sum().item<double>(), 1e-9);
   }
 }
@@ -265,7 +265,7 @@ TEST_P(CudaOpsTest, TheSecondMicroBatchHasNumbersOfItsOwn) {
   });
   const SupervisedTokens supervised = ops_->supervised(batches[1], nullptr, nullptr);
   std::vector<int32_t> rows(static_cast<size_t>(supervised.count));
-  check(cudaMemcpy(rows.data(), supervised.rows, rows.size() * 4, cudaMemcpyDeviceToHost), "test");
+  check_cuda(cudaMemcpy(rows.data(), supervised.rows, rows.size() * 4, cudaMemcpyDeviceToHost), "test");
   std::vector<int32_t> expected;
   for (size_t i = 0; i < second.labels.size(); ++i)
     if (second.labels[i] >= 0) expected.push_back(static_cast<int32_t>(i));
@@ -278,11 +278,11 @@ TEST_P(CudaOpsTest, WhatIsNotFiniteIsFoundAnywhere) {
       Tensor x = random({count});
       OpReport& report = ops_->reports(1)[0];
       ops_->check_finite(x.data_ptr(), count, dtype(), report);
-      at::cuda::device_synchronize();
+      at::cuda::getCurrentCUDAStream().synchronize();
       EXPECT_EQ(report.not_finite, 0u);
       x[place] = std::numeric_limits<double>::infinity();
       ops_->check_finite(x.data_ptr(), count, dtype(), report);
-      at::cuda::device_synchronize();
+      at::cuda::getCurrentCUDAStream().synchronize();
       EXPECT_NE(report.not_finite, 0u) << place << " of " << count;
     }
   }

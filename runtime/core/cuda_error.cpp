@@ -1,10 +1,10 @@
-#include "runtime/exec/cuda_error.h"
+#include "runtime/core/cuda_error.h"
 
 #include <cuda_runtime_api.h>
 
 #include "runtime/core/result.h"
 
-namespace sluice::exec {
+namespace sluice {
 
 void check_cuda(int result, const std::string& what) {
   const auto error = static_cast<cudaError_t>(result);
@@ -13,4 +13,4 @@ void check_cuda(int result, const std::string& what) {
                   "look for messages of the driver with `dmesg | grep -i nvrm`; the last checkpoint is intact"});
 }
 
-}  // namespace sluice::exec
+}  // namespace sluice

@@ -3,9 +3,9 @@
 
 #include <string>
 
-namespace sluice::exec {
+namespace sluice {
 
 // `result`: a cudaError_t. `what` was tried. Throws RunError unless it is cudaSuccess.
 void check_cuda(int result, const std::string& what);
 
-}  // namespace sluice::exec
+}  // namespace sluice
