@@ -25,6 +25,7 @@ struct BlockPasses {
   // What measuring left resident in this process when it was done, and the first step will where it was not done in
   // this one: compiled kernels, LibTorch's pools.
   Bytes resident_later;
+  double pace = 1;  // by experience, steps take so many times what was measured; the times have been scaled with it
   bool in_host = false;  // measured where the host's arenas will be; else predicted, or in device memory
 };
 
@@ -33,6 +34,9 @@ struct PassSize {
   int64_t document = 0;  // tokens of its documents
   Dtype gradient_dtype = Dtype::f32;
 };
+
+// With all times multiplied.
+BlockPasses slowed(BlockPasses passes, double times);
 
 // What measure_block_passes takes at once, beside `transient`, and what layer_load does.
 Bytes pass_memory(const models::Model& model, const PassSize& size);

@@ -10,11 +10,8 @@ namespace {
 constexpr double kWorthSaying = 0.03;
 
 // Times of passes grow with their tokens; what they allocate does so at most.
-exec::BlockPasses scaled(exec::BlockPasses passes, double times) {
-  for (exec::BlockPass& pass : passes.blocks) {
-    for (Microseconds* each : {&pass.forward, &pass.backward, &pass.backward_recomputing}) *each = *each * times;
-    for (Microseconds& each : pass.slot_recomputing) each = each * times;
-  }
+exec::BlockPasses scaled(const exec::BlockPasses& measured, double times) {
+  exec::BlockPasses passes = exec::slowed(measured, times);
   for (Bytes* each : {&passes.transient, &passes.device_transient})
     *each = {static_cast<int64_t>(static_cast<double>(each->count) * std::max(times, 1.0))};
   return passes;

@@ -144,7 +144,7 @@ void plan_for_gpu(Job& job) {
   const exec::OpsSize ops{job.batch.tokens_max * job.batch.micro_batches, job.batch.micro_batches,
                           job.batch.document_max};
   job.setup.model = models::build_decoder(job.setup.spec, job.setup.adapter, config.compute_dtype, gpu.make_ops(ops));
-  job.passes = exec::measure_block_passes(gpu.pass_place(), job.setup.model, pass_size(job.setup, job.batch), {});
+  job.passes = measured_passes(job, gpu.pass_place(), {});
   const exec::GpuMemory memory = gpu.memory();
   cap(job, Tier::device, config.offload.max_gpu, memory.total - memory.others, "the free memory of " + gpu.name());
   cap_host_and_disk(job);

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -84,6 +86,20 @@ ordered_json key_of_rates(const Job& job) {
   return key;
 }
 
+// Steps of short passes have a pace of their own: what it costs to start an op weighs more there.
+ordered_json key_of_pace(const Job& job, const exec::BlockPasses& passes) {
+  double longest_us = 1;
+  for (const exec::BlockPass& pass : passes.blocks)
+    longest_us = std::max(longest_us, pass.backward.count / passes.pace);
+  return {{"kind", "pace"},
+          {"build", build_identity()},
+          {"host", host_identity()},
+          {"threads", environment("OMP_NUM_THREADS") + '/' + environment("MKL_NUM_THREADS")},
+          {"computed_by", job.gpu ? job.gpu->name() : "cpu"},
+          {"compute_dtype", name_of(job.setup.model.compute_dtype)},
+          {"digits_of_the_longest_pass", std::to_string(std::llround(longest_us)).size()}};
+}
+
 // Nothing when there is no folder to keep it in.
 std::optional<fs::path> file_of(const ordered_json& key) try {
   return folder() / (short_hash(key.dump()) + kSuffix);
@@ -131,7 +147,8 @@ ordered_json to_json(const exec::BlockPasses& passes) {
     blocks.push_back({pass.forward.count, pass.backward.count, pass.backward_recomputing.count});
   return {{"blocks_us", std::move(blocks)},
           {"transient", passes.transient.count},
-          {"resident_later", passes.resident_later.count}};
+          {"resident_later", passes.resident_later.count},
+          {"pace", passes.pace}};
 }
 
 exec::BlockPasses passes_from(const nlohmann::json& json) {
@@ -140,6 +157,7 @@ exec::BlockPasses passes_from(const nlohmann::json& json) {
     passes.blocks.push_back({{forward}, {backward}, {recomputing}, {}});
   passes.transient = {json.at("transient").get<int64_t>()};
   passes.resident_later = {json.at("resident_later").get<int64_t>()};
+  passes.pace = json.at("pace").get<double>();
   return passes;
 }
 
@@ -157,7 +175,47 @@ plan::MachineProfile profile_from(const nlohmann::json& json) {
   return profile;
 }
 
+std::vector<double> paces_from(const nlohmann::json& json) { return json.get<std::vector<double>>(); }
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
+}
+
+// The median of past jobs; the measured passes count as one job more, and without experience as all there is.
+double usual_pace(const Job& job, const exec::BlockPasses& passes) {
+  const ordered_json key = key_of_pace(job, passes);
+  const std::optional<fs::path> file = file_of(key);
+  std::vector<double> paces = (file ? kept(*file, key, paces_from) : std::nullopt).value_or(std::vector<double>{});
+  paces.push_back(1);
+  return median(std::move(paces));
+}
+
 }  // namespace
+
+exec::BlockPasses measured_passes(const Job& job, exec::PassPlace& place, Bytes spare) {
+  const exec::BlockPasses passes =
+      exec::measure_block_passes(place, job.setup.model, pass_size(job.setup, job.batch), spare);
+  const double pace = usual_pace(job, passes);
+  exec::BlockPasses usual = exec::slowed(passes, pace);
+  usual.pace = pace;
+  return usual;
+}
+
+void remember_pace(const Job& job, std::vector<double> paces) {
+  constexpr size_t kWarmUp = 2, kStepsLeast = 3, kJobsRemembered = 15;
+  constexpr double kLeast = 0.5, kMost = 4;  // beyond, something else was the matter
+  const ordered_json key = key_of_pace(job, job.passes);
+  const std::optional<fs::path> file = file_of(key);
+  if (!file || paces.size() < kWarmUp + kStepsLeast) return;
+  paces.erase(paces.begin(), paces.begin() + kWarmUp);
+  const double pace = job.passes.pace * median(std::move(paces));
+  if (pace < kLeast || pace > kMost) return;
+  std::vector<double> before = kept(*file, key, paces_from).value_or(std::vector<double>{});
+  before.push_back(pace);
+  if (before.size() > kJobsRemembered) before.erase(before.begin());
+  keep(*file, key, before);
+}
 
 exec::BlockPasses passes_of(Job& job, Bytes spare) {
   const ordered_json key = key_of_passes(job, spare);
@@ -169,8 +227,7 @@ exec::BlockPasses passes_of(Job& job, Bytes spare) {
       return std::move(*before);
   }
   const Bytes resident = resident_bytes();
-  exec::BlockPasses passes =
-      exec::measure_block_passes(*exec::make_host_place(), job.setup.model, pass_size(job.setup, job.batch), spare);
+  exec::BlockPasses passes = measured_passes(job, *exec::make_host_place(), spare);
   passes.resident_later = std::max(resident_bytes() - resident, Bytes{});
   if (file) keep(*file, key, to_json(passes));
   passes.resident_later = {};

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <map>
 #include <sstream>
 
 #include "runtime/core/result.h"
@@ -37,6 +38,7 @@ struct StepWork {
   size_t micro_batches = 0;
   std::array<plan::LaneWork, kLaneCount> lanes{};
   std::array<Microseconds, kLaneCount> busy{};
+  Microseconds foreseen_compute;
 };
 
 // Seconds since this process was started, whatever it did before main.
@@ -128,6 +130,17 @@ class Trainer {
                  plan::simulate(schedule, job_.planned.layout.buffers(), job_.request.profile).ops, begin_us);
     }
     return result;
+  }
+
+  // How long compute is busy in a phase of full micro-batches, by the plan.
+  Microseconds foreseen_compute(const plan::Phase& phase) {
+    const auto [place, fresh] = foreseen_compute_.try_emplace(phase);
+    if (fresh) {
+      const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
+      const auto ops = plan::simulate(schedule, job_.planned.layout.buffers(), job_.request.profile).ops;
+      place->second = plan::busy_times(schedule, ops)[static_cast<size_t>(Lane::compute)];
+    }
+    return place->second;
   }
 
   void flush() {
@@ -228,6 +241,7 @@ class Trainer {
       work.lanes[lane].bytes += lanes[lane].bytes;
       work.busy[lane] += busy[lane];
     }
+    work.foreseen_compute += foreseen_compute(phase);
     work.seconds += result.seconds;
     work.micro_batches += result.loss_sums.size();
   }
@@ -239,6 +253,8 @@ class Trainer {
     const double share = static_cast<double>(record.tokens) /
                          static_cast<double>(job_.shape.tokens_max * static_cast<int64_t>(work.micro_batches));
     work.lanes[static_cast<size_t>(Lane::compute)].time.count *= share;
+    if (work.foreseen_compute.count > 0)
+      paces_.push_back(work.busy[static_cast<size_t>(Lane::compute)].count / (work.foreseen_compute.count * share));
     const plan::Bound bound = rates_.bound_of_step(work.lanes, work.busy, {work.seconds * 1e6});
     record.bound_seconds = bound.time.count / 1e6;
     record.percent_of_bound = 100 * record.bound_seconds / record.step_seconds;
@@ -298,6 +314,7 @@ class Trainer {
     publish_result(save(total), config_.output_dir);
     if (!options_.trace.empty()) trace_.save(options_.trace);
     forget_if_disturbed(job_, rates_.compute_pace());
+    remember_pace(job_, paces_);
     std::printf("result: %s\n", config_.output_dir.c_str());
   }
 
@@ -310,6 +327,8 @@ class Trainer {
   optim::AdamWSettings update_;  // that is pending
   double clipped_share_ = 0;     // of the last steps, the newest counting most
   plan::SeenRates rates_;
+  std::map<plan::Phase, Microseconds> foreseen_compute_;
+  std::vector<double> paces_;  // of each step, compute's time over what was foreseen
   const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
   exec::TraceWriter trace_;
   fs::path initial_adapter_;
@@ -323,10 +342,19 @@ plan::Forecast forecast_of(const Job& job) {
   return plan::forecast_of(job.planned, job.shape, job.request.profile, steps);
 }
 
+std::string pace_text(double pace) {
+  if (pace == 1) return {};
+  char text[160];
+  std::snprintf(text, sizeof text,
+                "compute counts %.2f times what its passes were measured at: so it went in past jobs on this machine\n",
+                pace);
+  return text;
+}
+
 std::string plan_text(const Job& job) {
   return plan::to_yaml(job.planned.plan, job.shape) + '\n' +
          plan::memory_table(job.planned.memory, job.shape, job.request.caps) + '\n' +
-         plan::forecast_table(forecast_of(job), job.rated_endurance);
+         plan::forecast_table(forecast_of(job), job.rated_endurance) + pace_text(job.passes.pace);
 }
 
 // A job that had ended already, or was stopped before its result was published.

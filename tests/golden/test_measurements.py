@@ -85,3 +85,17 @@ def test_what_does_not_hold_is_measured_anew(workshop, tmp_path, cache, damage):
 def test_a_folder_that_cannot_be_written_costs_nothing_else(workshop, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     assert forecast(workshop, tmp_path)["step_seconds"] > 0
+
+
+def test_the_pace_of_past_steps_is_planned_with(workshop, tmp_path, cache):
+    job = jobs.job_of(workshop, jobs.SMOLLM2_LIKE, "lora", "bf16", output_dir=str(tmp_path / "out"), max_steps=6)
+    sluice_run.train(job, tmp_path)
+    file, = kept(cache, "pace")
+    document = json.loads(file.read_text())
+    assert len(document["value"]) == 1 and 0.5 <= document["value"][0] <= 4
+    document["value"] = [1.25, 1.25, 9.0]
+    file.write_text(json.dumps(document))
+    kept(cache, "passes")[0].unlink()
+    sluice_run.train(job | {"output_dir": str(tmp_path / "again")}, tmp_path)
+    passes, = kept(cache, "passes")
+    assert json.loads(passes.read_text())["value"]["pace"] == 1.25
