@@ -27,7 +27,14 @@ const AdamWKernels& kernels_of(Isa isa) {
   return adamw_scalar;
 }
 
-// Computed in double as Python does, then rounded once, as ATen takes a Python number into an fp32 kernel.
+void check_lengths(size_t count, const GradientView& g, std::span<const float> m, std::span<const float> v) {
+  SLUICE_CHECK(m.size() == count && v.size() == count, "states of another length than the parameters");
+  SLUICE_CHECK(g.f32.empty() != g.bf16.empty() || count == 0, "exactly one kind of gradient");
+  SLUICE_CHECK(g.f32.size() + g.bf16.size() == count, "gradients of another length than the parameters");
+}
+
+}  // namespace
+
 AdamWConstants constants_of(const AdamWSettings& s) {
   SLUICE_CHECK(s.step >= 1, "steps count from 1");
   const auto step = static_cast<double>(s.step);
@@ -45,14 +52,6 @@ AdamWConstants constants_of(const AdamWSettings& s) {
           .epsilon = static_cast<float>(s.epsilon),
           .negative_step_size = static_cast<float>(-(s.learning_rate / correction1))};
 }
-
-void check_lengths(size_t count, const GradientView& g, std::span<const float> m, std::span<const float> v) {
-  SLUICE_CHECK(m.size() == count && v.size() == count, "states of another length than the parameters");
-  SLUICE_CHECK(g.f32.empty() != g.bf16.empty() || count == 0, "exactly one kind of gradient");
-  SLUICE_CHECK(g.f32.size() + g.bf16.size() == count, "gradients of another length than the parameters");
-}
-
-}  // namespace
 
 // The features that -march=x86-64-v4 and -v3 let the compiler use (psABI levels); the operating system must save the
 // registers too, which __builtin_cpu_supports asks.

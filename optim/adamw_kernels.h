@@ -17,6 +17,10 @@ struct AdamWConstants {
   float negative_step_size;  // -lr / (1 - b1^step)
 };
 
+struct AdamWSettings;
+// Rounded as ATen takes a Python number into an fp32 kernel: computed in double, then once.
+AdamWConstants constants_of(const AdamWSettings& settings);
+
 // Every array has `count` elements; no two overlap.
 struct AdamWKernels {
   void (*f32_f32)(const AdamWConstants& constants, float* p, const float* g, float* m, float* v, int64_t count);

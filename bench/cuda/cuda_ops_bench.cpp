@@ -9,6 +9,8 @@
 #include <cstdio>
 
 #include "models/cuda/cuda_ops.h"
+#include "models/cuda/stream.h"
+#include "optim/cuda/adamw_cuda.h"
 
 namespace sluice::models::cuda {
 namespace {
@@ -51,6 +53,7 @@ class Bench {
     rows(batch);
     gates();
     logits();
+    updates();
     products();
     attention(batch);
   }
@@ -128,6 +131,24 @@ class Bench {
     memory("cross_entropy and its gradient", 2 * bytes(logits), [&] {
       k().cross_entropy(logits.data_ptr(), labels.data_ptr<int32_t>(), losses.data_ptr<double>(), 1, true, kLogitRows,
                         kVocabulary);
+    });
+  }
+
+  // Of one group: bf16 weights with their low halves, fp32 gradient, m and v.
+  void updates() {
+    constexpr int64_t kElements = 64 << 20;
+    const auto floats = at::device(at::kCUDA).dtype(at::kFloat);
+    const Tensor gradient = at::randn({kElements}, floats), m = at::zeros({kElements}, floats), v = at::zeros_like(m);
+    const Tensor hi = random({kElements}), lo = at::zeros({kElements}, floats.dtype(at::kShort));
+    const Tensor runs = at::empty({kElements / optim::kNormRunElements}, floats.dtype(at::kDouble));
+    memory("AdamW", 28.0 * kElements, [&] {
+      optim::cuda::adamw({.learning_rate = 1e-4},
+                         {hi.data_ptr(), gradient.data_ptr(), m.data_ptr<float>(), v.data_ptr<float>(),
+                          lo.data_ptr<int16_t>(), kElements, kElements, Dtype::f32},
+                         stream());
+    });
+    memory("norm of a gradient", bytes(gradient), [&] {
+      optim::cuda::squared_norm(gradient.data_ptr(), Dtype::f32, kElements, runs.data_ptr<double>(), stream());
     });
   }
 

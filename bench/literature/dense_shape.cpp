@@ -30,6 +30,7 @@ class Dense {
     // As the product does: fp32 where several micro-batches add up.
     shape.gradient_bytes_per_element = job_.micro_batches > 1 ? 4 : 2;
     shape.process_bytes = kProcess;
+    shape.device_memory_rate = machine_.device_memory;
     add_groups(shape);
     const int layers = static_cast<int>(model_.layers);
     shape.blocks.push_back(embedding());

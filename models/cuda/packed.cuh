@@ -10,6 +10,7 @@
 
 #include "models/cuda/stream.h"
 #include "runtime/core/dtype.h"
+#include "runtime/core/pack.cuh"
 
 namespace sluice::models::cuda {
 
@@ -30,12 +31,6 @@ template <class T>
 __device__ float rounded(float value) {
   return to_float(from_float<T>(value));
 }
-
-// kWidth neighbours: one load, one store.
-template <class T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
-  T at[kWidth];
-};
 
 template <class T, int kWidth>
 __device__ void load(const T* from, float (&to)[kWidth]) {
@@ -61,9 +56,6 @@ bool packs(int64_t width, std::initializer_list<const void*> pointers) {
     if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) return false;
   return width % kWidest<T> == 0;
 }
-
-constexpr int64_t blocks_for(int64_t work, int64_t each) { return (work + each - 1) / each; }
-inline dim3 grid(int64_t x, int64_t y = 1) { return {static_cast<unsigned>(x), static_cast<unsigned>(y)}; }
 
 // Every thread of the block gets the sum, always added in the same order. `shared`: 32 floats; all threads call it.
 __device__ inline float warp_sum(float value) {

@@ -7,6 +7,7 @@
 
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/cuda_memory.h"
+#include "runtime/exec/cuda_group_kernels.h"
 #include "runtime/exec/op_board.h"
 
 namespace sluice::exec {
@@ -107,6 +108,7 @@ class OneGpu final : public CudaDevice {
         compute_("compute", "compute.done", /*urgent=*/true),
         h2d_("h2d", "h2d.done", /*urgent=*/false),
         d2h_("d2h", "d2h.done", /*urgent=*/false) {
+    group_kernels_ = make_cuda_group_kernels(compute_.stream.get());
     for (LaneThreads* lane : {&compute_, &h2d_, &d2h_})
       for (LaneThread* thread : {&lane->enqueuer, &lane->watcher}) thread->post([this] { select(device_); });
     compute_.enqueuer.post([hook = options.on_compute_thread, stream = compute_stream()] { hook(stream); });
@@ -116,6 +118,11 @@ class OneGpu final : public CudaDevice {
   CUstream_st* compute_stream() const override { return compute_.stream.get(); }
   std::string register_host(std::span<std::byte> memory) override { return pinned_.add(memory); }
   void abandon() override { enqueued_.abandon(); }
+  GroupKernels* group_kernels() override { return group_kernels_.get(); }
+  void read(std::byte* to, const std::byte* from, Bytes bytes) override {
+    select(device_);
+    check_cuda(cudaMemcpy(to, from, static_cast<size_t>(bytes.count), cudaMemcpyDeviceToHost), "copying from the GPU");
+  }
 
   void begin_phase(const plan::Schedule& schedule) override {
     schedule_ = &schedule;
@@ -203,7 +210,8 @@ class OneGpu final : public CudaDevice {
   std::vector<Event> begins_, ends_;
   Event phase_;
   double phase_us_ = 0;
-  LaneThreads compute_, h2d_, d2h_;
+  std::unique_ptr<GroupKernels> group_kernels_;
+  LaneThreads compute_, h2d_, d2h_;  // last: they finish what was posted
 };
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/cuda_memory.h"
 #include "runtime/exec/cuda_device.h"
+#include "runtime/exec/cuda_group_kernels.h"
 #include "runtime/exec/gpu.h"
 #include "runtime/exec/gpu_usage.h"
 
@@ -170,6 +171,25 @@ class CudaGpu final : public Gpu {
     out.end();
     rates.both = rate(2 * kCopies, std::max(in.time(), out.time()));
     return rates;
+  }
+
+  BytesPerSecond measure_updates() override {
+    constexpr int64_t kElements = 8 << 20;  // several times an L2 cache
+    constexpr int64_t kBytesOfEach = 2 + 4 + 10, kBytesMovedOfEach = 2 * 2 + 4 + 2 * 10;
+    constexpr int kUpdates = 8;
+    const CudaMemory memory(CudaMemoryKind::device, Bytes{kElements * kBytesOfEach}, "timing updates");
+    const std::span<std::byte> bytes = memory.bytes();
+    check_cuda(cudaMemset(bytes.data(), 0, bytes.size()), "clearing memory");
+    std::byte* const weights = bytes.data() + kElements * (4 + 10);
+    const GroupChunk chunk{weights,     bytes.data(), bytes.data() + kElements * 4, kElements, kElements,
+                           Dtype::bf16, Dtype::f32};
+    TimedStream stream;
+    const auto kernels = make_cuda_group_kernels(stream.get());
+    kernels->update(chunk, {});
+    stream.begin();
+    for (int i = 0; i < kUpdates; ++i) kernels->update(chunk, {});
+    stream.end();
+    return {kUpdates * static_cast<double>(kElements * kBytesMovedOfEach) / (stream.time().count / 1e6)};
   }
 
   void limit_transient(Bytes most) override {

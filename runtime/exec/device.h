@@ -14,6 +14,7 @@
 
 #include "runtime/core/tier.h"
 #include "runtime/exec/compute_op.h"
+#include "runtime/exec/group_kernels.h"
 #include "runtime/exec/lane_thread.h"
 
 namespace sluice::exec {
@@ -52,14 +53,19 @@ class Device {
   // Lanes take their ops in the order in which they are posted: that of the schedule.
   virtual void post_copy(DeviceOp op, std::byte* to, const std::byte* from, Bytes bytes) = 0;
   virtual void post_compute(DeviceOp op, std::function<ComputeOutcome()> body) = 0;
+  // For the bodies of compute ops. Null where the device has no memory of its own.
+  virtual GroupKernels* group_kernels() = 0;
+  // From the device's memory to the host's; blocks. Between phases.
+  virtual void read(std::byte* to, const std::byte* from, Bytes bytes) = 0;
   // After a failure somewhere: what is posted ends without being run, what it waits for may never come.
   virtual void abandon() = 0;
 };
 
 // Lanes that are threads of this process; compute is the CPU's.
 struct ThreadDeviceOptions {
-  Bytes memory;             // 0: host and device are one, and there are no copies
-  BytesPerSecond h2d, d2h;  // 0: as fast as memory allows; else copies take at least their bytes over this
+  Bytes memory;               // 0: host and device are one, and there are no copies
+  BytesPerSecond h2d, d2h;    // 0: as fast as memory allows; else copies take at least their bytes over this
+  int optimizer_threads = 1;  // for groups that live in that memory
 };
 // `events` and `clock` must outlive it. Throws SetupError when the machine does not have the memory.
 std::unique_ptr<Device> make_thread_device(const ThreadDeviceOptions& options, EventQueue& events,

@@ -14,8 +14,8 @@
 #include "runtime/exec/arena.h"
 #include "runtime/exec/compute_op.h"
 #include "runtime/exec/device.h"
+#include "runtime/exec/group_chunk.h"
 #include "runtime/exec/lane_thread.h"
-#include "runtime/plan/buffer_names.h"
 
 namespace sluice::exec {
 namespace {
@@ -40,21 +40,6 @@ const Operand* find_operand(const Op& op, Role role) {
   return found == op.operands.end() ? nullptr : &*found;
 }
 
-// One chunk of optimizer states as it lies in memory and in its extent.
-struct StatesView {
-  std::span<float> m, v;
-  std::span<int16_t> lo;  // empty for fp32 weights
-  StatesView(std::byte* at, int64_t elements, bool split)
-      : m(reinterpret_cast<float*>(at), static_cast<size_t>(elements)),
-        v(reinterpret_cast<float*>(at) + elements, static_cast<size_t>(elements)),
-        lo(reinterpret_cast<int16_t*>(at + 8 * elements), split ? static_cast<size_t>(elements) : 0) {}
-};
-
-template <class T>
-std::span<T> slice(std::span<T> whole, int64_t begin, int64_t end) {
-  return whole.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
-}
-
 }  // namespace
 
 struct Executor::Impl {
@@ -68,8 +53,11 @@ struct Executor::Impl {
         options(options_in) {
     const Bytes device_bytes = planned.memory.peak[static_cast<size_t>(Tier::device)];
     const Bytes host_bytes = planned.memory.peak[static_cast<size_t>(Tier::host)];
+    const int threads = options.optimizer_threads > 0
+                            ? options.optimizer_threads
+                            : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     device = options.make_device ? options.make_device(device_bytes, events, clock)
-                                 : make_thread_device({device_bytes, options.h2d, options.d2h}, events, clock);
+                                 : make_thread_device({device_bytes, options.h2d, options.d2h, threads}, events, clock);
     if (device_bytes.count > 0) arenas[0] = std::make_unique<Arena>(device->memory());
     if (host_bytes.count > 0) arenas[1] = std::make_unique<Arena>(host_bytes);
     slabs = std::count_if(arenas.begin(), arenas.end(), [](const auto& arena) { return arena != nullptr; });
@@ -84,13 +72,28 @@ struct Executor::Impl {
         extents[static_cast<plan::BufferId>(id)] = swap.create_extent(Bytes{buffer.wanted_bytes}, buffer.name);
     }
     for (const auto& file : sources.files) source_ids.push_back(swap.open_source(file));
-    const int threads = options.optimizer_threads > 0
-                            ? options.optimizer_threads
-                            : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    place_norms();
     pool = std::make_unique<optim::WorkerPool>(threads);
   }
 
-  bool split() const { return model.compute_dtype == Dtype::bf16; }
+  // Partial sums of every group's norm, where whoever adds them up writes.
+  void place_norms() {
+    const auto runs_of = [&](size_t g) {
+      return (shape.groups[g].elements + optim::kNormRunElements - 1) / optim::kNormRunElements;
+    };
+    int64_t on_host = 0, on_device = 0;
+    for (size_t g = 0; g < shape.groups.size(); ++g)
+      (lives_on_device(planned.plan.groups[g]) ? on_device : on_host) += runs_of(g);
+    host_sums.assign(static_cast<size_t>(on_host), 0);
+    std::span<double> host = host_sums, own = on_device > 0 ? device->group_kernels()->allocate_sums(on_device) : host;
+    for (size_t g = 0; g < shape.groups.size(); ++g) {
+      std::span<double>& from = lives_on_device(planned.plan.groups[g]) ? own : host;
+      norm_runs.push_back(from.first(static_cast<size_t>(runs_of(g))));
+      from = from.subspan(norm_runs.back().size());
+    }
+  }
+
+  Dtype gradient_dtype() const { return shape.gradient_bytes_per_element == 4 ? Dtype::f32 : Dtype::bf16; }
   double now_us() const { return clock.now_us(); }
   const plan::Buffer& buffer(plan::BufferId id) const { return planned.layout.at(id); }
   Arena& arena(Tier tier) {
@@ -136,10 +139,11 @@ struct Executor::Impl {
   std::vector<int> waiting_for;  // per op: dependencies that have not ended and that it must not be issued before
   std::vector<std::vector<OpId>> dependents;
   std::array<LaneState, kLaneCount> lanes;
-  std::vector<int> transfers_left;             // per op, for those made of several transfers
-  std::vector<std::vector<Lease>> leases;      // per op in flight
-  std::vector<double> norms;                   // per group
-  std::vector<std::vector<double>> norm_runs;  // per group: partial sums
+  std::vector<int> transfers_left;         // per op, for those made of several transfers
+  std::vector<std::vector<Lease>> leases;  // per op in flight
+  std::vector<double> norms;               // per group
+  std::vector<double> host_sums;
+  std::vector<std::span<double>> norm_runs;  // per group: partial sums
   std::optional<Error> failure;
   bool poisoned = false;
   int in_flight = 0;
@@ -175,7 +179,6 @@ struct Executor::Impl {
     leases.clear();
     leases.resize(next.ops.size());
     norms.assign(shape.groups.size(), 0);
-    norm_runs.assign(shape.groups.size(), {});
     for (auto& lane : lanes) lane = {};
     in_flight = 0;
     ended = 0;
@@ -340,7 +343,8 @@ struct Executor::Impl {
   }
 
   void issue_init_states(OpId id, const Op& op) {
-    const StatesView states(address(operand_of(op, Role::destination)), op.end - op.begin, split());
+    const StatesView states(address(operand_of(op, Role::destination)), op.end - op.begin,
+                            model.compute_dtype == Dtype::bf16);
     const Operand* source = find_operand(op, Role::source);
     const std::byte* staging = source == nullptr ? nullptr : address(*source);
     const auto staging_bytes = source == nullptr ? 0 : static_cast<size_t>(source->bytes);
@@ -373,136 +377,114 @@ struct Executor::Impl {
     if (!states.lo.empty()) copy(2, states.lo);
   }
 
-  optim::GradientView gradient_view(const std::byte* at, int64_t elements) const {
-    const auto count = static_cast<size_t>(elements);
-    if (shape.gradient_bytes_per_element == 4) return {{reinterpret_cast<const float*>(at), count}, {}};
-    return {{}, {reinterpret_cast<const uint16_t*>(at), count}};
-  }
+  // --- what is done to a group beside its passes: on the pool, or on the device that keeps it ------------------
+
+  static bool on_device_itself(const Op& op) { return op.lane == Lane::compute; }
 
   void issue_norm(OpId id, const Op& op) {
     const auto group = static_cast<size_t>(op.group);
     const int64_t elements = shape.groups[group].elements;
     const std::byte* gradients = address(operand_of(op, Role::gradients));
-    norm_runs[group].assign(static_cast<size_t>((elements + optim::kNormRunElements - 1) / optim::kNormRunElements), 0);
+    const std::span<double> runs = norm_runs[group];
+    const auto add_up = [this, group, runs] {
+      for (const double run : runs) norms[group] += run;
+    };
+    if (on_device_itself(op)) {
+      post_compute(id, op, [=, this] {
+        device->group_kernels()->squared_norm(gradients, gradient_dtype(), elements, runs.data());
+        return when_done(add_up);
+      });
+      return;
+    }
     static_assert(kUpdateGrain == optim::kNormRunElements, "one pool range is one run of the norm");
     Op whole = op;
     whole.end = elements;
     on_pool(
         id, whole,
-        [this, group, gradients](int64_t first, int64_t last) {
-          norm_runs[group][static_cast<size_t>(first / optim::kNormRunElements)] = optim::squared_norm(
-              optim::best_isa(), gradient_view(gradients + first * shape.gradient_bytes_per_element, last - first));
+        [=, this](int64_t first, int64_t last) {
+          runs[static_cast<size_t>(first / optim::kNormRunElements)] = optim::squared_norm(
+              optim::best_isa(),
+              gradient_view(gradients + first * shape.gradient_bytes_per_element, gradient_dtype(), last - first));
         },
-        [this, group] {
-          for (const double run : norm_runs[group]) norms[group] += run;
-        });
+        add_up);
   }
 
   void issue_update(OpId id, const Op& op) {
-    std::byte* weights = address(operand_of(op, Role::parameters));
-    const std::byte* gradients = address(operand_of(op, Role::gradients));
-    const StatesView states(address(operand_of(op, Role::states)), op.end - op.begin, split());
-    const int64_t decayed = model.groups[static_cast<size_t>(op.group)].decay_elements;
+    GroupChunk chunk;
+    chunk.weights = address(operand_of(op, Role::parameters));
+    chunk.gradients = address(operand_of(op, Role::gradients));
+    chunk.states = address(operand_of(op, Role::states));
+    chunk.elements = op.end - op.begin;
+    chunk.decayed =
+        std::clamp(model.groups[static_cast<size_t>(op.group)].decay_elements - op.begin, int64_t{0}, chunk.elements);
+    chunk.weight_dtype = model.compute_dtype;
+    chunk.gradient_dtype = gradient_dtype();
     const optim::AdamWSettings settings = op.early ? inputs.early_update : inputs.update;
-    optim::AdamWSettings undecayed = settings;
-    undecayed.weight_decay = 0;
-    on_pool(id, op, [=, this, &op](int64_t first, int64_t last) {
-      // Norms and biases, which follow the matrices, do not decay.
-      const int64_t border = std::clamp(decayed - op.begin, first, last);
-      update_range(weights, gradients, states, first, border, settings);
-      update_range(weights, gradients, states, border, last, undecayed);
-    });
+    if (on_device_itself(op)) {
+      post_compute(id, op, [=, this] {
+        device->group_kernels()->update(chunk, settings);
+        return ComputeOutcome{};
+      });
+      return;
+    }
+    on_pool(id, op, [chunk, settings](int64_t first, int64_t last) { update_range(chunk, first, last, settings); });
   }
+
   void issue_duplicate(OpId id, const Op& op) {
     const std::byte* from = address(operand_of(op, Role::source));
     std::byte* to = address(operand_of(op, Role::destination));
+    const int64_t bytes = operand_of(op, Role::source).bytes;
+    if (on_device_itself(op)) {
+      post_compute(id, op, [=, this] {
+        device->group_kernels()->copy(to, from, bytes);
+        return ComputeOutcome{};
+      });
+      return;
+    }
     Op whole = op;
     whole.begin = 0;
-    whole.end = operand_of(op, Role::source).bytes;
+    whole.end = bytes;
     on_pool(id, whole, [from, to](int64_t first, int64_t last) {
       std::memcpy(to + first, from + first, static_cast<size_t>(last - first));
     });
   }
-  void update_range(std::byte* weights, const std::byte* gradients, StatesView states, int64_t first, int64_t last,
-                    const optim::AdamWSettings& settings) const {
-    if (first >= last) return;
-    const optim::GradientView gradient =
-        gradient_view(gradients + first * shape.gradient_bytes_per_element, last - first);
-    const auto count = static_cast<size_t>(last - first);
-    if (split()) {
-      optim::adamw_split(optim::best_isa(), settings, {reinterpret_cast<uint16_t*>(weights) + first, count},
-                         slice(states.lo, first, last), gradient, slice(states.m, first, last),
-                         slice(states.v, first, last));
-    } else {
-      optim::adamw_f32(optim::best_isa(), settings, {reinterpret_cast<float*>(weights) + first, count}, gradient,
-                       slice(states.m, first, last), slice(states.v, first, last));
-    }
-  }
 
-  // --- saving --------------------------------------------------------------------------------------------------
-
-  void read_back(bool odd, const WeightsSink& weights_sink, const StatesSink& states_sink) {
-    const plan::Layout& layout = planned.layout;
-    for (int g = 0; g < static_cast<int>(shape.groups.size()); ++g) {
-      const plan::GroupShape& group = shape.groups[static_cast<size_t>(g)];
-      if (!group.trainable) continue;
-      const plan::GroupPlan& where = planned.plan.groups[static_cast<size_t>(g)];
-      const int set = plan::newest_set(planned.plan, g, odd);
-      const plan::BufferId weights = layout.find(plan::host_weights_name(where, group, g, set));
-      if (where.weights == Tier::disk) fetch(layout.find(plan::weights_extent_name(g, set)), weights);
-      weights_sink(g, bytes_of(weights, 0, group.weight_bytes().count));
-      read_back_states(g, set, states_sink);
-    }
-  }
-  void read_back_states(int g, int set, const StatesSink& sink) {
-    const plan::Layout& layout = planned.layout;
-    const plan::GroupShape& group = shape.groups[static_cast<size_t>(g)];
-    const plan::GroupPlan& where = planned.plan.groups[static_cast<size_t>(g)];
-    const int64_t each = group.state_bytes_per_element;
-    for (int64_t begin = 0, chunk = 0; begin < group.elements; begin += planned.plan.chunk_elements, ++chunk) {
-      const int64_t end = std::min(begin + planned.plan.chunk_elements, group.elements);
-      if (where.states == Tier::disk) {
-        const plan::BufferId states = layout.find(plan::kStatesRingFirst);
-        fetch(layout.find(plan::states_extent_name(g, chunk, set)), states);
-        sink(g, begin, end, bytes_of(states, 0, (end - begin) * each));
-      } else {
-        sink(g, begin, end, bytes_of(layout.find(plan::host_states_name(g, set)), begin * each, (end - begin) * each));
-      }
-    }
-  }
-  std::span<std::byte> bytes_of(plan::BufferId id, int64_t offset, int64_t bytes) {
-    return {arena(buffer(id).tier).memory().data() + buffer(id).offset + offset, static_cast<size_t>(bytes)};
-  }
-  // Blocks until one extent is in memory: between phases nothing else is in flight.
-  void fetch(plan::BufferId extent, plan::BufferId into) {
-    swap.read(extents.at(extent), bytes_of(into, 0, round_up(buffer(extent).wanted_bytes, 4096)), 0);
-    for (;;) {
-      for (const swap::Completion& completion : swap.wait(std::chrono::seconds(1))) {
-        if (!completion.result.ok()) throw RunError(completion.result.error());
-        return;
-      }
-    }
+  std::span<std::byte> memory_of(Tier tier) {
+    const auto& found = arenas[static_cast<size_t>(tier)];
+    return found ? found->memory() : std::span<std::byte>();
   }
 
   // --- compute -------------------------------------------------------------------------------------------------
 
   void issue_compute(OpId id, const Op& op) {
-    device->post_compute(device_op(id, op), [this, id, &op]() -> ComputeOutcome {
+    post_compute(id, op, [this, id, &op] {
+      const ComputeContext context{&model, gradient_dtype(), inputs.micro_batches};
+      return run_compute(
+          op, context, [this](const Operand& operand) { return address(operand); }, reports[static_cast<size_t>(id)]);
+    });
+  }
+  void post_compute(OpId id, const Op& op, std::function<ComputeOutcome()> body) {
+    device->post_compute(device_op(id, op), [this, &op, body = std::move(body)]() -> ComputeOutcome {
       if (options.compute_waits) {
         clock.wait_until(now_us() + op.time.count);
         return {};
       }
-      const ComputeContext context{&model, shape.gradient_bytes_per_element == 4 ? Dtype::f32 : Dtype::bf16,
-                                   inputs.micro_batches};
       try {
-        return run_compute(
-            op, context, [this](const Operand& operand) { return address(operand); }, reports[static_cast<size_t>(id)]);
+        return body();
       } catch (const std::exception& error) {
         ComputeOutcome failed;
         failed.result = Error{ErrorCode::io, describe(op) + ": " + error.what(), ""};
         return failed;
       }
     });
+  }
+  static ComputeOutcome when_done(std::function<void()> act) {
+    ComputeOutcome enqueued;
+    enqueued.when_done = [act = std::move(act)] {
+      act();
+      return ComputeOutcome{};
+    };
+    return enqueued;
   }
 };
 
@@ -517,7 +499,9 @@ PhaseResult Executor::run(const plan::Schedule& schedule, const PhaseInputs& inp
 }
 
 void Executor::read_back(bool odd, const WeightsSink& weights, const StatesSink& states) {
-  impl_->read_back(odd, weights, states);
+  ReadBack(impl_->shape, impl_->planned, impl_->swap, impl_->extents, *impl_->device,
+           {impl_->memory_of(Tier::device), impl_->memory_of(Tier::host)})
+      .run(odd, weights, states);
 }
 
 const std::vector<std::string>& Executor::notes() const { return impl_->notes; }

@@ -15,6 +15,7 @@
 #include "models/program.h"
 #include "optim/adamw.h"
 #include "runtime/exec/device.h"
+#include "runtime/exec/read_back.h"
 #include "runtime/exec/source_table.h"
 #include "runtime/plan/machine_profile.h"
 #include "runtime/plan/planner.h"
@@ -65,11 +66,7 @@ class Executor {
   // Throws RunError, after all lanes have come to rest, when any op failed. Nothing may be run afterwards.
   PhaseResult run(const plan::Schedule& schedule, const PhaseInputs& inputs);
 
-  // For saving, after a flush: calls the sinks for every trained group, in order. Weights come whole, states chunk by
-  // chunk: m [n], v [n] fp32, then lo [n] int16 when weights are bf16. The spans end with the call. Throws RunError.
-  using WeightsSink = std::function<void(int group, std::span<const std::byte> weights)>;
-  using StatesSink = std::function<void(int group, int64_t begin, int64_t end, std::span<const std::byte> states)>;
-  // `odd` as in plan::Phase.
+  // After a flush: what was trained, for saving (read_back.h).
   void read_back(bool odd, const WeightsSink& weights, const StatesSink& states);
 
   // What the machine did not let it have, for people.

@@ -15,6 +15,7 @@ class ThreadDevice final : public Device {
       : options_(options), events_(events), clock_(clock), compute_("compute") {
     if (options.memory.count == 0) return;
     slab_.emplace(options.memory);
+    group_kernels_ = make_host_group_kernels(options.optimizer_threads);
     h2d_.emplace("h2d");
     d2h_.emplace("d2h");
   }
@@ -22,6 +23,10 @@ class ThreadDevice final : public Device {
   std::span<std::byte> memory() const override { return slab_ ? slab_->memory() : std::span<std::byte>(); }
   void begin_phase(const plan::Schedule& schedule) override { board_.reset(schedule.ops.size()); }
   void abandon() override { board_.abandon(); }
+  GroupKernels* group_kernels() override { return group_kernels_.get(); }
+  void read(std::byte* to, const std::byte* from, Bytes bytes) override {
+    std::memcpy(to, from, static_cast<size_t>(bytes.count));
+  }
 
   void post_copy(DeviceOp op, std::byte* to, const std::byte* from, Bytes bytes) override {
     const bool to_device = op.lane == Lane::h2d;
@@ -65,6 +70,7 @@ class ThreadDevice final : public Device {
   const PhaseClock& clock_;
   OpBoard board_;
   std::optional<swap::HostSlab> slab_;
+  std::unique_ptr<GroupKernels> group_kernels_;
   // Last: they finish what was posted before anything else goes.
   LaneThread compute_;
   std::optional<LaneThread> h2d_, d2h_;

@@ -10,13 +10,18 @@ std::string numbered(const char* name, int64_t a, int64_t b, int64_t c) {
 
 std::string of_set(std::string name, int set) { return set == 0 ? name : name + ".second"; }
 std::string home_weights_name(int g, int set) { return of_set(numbered("weights.host", g), set); }
+std::string device_weights_name(int g, int set) { return of_set(numbered("weights.device", g), set); }
+std::string load_ring_name(const GroupShape& group) { return numbered("weights.load.ring", group.elements); }
 std::string weights_ring_name(const GroupShape& group) { return numbered("weights.host.ring", group.elements); }
 
 std::string host_weights_name(const GroupPlan& where, const GroupShape& group, int g, int set) {
+  if (lives_on_device(where)) return load_ring_name(group) + "[0]";
   return where.weights == Tier::disk ? weights_ring_name(group) + "[0]" : home_weights_name(g, set);
 }
 std::string weights_extent_name(int g, int set) { return of_set(numbered("weights.disk", g), set); }
-std::string host_states_name(int g, int set) { return of_set(numbered("states.host", g), set); }
+std::string states_name(const GroupPlan& where, int g, int set) {
+  return of_set(numbered(lives_on_device(where) ? "states.device" : "states.host", g), set);
+}
 std::string states_extent_name(int g, int64_t chunk, int set) { return of_set(numbered("states.disk", g, chunk), set); }
 int newest_set(const Plan& plan, int g, bool odd) {
   const bool two = plan.undoable && plan.groups[static_cast<size_t>(g)].update == UpdateTime::behind_backward;

@@ -16,13 +16,16 @@ std::string numbered(const char* name, int64_t a, int64_t b, int64_t c);
 // Of the two sets that an update behind backward may have.
 std::string of_set(std::string name, int set);
 std::string home_weights_name(int g, int set);
+std::string device_weights_name(int g, int set);
 std::string weights_ring_name(const GroupShape& group);
 
-// Names of the buffers in which trained groups are found between phases, for saving them. The weights of a group whose
-// home is the disk are read into its ring's first buffer.
+std::string load_ring_name(const GroupShape& group);
+
+// Names of the buffers in which trained groups are found between phases, for saving them. The host's buffer of weights
+// whose home is the disk or the device alone is a ring's first, which they must be brought to.
 std::string host_weights_name(const GroupPlan& where, const GroupShape& group, int g, int set);
 std::string weights_extent_name(int g, int set);
-std::string host_states_name(int g, int set);
+std::string states_name(const GroupPlan& where, int g, int set);  // of those in memory
 std::string states_extent_name(int g, int64_t chunk, int set);
 // Of the two sets, the newest: 1 for groups with two when `odd`, else 0.
 int newest_set(const Plan& plan, int g, bool odd);

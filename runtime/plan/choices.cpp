@@ -39,6 +39,13 @@ bool all_trained(const JobShape& shape) {
 // A drive of unknown rates would seem to take no time.
 bool knows_disk(const PlanRequest& request) { return request.profile.disk_read.count > 0; }
 
+// States are on the device only where the weights are; then the gradients are too.
+void live_together(GroupPlan& group) {
+  if (group.states != Tier::device) return;
+  if (group.weights != Tier::device) group.states = Tier::host;
+  if (group.states == Tier::device) group.gradients = Tier::device;
+}
+
 // Blocks before the first trained one have no backward: nothing of them is saved.
 int first_trained_block(const JobShape& shape) {
   for (size_t b = 0; b < shape.blocks.size(); ++b)
@@ -72,7 +79,7 @@ void Choices::add_groups(const JobShape& shape, const PlanRequest& request) {
   const bool separate = request.memory == DeviceMemory::separate;
   const bool has_adapters = !all_trained(shape);
   const bool may_use_disk = knows_disk(request);
-  // The update runs on the host; on unified memory the device is the host.
+  // On unified memory the device is the host.
   const auto on_host = [](std::optional<Tier> tier) { return tier == Tier::device ? Tier::host : tier; };
   for (size_t g = 0; g < shape.groups.size(); ++g) {
     const GroupShape& group = shape.groups[g];
@@ -94,15 +101,21 @@ void Choices::add_groups(const JobShape& shape, const PlanRequest& request) {
     if (adapter) weights = {Tier::host};
     if (separate) weights.insert(weights.begin(), Tier::device);
     if (request.weights && !adapter) weights = {separate ? *request.weights : *on_host(request.weights)};
+    // States are on the device only with their weights and gradients.
+    const bool lives_there = separate && group.trainable && request.states == Tier::device;
+    if (lives_there) weights = {Tier::device};
+    const bool may_live_there = separate && shape.device_memory_rate.count > 0 && weights[0] == Tier::device &&
+                                !request.states && request.gradients.value_or(Tier::device) == Tier::device;
     add_tier(ChoiceKind::weights, "weights", group.weight_bytes().count, weights);
     if (!group.trainable) continue;
-    const auto home = [&](std::optional<Tier> forced) {
-      if (forced) return std::vector<Tier>{*on_host(forced)};
-      return may_use_disk ? std::vector<Tier>{Tier::host, Tier::disk} : std::vector<Tier>{Tier::host};
-    };
-    add_tier(ChoiceKind::states, "states", group.elements * group.state_bytes_per_element, home(request.states));
+    std::vector<Tier> memory = {Tier::host};
+    if (may_use_disk) memory.push_back(Tier::disk);
+    std::vector<Tier> states = request.states ? std::vector<Tier>{*on_host(request.states)} : memory;
+    if (may_live_there) states.insert(states.begin(), Tier::device);
+    if (lives_there) states = {Tier::device};
+    add_tier(ChoiceKind::states, "states", group.elements * group.state_bytes_per_element, states);
     add_tier(ChoiceKind::gradients, "gradients", group.elements * shape.gradient_bytes_per_element,
-             home(request.gradients));
+             request.gradients ? std::vector<Tier>{*on_host(request.gradients)} : memory);
     Choice update{.kind = ChoiceKind::update, .index = static_cast<int>(g)};
     for (const UpdateTime time : {UpdateTime::behind_backward, UpdateTime::before_forward})
       if (request.update.value_or(time) == time) update.options.push_back(static_cast<uint8_t>(time));
@@ -234,6 +247,7 @@ Plan Choices::plan_of(const Assignment& assignment) const {
         break;
     }
   }
+  for (GroupPlan& group : plan.groups) live_together(group);
   plan.undoable = clips_ && updates_behind_backward(plan);
   return plan;
 }

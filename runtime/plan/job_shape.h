@@ -59,6 +59,8 @@ struct JobShape {
   // The same on a GPU: the driver's context, libraries and their workspaces; what kernels take beside their operands.
   Bytes device_process_bytes;
   Bytes device_transient_bytes;
+  // What updates and norms of groups that live on a device of its own memory read and write there.
+  BytesPerSecond device_memory_rate;
   // What measuring the job's blocks and rates took, before the arenas.
   Bytes measuring_bytes;
 };

@@ -24,10 +24,12 @@ std::string_view name_of(UpdateTime time);
 
 struct GroupPlan {
   Tier weights = Tier::host;    // home of the compute weights
-  Tier states = Tier::host;     // home of lo, m, v; never the device yet
+  Tier states = Tier::host;     // home of lo, m, v
   Tier gradients = Tier::host;  // where they wait for their update
   UpdateTime update = UpdateTime::before_forward;
 };
+// A trained group whose states are on the device has its weights and gradients there too, and is updated there.
+inline bool lives_on_device(const GroupPlan& group) { return group.states == Tier::device; }
 
 struct BlockPlan {
   SlotFate input = SlotFate::keep;  // the boundary before this block; never recompute

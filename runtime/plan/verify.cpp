@@ -19,8 +19,8 @@ Error problem(const Schedule& schedule, OpId op, const std::string& what) {
           "this is a bug in the schedule builder: please report it with --dry-run's output"};
 }
 
-// The executor runs an op where its kind says.
-Lane lane_of(OpKind kind) {
+// The executor runs an op where its kind says; what is done to a group beside its passes, where the group is.
+Lane lane_of(OpKind kind, bool on_device) {
   switch (kind) {
     case OpKind::read_source:
     case OpKind::read:
@@ -33,10 +33,11 @@ Lane lane_of(OpKind kind) {
       return Lane::d2h;
     case OpKind::unpack:
     case OpKind::init_states:
+      return Lane::optim;
     case OpKind::norm:
     case OpKind::update:
     case OpKind::duplicate:
-      return Lane::optim;
+      return on_device ? Lane::compute : Lane::optim;
     case OpKind::forward:
     case OpKind::backward:
     case OpKind::loss:
@@ -72,6 +73,19 @@ Result<void> check_operand(const Schedule& schedule, OpId id, const Operand& ope
   return {};
 }
 
+// Of the memory that the lane's ops compute in, where the device has its own.
+Tier tier_of(Lane lane) { return lane == Lane::compute ? Tier::device : Tier::host; }
+
+// What is done to a group has all its operands in one memory.
+Result<void> check_together(const Schedule& schedule, OpId id, const std::vector<Buffer>& buffers) {
+  const Op& op = schedule.ops[static_cast<size_t>(id)];
+  for (const Operand& operand : op.operands)
+    if (buffers[static_cast<size_t>(operand.buffer)].tier != tier_of(op.lane))
+      return problem(schedule, id,
+                     "takes " + buffers[static_cast<size_t>(operand.buffer)].name + " from another memory");
+  return {};
+}
+
 // What moves bytes as they are has one operand on each of two tiers, of the same length.
 Result<void> check_move(const Schedule& schedule, OpId id, const std::vector<Buffer>& buffers) {
   const Op& op = schedule.ops[static_cast<size_t>(id)];
@@ -81,7 +95,7 @@ Result<void> check_move(const Schedule& schedule, OpId id, const std::vector<Buf
   const Ends ends = op.kind == OpKind::read             ? Ends{Tier::disk, Tier::host}
                     : op.kind == OpKind::write          ? Ends{Tier::host, Tier::disk}
                     : op.kind == OpKind::copy_to_device ? Ends{Tier::host, Tier::device}
-                    : op.kind == OpKind::duplicate      ? Ends{Tier::host, Tier::host}
+                    : op.kind == OpKind::duplicate      ? Ends{tier_of(op.lane), tier_of(op.lane)}
                                                         : Ends{Tier::device, Tier::host};
   if (op.operands.size() != 2 || op.operands[0].role != Role::source || op.operands[1].role != Role::destination ||
       op.operands[0].access != Access::read || op.operands[1].access != Access::write)
@@ -98,12 +112,16 @@ Result<void> check_places(const Schedule& schedule, const std::vector<Buffer>& b
                           const std::array<Bytes, kTierCount>& capacity) {
   for (OpId id = 0; id < static_cast<OpId>(schedule.ops.size()); ++id) {
     const Op& op = schedule.ops[static_cast<size_t>(id)];
-    if (op.lane != lane_of(op.kind))
-      return problem(schedule, id, "is on lane " + std::string(name_of(op.lane)) + ", where its kind does not run");
     for (OpId before : op.after)
       if (before < 0 || before >= id) return problem(schedule, id, "waits for an op that is not before it");
     for (const Operand& operand : op.operands)
       if (Result<void> place = check_operand(schedule, id, operand, buffers, capacity); !place.ok()) return place;
+    const bool on_device =
+        !op.operands.empty() && buffers[static_cast<size_t>(op.operands[0].buffer)].tier == Tier::device;
+    if (op.lane != lane_of(op.kind, on_device))
+      return problem(schedule, id, "is on lane " + std::string(name_of(op.lane)) + ", where its kind does not run");
+    if (op.kind == OpKind::norm || op.kind == OpKind::update)
+      if (Result<void> together = check_together(schedule, id, buffers); !together.ok()) return together;
     const bool moves = op.kind == OpKind::read || op.kind == OpKind::write || op.kind == OpKind::copy_to_device ||
                        op.kind == OpKind::copy_to_host || op.kind == OpKind::duplicate;
     if (!moves) continue;

@@ -21,6 +21,7 @@ plan::JobShape shape_at(const Job& job, const BatchShape& batch) {
   const double times = static_cast<double>(batch.tokens_max) / static_cast<double>(job.batch.tokens_max);
   plan::JobShape shape = shape_of(job.setup, job.sources, batch, scaled(job.passes, times));
   shape.process_bytes = job.shape.process_bytes;  // not what planning has taken since
+  shape.device_memory_rate = job.shape.device_memory_rate;
   shape.device_process_bytes = job.shape.device_process_bytes;
   return shape;
 }

@@ -347,6 +347,7 @@ class ConfigReader {
     read_if("offload.optimizer", offload.optimizer, residences);
     read_if("offload.activations", offload.activations, fates);
     read_if("offload.update", offload.update, updates);
+    refuse_apart_from_states();
     read_optimizer_state();
     for (const auto& [key, size] :
          {std::pair("offload.max_gpu", &offload.max_gpu), std::pair("offload.max_cpu", &offload.max_cpu),
@@ -365,6 +366,20 @@ class ConfigReader {
       offload.nvme_path = read_paths(*paths, "[/mnt/nvme0, /mnt/nvme1]");
     else
       offload.nvme_path = {config_.output_dir};
+  }
+
+  // What is updated on the device has its weights and gradients there.
+  void refuse_apart_from_states() const {
+    const OffloadConfig& offload = config_.offload;
+    if (offload.optimizer != Residence::device) return;
+    const auto refuse_elsewhere = [&](const char* key, Residence residence) {
+      if (residence == Residence::automatic || residence == Residence::device) return;
+      refuse(*find(key),
+             std::string(key) + " is elsewhere, and offload.optimizer: device updates in the device's memory alone",
+             std::string("remove ") + key + ", or use offload.optimizer: auto");
+    };
+    refuse_elsewhere("offload.params", offload.params);
+    refuse_elsewhere("offload.gradients", offload.gradients);
   }
 
   void read_optimizer_state() const {

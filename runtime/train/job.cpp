@@ -157,6 +157,7 @@ void plan_for_gpu(Job& job) {
   const exec::CopyRates copies = gpu.measure_copies();
   job.request.profile.h2d = copies.h2d;
   job.request.profile.d2h = copies.d2h;
+  job.shape.device_memory_rate = gpu.measure_updates();
   plan::share_lanes(job.request.profile, {Lane::h2d, copies.h2d}, {Lane::d2h, copies.d2h}, copies.both);
 }
 
@@ -182,6 +183,8 @@ void plan_for_this_machine(Job& job) {
   job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
   job.shape.process_bytes += kernels;
   if (measures) job.request.profile = rates_of(job);
+  // The emulated device's memory is the host's, and so are its cores.
+  if (!in_host) job.shape.device_memory_rate = job.request.profile.optimizer;
 }
 
 void plan_for(const plan::Machine& machine, Job& job) {
@@ -194,6 +197,7 @@ void plan_for(const plan::Machine& machine, Job& job) {
   cap(job, Tier::disk, config.offload.max_disk, GiB(1 << 20), "the drives of " + machine.name);
   job.passes = exec::predict_block_passes(job.setup.model, pass_size(job.setup, job.batch), machine);
   job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
+  if (has_gpu) job.shape.device_memory_rate = machine.device_memory;
   job.request.profile = plan::profile_of(machine);
   for (const plan::Drive& drive : machine.drives)
     job.rated_endurance += Bytes{static_cast<int64_t>(drive.rated_tbw * 1e12)};

@@ -39,13 +39,15 @@ MEMORY = Setting("memory", "cpu", residence("host", activations="keep"))
 DISK = Setting("disk", "cpu", residence("disk", activations="keep", io_backend="uring", prefetch=4))
 EMULATED_HOST = Setting("emulated_host", "emulated", residence("host", activations="host"))
 EMULATED_DISK = Setting("emulated_disk", "emulated", residence("disk", activations="disk", prefetch=1))
+EMULATED_DEVICE = Setting("emulated_device", "emulated", residence("device", activations="keep"))
 DISK_RECOMPUTE = Setting("disk_recompute", "cpu", residence("disk", activations="recompute"))
 
 FEW = (MEMORY, DISK, EMULATED_HOST, EMULATED_DISK, DISK_RECOMPUTE)
 ALL = FEW + (
     Setting("emulated_keep", "emulated", residence("host", activations="keep")),
-    Setting("emulated_device", "emulated", {"params": "device", "gradients": "host", "optimizer": "host",
-                                            "activations": "keep"}),
+    EMULATED_DEVICE,
+    Setting("emulated_device_weights", "emulated", {"params": "device", "gradients": "host", "optimizer": "host",
+                                                    "activations": "keep"}),
     Setting("emulated_recompute", "emulated", residence("host", activations="recompute")),
     Setting("disk_thread", "cpu", residence("disk", activations="keep", io_backend="thread", prefetch=4)),
     Setting("disk_prefetch_1", "cpu", residence("disk", activations="keep", io_backend="uring", prefetch=1)),

@@ -30,7 +30,8 @@ def test_saving_changes_nothing(straight, tmp_path):
     outcome.assert_identical(without, run, "a run without a checkpoint half-way")
 
 
-@pytest.mark.parametrize("setting", (plans.DISK, plans.MEMORY, plans.EMULATED_DISK), ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", (plans.DISK, plans.MEMORY, plans.EMULATED_DISK, plans.EMULATED_DEVICE),
+                         ids=lambda setting: setting.name)
 def test_a_copied_checkpoint_resumes_to_the_same_end_under_any_plan(straight, tmp_path, setting):
     job, run = straight
     copied = tmp_path / "elsewhere" / f"checkpoint-{HALF}"

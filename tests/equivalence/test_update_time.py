@@ -10,8 +10,9 @@ PLACES = {
     "disk": ("cpu", plans.residence("disk", activations="keep")),
     "weights_in_memory": ("cpu", {"params": "host", "gradients": "disk", "optimizer": "disk", "activations": "keep"}),
     "emulated_disk": ("emulated", plans.residence("disk", activations="recompute")),
-    "emulated_device": ("emulated", {"params": "device", "gradients": "host", "optimizer": "host",
-                                     "activations": "keep"}),
+    "emulated_device_weights": ("emulated", {"params": "device", "gradients": "host", "optimizer": "host",
+                                             "activations": "keep"}),
+    "emulated_device": ("emulated", plans.residence("device", activations="keep")),
 }
 
 

@@ -319,7 +319,7 @@ class Mutator {
     if (!id) return false;
     Op& changed = op(*id);
     say(*id, "is called something else");
-    if (changed.lane != Lane::compute) return relabel_elements(changed);
+    if (changed.block == kNone || changed.kind == OpKind::norm) return relabel_elements(changed);
     std::vector<Operand*> arguments;
     for (Operand& operand : changed.operands)
       if (operand.role == Role::parameters || operand.role == Role::gradients || operand.role == Role::slot)

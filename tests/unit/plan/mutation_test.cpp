@@ -58,7 +58,7 @@ class Coverage {
   void expect_all() const {
     std::string all;
     for (const std::string& each : seen_) all += (all.empty() ? "" : ", ") + each;
-    EXPECT_EQ(seen_.size(), 2u + 2 + 8 + 3 + 2 + 2 + 2 + 3 + 4) << all;
+    EXPECT_EQ(seen_.size(), 2u + 2 + 8 + 3 + 3 + 3 + 2 + 3 + 4) << all;
   }
 
  private:

@@ -23,6 +23,11 @@ const Operand* last(const Op& op, Role role, size_t index) {
   return found;
 }
 
+// By the optimizer's workers, or by the device where all of a group is there.
+bool done_beside_passes(OpKind kind) {
+  return kind == OpKind::norm || kind == OpKind::update || kind == OpKind::duplicate;
+}
+
 class Actor {
  public:
   Actor(const Op& op, const Stage& stage) : op_(op), stage_(stage), shape_(stage.shape) {}
@@ -59,6 +64,11 @@ class Actor {
     if (std::any_of(op_.operands.begin(), op_.operands.end(),
                     [&](const Operand& operand) { return buffer(operand).tier == Tier::disk; }))
       crash("the disk is not memory");
+    const Tier reachable = op_.lane == Lane::compute ? Tier::device : Tier::host;
+    if (done_beside_passes(op_.kind) &&
+        std::any_of(op_.operands.begin(), op_.operands.end(),
+                    [&](const Operand& operand) { return buffer(operand).tier != reachable; }))
+      crash("who does this does not reach its operands");
     return std::move(act_);
   }
 
@@ -267,14 +277,14 @@ void perform_compute(const Op& op, const Act& act, const BlockShape& block, uint
 
 }  // namespace
 
-Lane runs_on(OpKind kind) {
+Lane runs_on(const Op& op) {
+  const OpKind kind = op.kind;
   if (kind == OpKind::read_source || kind == OpKind::read) return Lane::read;
   if (kind == OpKind::write) return Lane::write;
   if (kind == OpKind::copy_to_device) return Lane::h2d;
   if (kind == OpKind::copy_to_host) return Lane::d2h;
-  const bool pool = kind == OpKind::unpack || kind == OpKind::init_states || kind == OpKind::norm ||
-                    kind == OpKind::update || kind == OpKind::duplicate;
-  return pool ? Lane::optim : Lane::compute;
+  if (done_beside_passes(kind)) return op.lane == Lane::compute ? Lane::compute : Lane::optim;
+  return kind == OpKind::unpack || kind == OpKind::init_states ? Lane::optim : Lane::compute;
 }
 
 Act act_of(const Op& op, const Stage& stage) { return Actor(op, stage).act(); }

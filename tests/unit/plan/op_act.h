@@ -35,7 +35,7 @@ struct Observed {
 };
 
 // The executor starts an op in the order of the lane that the schedule says, and runs it where its kind says.
-Lane runs_on(OpKind kind);
+Lane runs_on(const Op& op);
 inline bool one_after_another(Lane lane) { return lane != Lane::read && lane != Lane::write; }
 
 // What updates are made with: as different as their learning rate, step and clip factor.

@@ -44,6 +44,7 @@ class RandomJobs {
       job.blocks.back().slots = {{"slot", Bytes{scaled(slot, scale)}, 1e6, {forward * scale * 0.7}}};
     }
     add_block({embedding, add_group(4096, !adapter)}, forward);
+    job.device_memory_rate = {static_cast<double>(between(10, 1000)) * 1e9};
     return job;
   }
 

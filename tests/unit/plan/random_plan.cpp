@@ -22,6 +22,7 @@ class ShapeMaker {
     job_.tokens_max = 64;
     job_.micro_batches = static_cast<int>(pick(random_, 1, 8));
     job_.boundary_bytes = Bytes{pick(random_, 1, 3) * 4096 - pick(random_, 0, 1) * 64};
+    job_.device_memory_rate = {2e10};
     job_.gradient_bytes_per_element = split_ && job_.micro_batches == 1 ? 2 : 4;
     const int embedding = add_group("embedding", pick(random_, 64, 12'000), !adapters);
     add_block("embedding", {embedding}, {}, 10);
@@ -78,6 +79,7 @@ Plan random_plan(Random& random, const JobShape& shape, bool clips) {
   for (const GroupShape& group : shape.groups) {
     GroupPlan where{pick(random, plan.memory == DeviceMemory::unified ? off_device : any), pick(random, off_device),
                     pick(random, off_device)};
+    if (where.weights == Tier::device && coin(random)) where.states = where.gradients = Tier::device;
     if (group.trainable && some_early && pick(random, 0, 3) > 0) where.update = UpdateTime::behind_backward;
     plan.groups.push_back(where);
   }
@@ -112,7 +114,7 @@ void choose_by_planner(Random& random, RandomJob& job) {
   request.memory = coin(random) ? DeviceMemory::unified : DeviceMemory::separate;
   request.prefetch = static_cast<int>(pick(random, 1, 4));
   force(request.weights, static_cast<Tier>(pick(random, 0, 2)));
-  force(request.states, static_cast<Tier>(pick(random, 1, 2)));
+  force(request.states, static_cast<Tier>(pick(random, 0, 2)));
   force(request.gradients, static_cast<Tier>(pick(random, 1, 2)));
   force(request.activations, static_cast<SlotFate>(pick(random, 0, 3)));
   force(request.update, static_cast<UpdateTime>(pick(random, 0, 1)));

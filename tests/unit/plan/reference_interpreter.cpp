@@ -81,7 +81,7 @@ void Interpreter::issue() {
   for (size_t lane = 0; lane < kLaneCount; ++lane)
     while (next_[lane] < lanes_[lane].size() && waiting_for_[static_cast<size_t>(lanes_[lane][next_[lane]])] == 0) {
       const OpId id = lanes_[lane][next_[lane]++];
-      queues_[static_cast<size_t>(runs_on(op(id).kind))].push_back(id);
+      queues_[static_cast<size_t>(runs_on(op(id)))].push_back(id);
     }
 }
 
@@ -90,7 +90,7 @@ std::vector<Interpreter::Event> Interpreter::possible() const {
   std::array<bool, kLaneCount> busy{};
   for (const OpId id : running_) {
     events.push_back({id, false});
-    busy[static_cast<size_t>(runs_on(op(id).kind))] = true;
+    busy[static_cast<size_t>(runs_on(op(id)))] = true;
   }
   for (size_t lane = 0; lane < kLaneCount; ++lane) {
     const bool serial = one_after_another(static_cast<Lane>(lane));
@@ -122,7 +122,7 @@ Interpreter::Event Interpreter::choose(const std::vector<Event>& events, const T
 // --- an op -----------------------------------------------------------------------------------------------------------
 
 void Interpreter::begin(OpId id) {
-  auto& queue = queues_[static_cast<size_t>(runs_on(op(id).kind))];
+  auto& queue = queues_[static_cast<size_t>(runs_on(op(id)))];
   queue.erase(std::find(queue.begin(), queue.end(), id));
   running_.push_back(id);
   began_.push_back(id);

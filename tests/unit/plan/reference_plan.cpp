@@ -137,13 +137,16 @@ void ReferencePlan::find_trained() {
     if (!group.trainable) continue;
     const int set = newest_set(planned.plan, g, progress_.odd);
     trained["weights of group " + std::to_string(g)] =
-        pages_of(where.weights == Tier::disk ? weights_extent_name(g, set) : host_weights_name(where, group, g, set));
+        pages_of(lives_on_device(where)        ? device_weights_name(g, set)
+                 : where.weights == Tier::disk ? weights_extent_name(g, set)
+                                               : host_weights_name(where, group, g, set));
     trained["states of group " + std::to_string(g)] = states_of(g, set);
   }
 }
 
 Pages ReferencePlan::states_of(int g, int set) const {
-  if (planned.plan.groups[static_cast<size_t>(g)].states == Tier::host) return pages_of(host_states_name(g, set));
+  const GroupPlan& where = planned.plan.groups[static_cast<size_t>(g)];
+  if (where.states != Tier::disk) return pages_of(states_name(where, g, set));
   Pages states;
   const int64_t elements = job.shape.groups[static_cast<size_t>(g)].elements;
   for (int64_t begin = 0, chunk = 0; begin < elements; begin += planned.plan.chunk_elements, ++chunk) {

@@ -113,6 +113,7 @@ TEST(Search, PlansManyLayersQuickly) {
       group.staging_bytes = Bytes{(1 << 25) + 8192};
     }
     job.boundary_bytes = MiB(48);
+    job.device_memory_rate = {9e11};
     for (BlockShape& block : job.blocks)
       for (SlotShape& slot : block.slots) slot.bytes = Bytes{slot.bytes.count * 8192};
     PlanRequest request = toy_request(job);

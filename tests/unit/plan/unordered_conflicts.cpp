@@ -42,9 +42,9 @@ std::vector<Interpreter::Pair> Interpreter::unordered_conflicts() const {
   for (const OpId id : began_) {
     for (OpId before : op(id).after) ended.inherit(id, before, true);
     OpId& in_lane = previous[static_cast<size_t>(op(id).lane)];
-    const Lane lane = runs_on(op(id).kind);
+    const Lane lane = runs_on(op(id));
     if (in_lane != kNone && in_lane < id)
-      ended.inherit(id, in_lane, runs_on(op(in_lane).kind) == lane && one_after_another(lane));
+      ended.inherit(id, in_lane, runs_on(op(in_lane)) == lane && one_after_another(lane));
     in_lane = std::max(in_lane, id);
     const auto check = [&](OpId other) {
       if (other != kNone && other != id && !ended.has(id, other)) pairs.push_back({other, id});

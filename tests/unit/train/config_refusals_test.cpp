@@ -81,6 +81,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"offload:\n  params: nvme\n",
                 "job.yaml:6:11: offload.params must be auto, device, host or disk, not 'nvme'\n  fix: for example: "
                 "offload.params: auto"},
+        Refusal{"offload:\n  params: host\n  optimizer: device\n",
+                "job.yaml:6:3: offload.params is elsewhere, and offload.optimizer: device updates in the "
+                "device's memory alone\n  fix: remove offload.params, or use offload.optimizer: auto"},
         Refusal{"offload:\n  max_gpu: 22\n",
                 "job.yaml:6:12: offload.max_gpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
                 "or TB, not '22'\n  fix: for example: offload.max_gpu: 22GiB"},

@@ -104,8 +104,8 @@ auto_resume_from_checkpoints: true
 device: emulated
 offload:
   params: disk
-  gradients: host
-  optimizer: device
+  gradients: device
+  optimizer: host
   activations: recompute
   optimizer_state: fp32
   nvme_path: [a, b]
@@ -156,8 +156,8 @@ offload:
   EXPECT_TRUE(config.auto_resume_from_checkpoints);
   EXPECT_EQ(config.device, DeviceKind::emulated);
   EXPECT_EQ(config.offload.params, Residence::disk);
-  EXPECT_EQ(config.offload.gradients, Residence::host);
-  EXPECT_EQ(config.offload.optimizer, Residence::device);
+  EXPECT_EQ(config.offload.gradients, Residence::device);
+  EXPECT_EQ(config.offload.optimizer, Residence::host);
   EXPECT_EQ(config.offload.activations, ActivationFate::recompute);
   EXPECT_EQ(config.offload.nvme_path, (std::vector<std::filesystem::path>{"a", "b"}));
   EXPECT_EQ(config.offload.max_gpu, GiB(22));

@@ -1,0 +1,71 @@
+#include "runtime/exec/read_back.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "runtime/plan/buffer_names.h"
+
+namespace sluice::exec {
+
+void ReadBack::run(bool odd, const WeightsSink& weights_sink, const StatesSink& states_sink) {
+  const plan::Layout& layout = planned_.layout;
+  for (int g = 0; g < static_cast<int>(shape_.groups.size()); ++g) {
+    const plan::GroupShape& group = shape_.groups[static_cast<size_t>(g)];
+    if (!group.trainable) continue;
+    const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
+    const int set = plan::newest_set(planned_.plan, g, odd);
+    const plan::BufferId weights = layout.find(plan::host_weights_name(where, group, g, set));
+    const std::span<std::byte> on_host = bytes_of(weights, 0, group.weight_bytes().count);
+    if (where.weights == Tier::disk) fetch(layout.find(plan::weights_extent_name(g, set)), weights);
+    if (lives_on_device(where)) from_device(layout.find(plan::device_weights_name(g, set)), 0, on_host);
+    weights_sink(g, on_host);
+    states_of(g, set, states_sink);
+  }
+}
+
+void ReadBack::states_of(int g, int set, const StatesSink& sink) {
+  const plan::Layout& layout = planned_.layout;
+  const plan::GroupShape& group = shape_.groups[static_cast<size_t>(g)];
+  const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
+  const int64_t each = group.state_bytes_per_element;
+  for (int64_t begin = 0, chunk = 0; begin < group.elements; begin += planned_.plan.chunk_elements, ++chunk) {
+    const int64_t end = std::min(begin + planned_.plan.chunk_elements, group.elements);
+    const int64_t bytes = (end - begin) * each;
+    if (where.states == Tier::host) {
+      sink(g, begin, end, bytes_of(layout.find(plan::states_name(where, g, set)), begin * each, bytes));
+      continue;
+    }
+    const plan::BufferId passing = layout.find(plan::kStatesRingFirst);
+    const std::span<std::byte> on_host = bytes_of(passing, 0, bytes);
+    if (where.states == Tier::disk) {
+      fetch(layout.find(plan::states_extent_name(g, chunk, set)), passing);
+    } else {
+      from_device(layout.find(plan::states_name(where, g, set)), begin * each, on_host);
+    }
+    sink(g, begin, end, on_host);
+  }
+}
+
+std::span<std::byte> ReadBack::bytes_of(plan::BufferId id, int64_t offset, int64_t bytes) const {
+  const plan::Buffer& buffer = planned_.layout.at(id);
+  return memory_[static_cast<size_t>(buffer.tier)].subspan(static_cast<size_t>(buffer.offset + offset),
+                                                           static_cast<size_t>(bytes));
+}
+
+void ReadBack::from_device(plan::BufferId from, int64_t offset, std::span<std::byte> to) {
+  const auto bytes = static_cast<int64_t>(to.size());
+  device_.read(to.data(), bytes_of(from, offset, bytes).data(), Bytes{bytes});
+}
+
+// Blocks until one extent is in memory.
+void ReadBack::fetch(plan::BufferId extent, plan::BufferId into) {
+  swap_.read(extents_.at(extent), bytes_of(into, 0, round_up(planned_.layout.at(extent).wanted_bytes, 4096)), 0);
+  for (;;) {
+    for (const swap::Completion& completion : swap_.wait(std::chrono::seconds(1))) {
+      if (!completion.result.ok()) throw RunError(completion.result.error());
+      return;
+    }
+  }
+}
+
+}  // namespace sluice::exec

@@ -1,0 +1,43 @@
+// Trained groups, brought to the host from wherever the plan keeps them between phases: for saving.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <span>
+
+#include "runtime/exec/device.h"
+#include "runtime/plan/planner.h"
+#include "swap/swap_engine.h"
+
+namespace sluice::exec {
+
+// Weights come whole, states chunk by chunk, as they lie in memory (group_chunk.h). The spans end with the call.
+using WeightsSink = std::function<void(int group, std::span<const std::byte> weights)>;
+using StatesSink = std::function<void(int group, int64_t begin, int64_t end, std::span<const std::byte> states)>;
+
+class ReadBack {
+ public:
+  // All must outlive this; `memory`: of the device's and the host's arenas. Nothing may be in flight.
+  ReadBack(const plan::JobShape& shape, const plan::Planned& planned, swap::SwapEngine& swap,
+           const std::map<plan::BufferId, swap::ExtentId>& extents, Device& device,
+           std::array<std::span<std::byte>, 2> memory)
+      : shape_(shape), planned_(planned), swap_(swap), extents_(extents), device_(device), memory_(memory) {}
+
+  // Every trained group in order, of the newest of two sets (`odd` as in plan::Phase). Blocks. Throws RunError.
+  void run(bool odd, const WeightsSink& weights, const StatesSink& states);
+
+ private:
+  void states_of(int g, int set, const StatesSink& sink);
+  std::span<std::byte> bytes_of(plan::BufferId id, int64_t offset, int64_t bytes) const;
+  void from_device(plan::BufferId from, int64_t offset, std::span<std::byte> to);
+  void fetch(plan::BufferId extent, plan::BufferId into);
+
+  const plan::JobShape& shape_;
+  const plan::Planned& planned_;
+  swap::SwapEngine& swap_;
+  const std::map<plan::BufferId, swap::ExtentId>& extents_;
+  Device& device_;
+  std::array<std::span<std::byte>, 2> memory_;
+};
+
+}  // namespace sluice::exec
