@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -26,6 +27,16 @@ struct ProductShape {
   int64_t k() const;
 };
 
+class Ops;
+
+// Where ops are timed: a device's arithmetic and memory. What is named must outlive the timer.
+struct OpPlace {
+  Ops* ops = nullptr;
+  std::span<std::byte> memory;  // 64-byte aligned, at least kOpTimerBytes; its content is lost
+  std::function<double(const std::function<void()>& op)> seconds_of;          // runs it, and waits until it has ended
+  std::function<void(std::byte* to, std::span<const std::byte> from)> write;  // of the host's memory into that
+};
+
 struct AttentionSeconds {
   double forward = 0, backward = 0;
 };
@@ -34,8 +45,7 @@ struct AttentionSeconds {
 // below: neighbours on the machine only ever add.
 class OpTimer {
  public:
-  // `memory`: 64-byte aligned, at least kOpTimerBytes; its content is lost.
-  explicit OpTimer(std::span<std::byte> memory);
+  explicit OpTimer(OpPlace place);
 
   // No operand may have more than kOperandElementsMax elements.
   double product_seconds(Dtype dtype, const ProductShape& shape, double seconds);
@@ -48,9 +58,12 @@ class OpTimer {
   void run(Dtype dtype, const ProductShape& shape);
 
  private:
+  double quiet_seconds(const std::function<void()>& op, double seconds) const;
   void* weights(Dtype dtype, int64_t elements);
   void prepare(Dtype dtype);
+  void fill_with_numbers(std::span<std::byte> memory) const;
 
+  OpPlace place_;
   std::span<std::byte> memory_;
   std::span<std::byte> input_, output_, weights_;
   int64_t next_weight_ = 0;      // bytes
@@ -59,6 +72,7 @@ class OpTimer {
 
 inline constexpr int64_t kOperandElementsMax = 4096 * 4096;
 inline constexpr int64_t kAttentionElementsMax = 2048 * 2048;
+inline constexpr int64_t kAttentionLengthMax = 4096;
 inline constexpr Bytes kOpTimerBytes = MiB(320);
 
 // Of LibTorch, whose kernels were timed.

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <string>
 
 #include "runtime/cli/commands.h"
 #include "runtime/cli/runtime_library.h"
@@ -14,9 +15,16 @@ void add_probe(CLI::App& app, Action& action) {
       ->add_option("--nvme,--nvme-path", options->nvme_paths,
                    "folders on the drives to measure, as in offload.nvme_path; the current one when not given")
       ->type_name("DIR");
+  const auto device = std::make_shared<std::string>("auto");
+  command->add_option("--device", *device, "what computes: cpu, cuda or auto, which is the GPU where there is one")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}).description(""))
+      ->type_name("NAME")
+      ->capture_default_str();
   command->add_flag("--force", options->force, "measure again, whatever was measured before");
   command->add_flag("--quick", options->quick, "seconds instead of a minute, and rough: to try things out");
-  command->callback([options, &action] {
+  command->callback([options, device, &action] {
+    using train::DeviceKind;
+    options->device = *device == "cpu" ? DeviceKind::cpu : *device == "cuda" ? DeviceKind::cuda : DeviceKind::automatic;
     if (options->nvme_paths.empty()) options->nvme_paths = {"."};
     action = [options] { return runtime_library().probe(*options); };
   });

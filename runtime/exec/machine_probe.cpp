@@ -9,6 +9,7 @@
 #include <random>
 #include <thread>
 
+#include "models/op_timing.h"
 #include "runtime/core/result.h"
 #include "runtime/plan/fit.h"
 #include "swap/host_slab.h"
@@ -60,22 +61,31 @@ class ProductLoad : public Load {
   Dtype dtype_;
 };
 
-class CpuProbe : public ComputeProbe {
+// The CPU, in the given memory, or a GPU, in memory of its own.
+class ComputeProbe {
  public:
-  explicit CpuProbe(std::span<std::byte> memory) : timer_(memory) {}
-  std::vector<Dtype> dtypes() const override { return {Dtype::f32, Dtype::bf16}; }
-  double product_seconds(Dtype dtype, const ProductShape& shape, double seconds) override {
-    return timer_.product_seconds(dtype, shape, seconds);
-  }
-  models::AttentionSeconds attention_seconds(Dtype dtype, int64_t heads, int64_t head_dim, int64_t length,
-                                             double seconds) override {
-    return timer_.attention_seconds(dtype, heads, head_dim, length, seconds);
-  }
-  BytesPerSecond kernel_rate(double seconds) override { return timer_.kernel_rate(seconds); }
-  std::unique_ptr<Load> products(Dtype dtype) override { return std::make_unique<ProductLoad>(timer_, dtype); }
-  Bytes memory() const override { return {}; }
+  ComputeProbe(Gpu* gpu, std::span<std::byte> memory)
+      : gpu_(gpu),
+        host_(gpu ? nullptr : make_host_place()),
+        ops_(gpu ? gpu->make_ops({models::kAttentionLengthMax, 1, models::kAttentionLengthMax}) : models::cpu_ops()),
+        own_(gpu ? place().allocate(models::kOpTimerBytes) : nullptr),
+        timer_({.ops = ops_.get(),
+                .memory = own_ ? own_->bytes() : memory,
+                .seconds_of = [this](const std::function<void()>& op) { return place().time(op).count / 1e6; },
+                .write = [this](std::byte* to, std::span<const std::byte> from) { place().write(to, from); }}) {}
+
+  // Whether it takes cores and DRAM from the other lanes.
+  bool is_cpu() const { return gpu_ == nullptr; }
+  std::vector<Dtype> dtypes() const { return {Dtype::f32, Dtype::bf16}; }
+  models::OpTimer& timer() { return timer_; }
 
  private:
+  PassPlace& place() const { return gpu_ ? gpu_->pass_place() : *host_; }
+
+  Gpu* const gpu_;
+  const std::unique_ptr<PassPlace> host_;
+  const std::unique_ptr<models::Ops> ops_;
+  const std::unique_ptr<PassPlace::Memory> own_;
   models::OpTimer timer_;
 };
 
@@ -105,24 +115,24 @@ constexpr int kPasses = 2;
 
 class GemmProbe {
  public:
-  GemmProbe(ComputeProbe& compute, Dtype dtype, const Budget& budget)
-      : compute_(compute),
+  GemmProbe(models::OpTimer& timer, Dtype dtype, const Budget& budget)
+      : timer_(timer),
         dtype_(dtype),
         seconds_each_(budget.gemm_per_dtype / static_cast<double>(kPasses * budget.products)) {
     constexpr ProductShape kMiddling{Product::forward, 512, 1024, 1024};
-    const double rate = flops_of(kMiddling) / compute.product_seconds(dtype, kMiddling, 0.05);
+    const double rate = flops_of(kMiddling) / timer.product_seconds(dtype, kMiddling, 0.05);
     shapes_ = product_shapes(rate * seconds_each_ / 2, budget.products);
     for (const ProductShape& shape : shapes_) samples_.push_back({shape.m(), shape.n(), shape.k(), kNever});
   }
   void measure() {
     for (size_t i = 0; i < shapes_.size(); ++i)
       samples_[i].seconds =
-          std::min(samples_[i].seconds, compute_.product_seconds(dtype_, shapes_[i], seconds_each_ / 2));
+          std::min(samples_[i].seconds, timer_.product_seconds(dtype_, shapes_[i], seconds_each_ / 2));
   }
   plan::GemmModel fit() const { return plan::fit_gemm(samples_); }
 
  private:
-  ComputeProbe& compute_;
+  models::OpTimer& timer_;
   Dtype dtype_;
   double seconds_each_;
   std::vector<ProductShape> shapes_;
@@ -131,8 +141,8 @@ class GemmProbe {
 
 class AttentionProbe {
  public:
-  AttentionProbe(ComputeProbe& compute, Dtype dtype, const Budget& budget)
-      : compute_(compute),
+  AttentionProbe(models::OpTimer& timer, Dtype dtype, const Budget& budget)
+      : timer_(timer),
         dtype_(dtype),
         seconds_each_(budget.attention_per_dtype / static_cast<double>(kPasses * budget.attentions)) {
     static constexpr std::array heads = {4, 8, 9, 12, 16, 32};
@@ -161,12 +171,12 @@ class AttentionProbe {
   }
   void measure(plan::AttentionSample& sample) {
     const auto found =
-        compute_.attention_seconds(dtype_, sample.heads, sample.head_dim, sample.length, seconds_each_ / 2);
+        timer_.attention_seconds(dtype_, sample.heads, sample.head_dim, sample.length, seconds_each_ / 2);
     sample.forward_seconds = std::min(sample.forward_seconds, found.forward);
     sample.backward_seconds = std::min(sample.backward_seconds, found.backward);
   }
 
-  ComputeProbe& compute_;
+  models::OpTimer& timer_;
   Dtype dtype_;
   double seconds_each_;
   std::vector<plan::AttentionSample> samples_;
@@ -205,17 +215,23 @@ std::vector<int> thread_counts(int cores) {
 class Probe {
  public:
   explicit Probe(const MachineProbeOptions& options)
-      : options_(options), budget_(budget_of(options.length)), slab_(kSlabBytes), cpu_(compute_memory()) {}
+      : options_(options),
+        budget_(budget_of(options.length)),
+        slab_(kSlabBytes),
+        compute_(options.gpu, compute_memory()) {}
 
   plan::Machine run() {
     const auto cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     machine_.cores = cores;
     machine_.name = processor_name() + ", " + std::to_string(cores) + (cores == 1 ? " core" : " cores");
     machine_.host_bytes = Bytes{sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE)};
-    machine_.device_bytes = cpu_.memory();
-    for (const Dtype dtype : cpu_.dtypes()) {
-      products_.try_emplace(dtype, cpu_, dtype, budget_);
-      attentions_.try_emplace(dtype, cpu_, dtype, budget_);
+    if (options_.gpu) {
+      machine_.name += ", " + options_.gpu->name();
+      machine_.device_bytes = options_.gpu->memory().total;
+    }
+    for (const Dtype dtype : compute_.dtypes()) {
+      products_.try_emplace(dtype, compute_.timer(), dtype, budget_);
+      attentions_.try_emplace(dtype, compute_.timer(), dtype, budget_);
     }
     probe_compute();
     probe_memory();
@@ -257,8 +273,13 @@ class Probe {
 
   void probe_memory() {
     options_.progress("memory and copies");
-    machine_.device_memory = cpu_.kernel_rate(budget_.kernels);
+    machine_.device_memory = compute_.timer().kernel_rate(budget_.kernels);
     machine_.dram = probe_dram(compute_memory(), machine_.cores, budget_.dram);
+    if (options_.gpu) {
+      const CopyRates copies = options_.gpu->measure_copies();
+      machine_.h2d = copies.h2d, machine_.d2h = copies.d2h, machine_.copies_both = copies.both;
+      return;
+    }
     CopyLoad up(cut(0, MiB(64))), down(cut(MiB(64).count, MiB(64)));
     machine_.h2d = {pace_of(up, budget_.copies / 4)};
     machine_.d2h = {pace_of(down, budget_.copies / 4)};
@@ -291,26 +312,26 @@ class Probe {
   }
 
   void probe_optimizer() {
-    const std::unique_ptr<Load> compute = cpu_.products(compute_dtype());
+    ProductLoad compute(compute_.timer(), compute_dtype());
     for (const int threads : thread_counts(machine_.cores)) {
       options_.progress("optimizer on " + std::to_string(threads) + (threads == 1 ? " thread" : " threads"));
       OptimizerLoad update(threads, optimizer_memory());
       const BytesPerSecond alone{pace_of(update, budget_.optimizer_each / 4)};
-      const Paces kept = shares_kept(*compute, update, budget_.optimizer_each);
+      const Paces kept = compute_.is_cpu() ? shares_kept(compute, update, budget_.optimizer_each) : Paces{1, 1};
       machine_.optimizer.push_back({threads, alone, {alone.count * kept.second}, kept.first});
     }
   }
 
   void probe_pairs() {
     options_.progress("lanes beside each other");
-    const std::unique_ptr<Load> compute = cpu_.products(compute_dtype());
+    ProductLoad compute(compute_.timer(), compute_dtype());
     OptimizerLoad update(machine_.cores, optimizer_memory());
     constexpr int64_t kRequest = MiB(4).count;
     StripedDrives drives(options_.nvme_paths, kRequest, 8, pair_drive_memory());
     const std::unique_ptr<DriveLoad> read = drives.load(DriveMode::read), write = drives.load(DriveMode::write);
     const double seconds = budget_.pair_each;
     for (const auto& [lane, load] : {std::pair{Lane::read, read.get()}, std::pair{Lane::write, write.get()}}) {
-      set_beside(Lane::compute, lane, shares_kept(*compute, *load, seconds));
+      if (compute_.is_cpu()) set_beside(Lane::compute, lane, shares_kept(compute, *load, seconds));
       set_beside(Lane::optim, lane, shares_kept(update, *load, seconds));
     }
   }
@@ -323,7 +344,7 @@ class Probe {
   const MachineProbeOptions& options_;
   Budget budget_;
   swap::HostSlab slab_;
-  CpuProbe cpu_;
+  ComputeProbe compute_;
   std::map<Dtype, GemmProbe> products_;
   std::map<Dtype, AttentionProbe> attentions_;
   plan::Machine machine_;

@@ -26,6 +26,7 @@ struct PlanOptions {
 };
 
 struct ProbeOptions {
+  DeviceKind device = DeviceKind::automatic;  // not emulated
   std::filesystem::path out = "machine.yaml";
   std::vector<std::filesystem::path> nvme_paths;
   bool force = false;  // measure although the cache has it

@@ -46,15 +46,14 @@ std::unique_ptr<exec::Gpu> open(std::string& why) {
 
 }  // namespace
 
-std::unique_ptr<exec::Gpu> gpu_for(const Config& config) {
-  const bool asked = config.device == DeviceKind::cuda;
-  if (!asked && (config.device != DeviceKind::automatic || !shows_a_gpu())) return nullptr;
+std::unique_ptr<exec::Gpu> gpu_for(DeviceKind device, const std::string& who) {
+  const bool asked = device == DeviceKind::cuda;
+  if (!asked && (device != DeviceKind::automatic || !shows_a_gpu())) return nullptr;
   std::string why;
   std::unique_ptr<exec::Gpu> gpu = open(why);
   if (gpu == nullptr && asked)
-    throw SetupError(config.file.string() + ": device is cuda and no GPU can be used: " + why,
-                     "put that right, or set device: cpu");
-  if (gpu == nullptr) std::fprintf(stderr, "note: the job runs on the CPU: %s\n", why.c_str());
+    throw SetupError(who + ": device is cuda and no GPU can be used: " + why, "put that right, or set device: cpu");
+  if (gpu == nullptr) std::fprintf(stderr, "note: the CPU computes: %s\n", why.c_str());
   return gpu;
 }
 

@@ -8,8 +8,9 @@
 
 namespace sluice::train {
 
-// Null: the job runs on the CPU, or on the emulated device. `device: cuda` without a GPU that can be used is a
-// SetupError that says why; `device: auto` takes the CPU then, silently where the machine shows no sign of a GPU.
-std::unique_ptr<exec::Gpu> gpu_for(const Config& config);
+// Null: compute is the CPU's, or the emulated device's. Asked for `cuda` without a GPU that can be used: a SetupError
+// that says why, and begins with `who` asked; for `automatic`: the CPU, silently where the machine shows no sign of a
+// GPU.
+std::unique_ptr<exec::Gpu> gpu_for(DeviceKind device, const std::string& who);
 
 }  // namespace sluice::train

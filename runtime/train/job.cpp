@@ -270,7 +270,7 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   if (job.resume) add_resumed_states(*job.resume, job.setup, job.sources);
   job.batch = batch_shape(job);
   fill_forced(job);
-  job.gpu = target ? nullptr : gpu_for(config);
+  job.gpu = target ? nullptr : gpu_for(config.device, config.file.string());
   if (target) {
     plan_for(*target, job);
   } else if (job.gpu) {

@@ -10,6 +10,7 @@
 #include "runtime/core/result.h"
 #include "runtime/exec/machine_probe.h"
 #include "runtime/train/cache_folder.h"
+#include "runtime/train/gpu_library.h"
 #include "runtime/train/job_measurements.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/machine_summary.h"
@@ -28,7 +29,7 @@ constexpr int kProbeVersion = 1;
 class Host {
  public:
   // Looks at the drives; throws SetupError when one cannot be measured.
-  Host(const Paths& nvme_paths, ProbeLength length) : paths_(nvme_paths), length_(length) {
+  Host(exec::Gpu* gpu, const Paths& nvme_paths, ProbeLength length) : gpu_(gpu), paths_(nvme_paths), length_(length) {
     SLUICE_CHECK(!nvme_paths.empty(), "at least one nvme_path");
     for (const std::filesystem::path& path : paths_) kinds_.push_back(exec::inspect_drive(path, length));
     fingerprint_ = short_hash(identity());
@@ -71,6 +72,7 @@ class Host {
     exec::MachineProbeOptions options;
     options.nvme_paths = paths_;
     options.length = length_;
+    options.gpu = gpu_;
     const bool terminal = isatty(STDERR_FILENO) == 1;
     if (terminal)
       options.progress = [](std::string_view part) {
@@ -106,11 +108,13 @@ class Host {
 
   std::string identity() const {
     std::string text = std::to_string(kProbeVersion) + "\n" + host_identity();
+    if (gpu_) text += gpu_->name() + " " + std::to_string(gpu_->memory().total.count) + "\n";
     for (const DriveKind& kind : kinds_)
       text += kind.device + " " + std::to_string(kind.size.count) + " " + kind.file_system + "\n";
     return text;
   }
 
+  exec::Gpu* const gpu_;
   const Paths& paths_;
   ProbeLength length_;
   std::vector<DriveKind> kinds_;
@@ -139,25 +143,10 @@ void check_out(const std::filesystem::path& out) {
 
 }  // namespace
 
-plan::Machine machine_of_this_host(const Paths& nvme_paths) {
-  const Host host(nvme_paths, ProbeLength::full);
-  std::string why;
-  if (std::optional<plan::Machine> machine = host.cached(why)) return std::move(*machine);
-  std::fprintf(stderr, "note: measuring this machine, once, for about a minute: %s\n", why.c_str());
-  plan::Machine machine = host.measure();
-  try {
-    host.check_cache_is_writable();
-    write_machine(machine, host.file());
-  } catch (const SetupError& error) {
-    std::fprintf(stderr, "note: %s, so the next job measures again; %s\n", error.error().message.c_str(),
-                 Host::kCacheFix);
-  }
-  return machine;
-}
-
 int run_probe(const ProbeOptions& options) {
   check_out(options.out);
-  const Host host(options.nvme_paths, options.quick ? ProbeLength::quick : ProbeLength::full);
+  const std::unique_ptr<exec::Gpu> gpu = gpu_for(options.device, "sluice probe");
+  const Host host(gpu.get(), options.nvme_paths, options.quick ? ProbeLength::quick : ProbeLength::full);
   host.check_cache_is_writable();
   for (const std::string& line : host.remarks()) std::fprintf(stderr, "note: %s\n", line.c_str());
   std::string why;

@@ -81,3 +81,10 @@ def test_a_read_only_drive_is_refused(tmp_path):
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path):
     done = probe(tmp_path, "--nvme", str(tmp_path), out="absent/m.yaml")
     assert done.returncode == EXIT_SETUP and "cannot write" in done.stderr
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg"), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(tmp_path):
+    done = probe(tmp_path, "--nvme", str(tmp_path), "--device", "cuda")
+    assert done.returncode == EXIT_SETUP and "sluice probe: device is cuda and no GPU can be used" in done.stderr
+    assert "fix: put that right, or set device: cpu" in done.stderr
