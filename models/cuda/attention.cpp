@@ -6,6 +6,8 @@
 #include <limits>
 #include <optional>
 
+#include "runtime/core/result.h"
+
 namespace sluice::models::cuda {
 namespace {
 
@@ -17,6 +19,16 @@ constexpr int64_t kRowAlignment = 32;
 struct Heads3 {
   at::Tensor q, k, v;  // [N, heads, head_dim], [N, kv_heads, head_dim]
 };
+
+// LibTorch may hold what block passes were measured to take, and no more.
+template <class Body>
+void within_the_cap(const Body& body) try {
+  body();
+} catch (const c10::OutOfMemoryError& error) {
+  throw RunError({ErrorCode::capacity,
+                  std::string("attention wants more memory than the plan gave it: ") + error.what_without_backtrace(),
+                  ""});
+}
 
 // LibTorch's choice of algorithms, while this lives: the switch is global, and other calls refuse to run under it.
 class Determinism {
@@ -174,8 +186,10 @@ void Attention::forward(Dtype dtype, const AttentionShape& shape, const Document
   const Heads3 in = impl_->heads(dtype, shape, qkv, documents.tokens);
   const at::Tensor out = impl_->rows(dtype, shape, output, documents.tokens);
   const at::Tensor lse = impl_->sums(shape, log_sum_exp, documents.tokens);
-  dtype == Dtype::bf16 ? impl_->flash(shape, documents, in, out, lse)
-                       : impl_->efficient(shape, documents, in, out, lse);
+  within_the_cap([&] {
+    dtype == Dtype::bf16 ? impl_->flash(shape, documents, in, out, lse)
+                         : impl_->efficient(shape, documents, in, out, lse);
+  });
 }
 
 void Attention::backward(Dtype dtype, const AttentionShape& shape, const Documents& documents, const void* qkv,
@@ -188,8 +202,10 @@ void Attention::backward(Dtype dtype, const AttentionShape& shape, const Documen
   const Heads3 gradient = impl_->heads(dtype, shape, qkv_gradient, n);
   const at::Tensor out = impl_->rows(dtype, shape, output, n), dy = impl_->rows(dtype, shape, output_gradient, n);
   const at::Tensor lse = impl_->sums(shape, log_sum_exp, n);
-  dtype == Dtype::bf16 ? impl_->flash_backward(shape, documents, in, out, lse, dy, gradient)
-                       : impl_->efficient_backward(shape, documents, in, out, lse, dy, gradient);
+  within_the_cap([&] {
+    dtype == Dtype::bf16 ? impl_->flash_backward(shape, documents, in, out, lse, dy, gradient)
+                         : impl_->efficient_backward(shape, documents, in, out, lse, dy, gradient);
+  });
 }
 
 }  // namespace sluice::models::cuda

@@ -471,12 +471,21 @@ struct Executor::Impl {
       }
       try {
         return body();
+      } catch (const SluiceException& failure) {
+        Error error = failure.error();
+        error.message = describe(op) + ": " + error.message;
+        return failed(std::move(error));
+      } catch (const std::bad_alloc&) {
+        return failed({ErrorCode::capacity, describe(op) + ": there is no memory left for what the op takes", ""});
       } catch (const std::exception& error) {
-        ComputeOutcome failed;
-        failed.result = Error{ErrorCode::io, describe(op) + ": " + error.what(), ""};
-        return failed;
+        return failed({ErrorCode::io, describe(op) + ": " + error.what(), ""});
       }
     });
+  }
+  static ComputeOutcome failed(Error error) {
+    ComputeOutcome outcome;
+    outcome.result = std::move(error);
+    return outcome;
   }
   static ComputeOutcome when_done(std::function<void()> act) {
     ComputeOutcome enqueued;

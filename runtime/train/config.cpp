@@ -341,6 +341,7 @@ class ConfigReader {
          {"before_forward", UpdateChoice::before_forward},
          {"behind_backward", UpdateChoice::behind_backward}}};
     read_if("device", config_.device, devices);
+    read_if("deterministic", config_.deterministic);
     OffloadConfig& offload = config_.offload;
     read_if("offload.params", offload.params, residences);
     read_if("offload.gradients", offload.gradients, residences);

@@ -93,6 +93,7 @@ struct Config {
   int64_t logging_steps = 1;
 
   // auto: the GPU where there is one, else the CPU.
+  bool deterministic = true;                  // on a GPU attention's backward may be faster where it need not be
   DeviceKind device = DeviceKind::automatic;  // key `device: auto | cpu | cuda | emulated`
   OffloadConfig offload;
 

@@ -52,6 +52,7 @@ std::span<const Key> keys() {
       {"resume_from_checkpoint", {}},
       {"auto_resume_from_checkpoints", {}},
       {"device", {}},
+      {"deterministic", {"full_determinism"}},
       {"offload.params", {}},
       {"offload.gradients", {}},
       {"offload.optimizer", {}},

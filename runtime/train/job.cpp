@@ -142,7 +142,7 @@ void plan_for_gpu(Job& job) {
   job.request.memory = plan::DeviceMemory::separate;
   refuse_taken_memory(job, gpu.memory());
   const exec::OpsSize ops{job.batch.tokens_max * job.batch.micro_batches, job.batch.micro_batches,
-                          job.batch.document_max};
+                          job.batch.document_max, config.deterministic};
   job.setup.model = models::build_decoder(job.setup.spec, job.setup.adapter, config.compute_dtype, gpu.make_ops(ops));
   job.passes = measured_passes(job, gpu.pass_place(), {});
   const exec::GpuMemory memory = gpu.memory();

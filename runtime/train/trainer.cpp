@@ -368,8 +368,13 @@ int publish_finished(const Job& job) {
 }
 
 // The error, and what is left of the run to go on from.
-Error with_way_on(Error error, const fs::path& output_dir) {
-  const std::vector<fs::path> checkpoints = find_checkpoints(output_dir);
+Error with_way_on(Error error, const Job& job) {
+  if (error.code == ErrorCode::capacity) {
+    error.message += "\nThe plan was to fit:\n" + plan::memory_table(job.planned.memory, job.shape, job.request.caps) +
+                     "so this is a bug of Sluice, unless something else has taken of that memory since the start";
+    error.hint = "please report it with this table; until then lower offload.max_gpu or offload.max_cpu by a tenth";
+  }
+  const std::vector<fs::path> checkpoints = find_checkpoints(job.config.output_dir);
   if (!error.hint.empty()) error.hint += "; ";
   error.hint += checkpoints.empty()
                     ? "no checkpoint was written yet: the run starts anew"
@@ -414,7 +419,7 @@ int run_training(const Config& config, const TrainOptions& options) {
   try {
     return Trainer(job, options).run();
   } catch (const RunError& failure) {
-    throw RunError(with_way_on(failure.error(), config.output_dir));
+    throw RunError(with_way_on(failure.error(), job));
   }
 }
 

@@ -17,6 +17,7 @@ const std::vector<ToyJob> kPlaces = {
     {"weights_disk", DeviceMemory::unified, Tier::disk, Tier::host, Tier::host, SlotFate::keep, 1},
     {"disk", DeviceMemory::unified, Tier::disk, Tier::disk, Tier::disk, SlotFate::disk, 4},
     {"emulated_device", DeviceMemory::separate, Tier::device, Tier::host, Tier::host, SlotFate::keep, 2},
+    {"device_updates", DeviceMemory::separate, Tier::device, Tier::device, Tier::device, SlotFate::keep, 2},
     {"emulated_host", DeviceMemory::separate, Tier::host, Tier::disk, Tier::disk, SlotFate::host, 1},
     {"emulated_disk", DeviceMemory::separate, Tier::disk, Tier::disk, Tier::disk, SlotFate::disk, 3},
 };

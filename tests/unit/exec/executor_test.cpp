@@ -18,6 +18,7 @@ const std::vector<ToyJob> kOthers = {
     {"disk_disk", DeviceMemory::unified, Tier::disk, Tier::disk, Tier::disk, SlotFate::disk, 4},
     {"recompute", DeviceMemory::unified, Tier::host, Tier::disk, Tier::host, SlotFate::recompute, 2},
     {"device", DeviceMemory::separate, Tier::device, Tier::host, Tier::host, SlotFate::keep, 2},
+    {"device_updates", DeviceMemory::separate, Tier::device, Tier::device, Tier::device, SlotFate::keep, 2},
     {"emulated_host", DeviceMemory::separate, Tier::host, Tier::host, Tier::host, SlotFate::host, 1},
     {"emulated_disk", DeviceMemory::separate, Tier::disk, Tier::disk, Tier::disk, SlotFate::disk, 3},
 };
@@ -65,7 +66,7 @@ void expect_failure_at(const ToyJob& arrangement, int64_t request) {
 }
 
 TEST(Executor, AFailedTransferStopsTheRunWithFileAndOffset) {
-  for (const size_t arrangement : {size_t{1}, size_t{5}})
+  for (const size_t arrangement : {size_t{1}, size_t{6}})
     for (const int64_t request : {0, 3, 10, 25, 40}) expect_failure_at(kOthers[arrangement], request);
 }
 
@@ -75,6 +76,30 @@ TEST(Executor, AFlippedBitStopsTheRun) {
   Toy toy(kOthers[0],
           [&](std::unique_ptr<swap::IoBackend> inner) { return swap::make_faulty_backend(std::move(inner), faults); });
   EXPECT_THROW(toy.train(5), RunError);
+}
+
+class LayerWithoutMemory final : public ToyBlock {
+ public:
+  explicit LayerWithoutMemory(const models::BlockProgram& like) : ToyBlock("layer", like.groups()[0]) {
+    slots_.assign(like.slots().begin(), like.slots().end());
+  }
+  void forward(const models::ForwardArgs&) const override {
+    throw RunError({ErrorCode::capacity, "attention wants more memory", ""});
+  }
+};
+
+TEST(Executor, WhatAnOpSaysOfItsFailureIsKept) {
+  for (const ToyJob& arrangement : kOthers) {
+    Toy toy(arrangement);
+    toy.model().blocks[2] = std::make_unique<LayerWithoutMemory>(*toy.model().blocks[2]);
+    try {
+      toy.train(1);
+      FAIL() << arrangement.name;
+    } catch (const RunError& error) {
+      EXPECT_EQ(error.error().code, ErrorCode::capacity);
+      EXPECT_EQ(error.error().message, "forward block 2 micro-batch 0: attention wants more memory");
+    }
+  }
 }
 
 }  // namespace

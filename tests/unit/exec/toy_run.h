@@ -90,6 +90,7 @@ class Toy {
   Outcome train(int steps) { return train(std::vector<ToyStep>(static_cast<size_t>(steps), ToyStep{})); }
 
   Executor& executor() { return *executor_; }
+  models::Model& model() { return model_; }
   std::array<Bytes, kTierCount> simulated_peak() const { return simulated_peak_; }
   std::string plan_text() const { return plan::to_yaml(planned_.plan, shape_); }
 
@@ -166,6 +167,7 @@ class Toy {
     shape_.tokens_max = kToyTokens;
     shape_.boundary_bytes = Bytes{kToyTokens * kToyWidth * 4};
     shape_.micro_batches = micro_batches;
+    shape_.device_memory_rate = {1e10};
   }
 
   // The planner's choice for the job, with small chunks and the update of every other group forced.

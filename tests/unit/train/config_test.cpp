@@ -102,6 +102,7 @@ logging_steps: 5
 resume_from_checkpoint: checkpoint-7
 auto_resume_from_checkpoints: true
 device: emulated
+deterministic: false
 offload:
   params: disk
   gradients: device
@@ -155,6 +156,7 @@ offload:
   EXPECT_EQ(config.resume_from_checkpoint, "checkpoint-7");
   EXPECT_TRUE(config.auto_resume_from_checkpoints);
   EXPECT_EQ(config.device, DeviceKind::emulated);
+  EXPECT_FALSE(config.deterministic);
   EXPECT_EQ(config.offload.params, Residence::disk);
   EXPECT_EQ(config.offload.gradients, Residence::device);
   EXPECT_EQ(config.offload.optimizer, Residence::host);
