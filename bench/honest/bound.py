@@ -98,7 +98,9 @@ def main():
     rows = rows_of(SMALL, model, options.work)
     good = [trained(regime, job_of({**settings, "max_steps": 7}, model, rows, options.work), options)
             for regime, settings in jobs(options.work)]
-    good.append(rehearsed("optim", job_of({"offload": IN_MEMORY}, model, rows, options.work), options))
+    # Without clipping, as updates that wait for the norm cannot overlap with what the norm is of.
+    unclipped = {"offload": IN_MEMORY, "max_grad_norm": 0}
+    good.append(rehearsed("optim", job_of(unclipped, model, rows, options.work), options))
     return 0 if all(good) else 1
 
 

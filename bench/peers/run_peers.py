@@ -59,6 +59,8 @@ BARS = {"cpu": (
     Bar("sluice memory", "transformers compiled", 1, 1.05),
     Bar("sluice lora", "peft lora", 1, 1.25),
     Bar("sluice lora", "peft lora compiled", 1, 1.05),
+    Bar("sluice disk", "deepspeed nvme", 1, 3.5),
+    Bar("sluice memory", "deepspeed offload", 1, 1.0),
 )}
 # What torch.compile wins on a CPU is not what these benches are about.
 SIDES_BY_DEVICE = {
@@ -124,6 +126,21 @@ class Bench:
     def torch(self, accumulation, method, *extra):
         return self.peer("peer_torch.py", accumulation, "--method", method, "--device", self.options.device, *extra)
 
+    def deepspeed(self, accumulation, offload):
+        extra = ["--device", self.options.device, "--offload", offload, "--nvme", self.work / "nvme"]
+        if self.options.device == "cuda":
+            extra.append("--checkpointing")
+            if self.options.max_gpu:
+                extra += ["--max-gpu", bytes_of(self.options.max_gpu)]
+        return self.peer("peer_deepspeed.py", accumulation, *extra)
+
+    def on_disk(self):
+        """On a GPU what DeepSpeed has on the drive in both cases: the optimizer's states; the rest as planned, under caps."""
+        if self.options.device == "cpu":
+            return EVERYTHING_ON_DISK
+        caps = {"max_gpu": self.options.max_gpu, "max_cpu": self.options.max_cpu}
+        return {"optimizer": "disk", **{key: cap for key, cap in caps.items() if cap}}
+
     def in_memory(self):
         """On a GPU the planner decides, under the cap; on a CPU nothing may touch the disk."""
         if self.options.device == "cpu":
@@ -155,9 +172,18 @@ class Bench:
         job_file.write_text(json.dumps(job, indent=1))  # JSON is YAML
         run([self.options.sluice, "train", job_file], self.work / "sluice.log",
             {**os.environ, "OMP_NUM_THREADS": str(self.options.threads)})
-        lines = (output_dir / "trainer_log.jsonl").read_text().splitlines()
+        # The last job and its log stay, for whoever compares them with a prediction.
+        log = shutil.copy(output_dir / "trainer_log.jsonl", self.work)
         shutil.rmtree(output_dir)
+        lines = Path(log).read_text().splitlines()
         return [json.loads(line) for line in lines]
+
+
+def bytes_of(size):
+    """Of "22GiB"."""
+    units = {"MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6, "GB": 10**9}
+    unit = next(unit for unit in units if size.endswith(unit))
+    return int(float(size.removesuffix(unit)) * units[unit])
 
 
 def run(command, log, environment):
@@ -170,8 +196,9 @@ def run(command, log, environment):
 
 
 SIDES = {
-    "sluice disk": lambda bench, n: bench.sluice(n, EVERYTHING_ON_DISK),
-    "deepspeed nvme": lambda bench, n: bench.peer("peer_deepspeed.py", n, "--nvme", bench.work / "nvme"),
+    "sluice disk": lambda bench, n: bench.sluice(n, bench.on_disk()),
+    "deepspeed nvme": lambda bench, n: bench.deepspeed(n, "nvme"),
+    "deepspeed offload": lambda bench, n: bench.deepspeed(n, "cpu"),
     "sluice memory": lambda bench, n: bench.sluice(n, bench.in_memory()),
     "transformers": lambda bench, n: bench.torch(n, "full"),
     "transformers compiled": lambda bench, n: bench.torch(n, "full", "--compile"),
@@ -255,14 +282,16 @@ def main():
     command.add_argument("--rounds", type=int, default=1)
     command.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     command.add_argument("--device", choices=sorted(BARS), default="cpu")
-    command.add_argument("--max-gpu", help="offload.max_gpu of our own jobs")
+    command.add_argument("--max-gpu", help="offload.max_gpu of our own jobs, and what DeepSpeed's torch may take")
+    command.add_argument("--max-cpu", help="offload.max_cpu of our own jobs")
     command.add_argument("--sides", nargs="+", choices=sorted(SIDES), help="default: those of the device")
     command.add_argument("--work", type=Path, default=Path("/var/tmp/sluice_peers"), help="on the disk to measure")
     options = parser.parse_args()
     if options.command == "setup":
         return set_up()
     options.sides = options.sides or SIDES_BY_DEVICE[options.device]
-    if "deepspeed nvme" in options.sides and peers_python() == Path(sys.executable):
+    needs_setup = options.device == "cpu" and any(side.startswith("deepspeed") for side in options.sides)
+    if needs_setup and peers_python() == Path(sys.executable):
         sys.exit(f"{PEERS}: not there\n  fix: {sys.argv[0]} setup")
     if options.steps <= STEPS_WARM:
         sys.exit(f"--steps {options.steps}: the first {STEPS_WARM} are not counted\n  fix: give more")
