@@ -19,7 +19,6 @@ struct Refused {
 };
 constexpr std::array kMustBeUnset = {
     Refused{"use_dora", "DoRA is not supported"},
-    Refused{"use_rslora", "rank-stabilised scaling is not supported"},
     Refused{"use_qalora", "QA-LoRA is not supported"},
     Refused{"use_bdlora", "BD-LoRA is not supported"},
     Refused{"lora_bias", "a bias on lora_B is not supported"},
@@ -80,6 +79,7 @@ AdapterSpec read_adapter_config(JsonFields& config, const DecoderSpec& spec) {
   AdapterSpec adapter;
   adapter.rank = config.integer("r", {}, 1, kRankMax);
   adapter.alpha = config.positive("lora_alpha");
+  adapter.rank_stabilised = config.boolean("use_rslora", false);
   adapter.dropout = config.number("lora_dropout", 0);
   if (!(adapter.dropout >= 0 && adapter.dropout < 1)) {
     config.fail("lora_dropout", "must be at least 0 and below 1", "correct the value");
@@ -105,6 +105,11 @@ AdapterDirectory read_adapter_directory(const std::filesystem::path& directory, 
   adapter.spec = read_adapter_config(config, spec);
   adapter.tensors = TensorIndex::of_file(directory / kAdapterWeightsFile);
   return adapter;
+}
+
+std::string base_model_of_adapter(const std::filesystem::path& directory) {
+  const Json parsed = read_json_object(directory / kAdapterConfigFile);
+  return JsonFields(directory / kAdapterConfigFile, "", parsed).text("base_model_name_or_path", "");
 }
 
 std::string adapter_config_json(const AdapterSpec& adapter, const std::filesystem::path& base_model) {
@@ -149,7 +154,7 @@ std::string adapter_config_json(const AdapterSpec& adapter, const std::filesyste
       {"use_bdlora", nullptr},
       {"use_dora", false},
       {"use_qalora", false},
-      {"use_rslora", false},
+      {"use_rslora", adapter.rank_stabilised},
       {"velora_config", nullptr},
   };
   return config.dump(2) + "\n";

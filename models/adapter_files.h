@@ -18,9 +18,12 @@ struct AdapterDirectory {
   std::string base_model;  // as the adapter names it, may be empty: information only
 };
 
-// Throws SetupError naming file and field for whatever is not plain LoRA on every layer alike (use_dora, use_rslora,
+// Throws SetupError naming file and field for whatever is not plain LoRA on every layer alike (use_dora,
 // modules_to_save, rank_pattern, bias, ...), and as TensorIndex does. Shapes: see locate_adapter_weights.
 AdapterDirectory read_adapter_directory(const std::filesystem::path& directory, const DecoderSpec& spec);
+
+// What the adapter names as its base; may be empty. Throws SetupError when there is no adapter_config.json to read.
+std::string base_model_of_adapter(const std::filesystem::path& directory);
 
 // The text of adapter_config.json for an adapter of ours. `base_model` is what peft loads the base from.
 std::string adapter_config_json(const AdapterSpec& adapter, const std::filesystem::path& base_model);

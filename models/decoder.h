@@ -1,6 +1,7 @@
 // A decoder described by data: what config.json says, checked field by field, and the programs built from it.
 #pragma once
 
+#include <cmath>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -53,7 +54,11 @@ struct AdapterSpec {
   double alpha = 0;
   double dropout = 0;
   std::vector<std::string> target_modules;  // resolved: "q_proj", "down_proj", ...
-  double scale() const { return alpha / static_cast<double>(rank); }
+  bool rank_stabilised = false;             // scale alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA), else alpha / rank
+  double scale() const {
+    const auto r = static_cast<double>(rank);
+    return alpha / (rank_stabilised ? std::sqrt(r) : r);
+  }
 };
 
 // Every target_modules entry that matches nothing throws SetupError listing what exists.

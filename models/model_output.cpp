@@ -114,14 +114,32 @@ std::string shard_index_json(const ModelOutput& output) {
   return index.dump(2) + "\n";
 }
 
-std::vector<NewTensor> tensors_to_write(const std::vector<ParameterGroup>& groups, bool adapters, Dtype written) {
+std::vector<NewTensor> tensors_to_write(const std::vector<ParameterGroup>& groups, bool adapters,
+                                        const WrittenAs& written) {
   std::vector<NewTensor> tensors;
   for (const ParameterGroup& group : groups) {
     if (is_adapter_group(group) != adapters) continue;
-    for (const ParameterTensor& tensor : group.tensors) tensors.push_back({tensor.name, written, tensor.shape});
+    for (const ParameterTensor& tensor : group.tensors)
+      tensors.push_back({tensor.name, written(tensor.name), tensor.shape});
   }
   SLUICE_CHECK(!tensors.empty(), "no group of this kind to write");
   return tensors;
+}
+
+WrittenAs all_as(Dtype written) {
+  return [written](const std::string&) { return written; };
+}
+
+ModelOutput plan_model(const fs::path& base_model, const std::vector<ParameterGroup>& groups, const WrittenAs& written,
+                       const std::string& config, int64_t shard_bytes_max) {
+  ModelOutput output;
+  const auto shards = split_into_shards(tensors_to_write(groups, false, written), shard_bytes_max);
+  for (size_t i = 0; i < shards.size(); ++i) add_tensor_file(output, shard_name(i, shards.size()), shards[i]);
+  if (shards.size() > 1) output.text_files.push_back({"model.safetensors.index.json", shard_index_json(output)});
+  output.text_files.push_back({"config.json", config});
+  copy_if_there(output, base_model / kGenerationConfig, kGenerationConfig);
+  add_tokenizer_copies(output, base_model);
+  return output;
 }
 
 }  // namespace
@@ -142,20 +160,19 @@ int64_t ModelOutput::file_bytes() const {
 
 ModelOutput plan_model_output(const fs::path& base_model, const std::vector<ParameterGroup>& groups, Dtype written,
                               int64_t shard_bytes_max) {
-  ModelOutput output;
-  const auto shards = split_into_shards(tensors_to_write(groups, false, written), shard_bytes_max);
-  for (size_t i = 0; i < shards.size(); ++i) add_tensor_file(output, shard_name(i, shards.size()), shards[i]);
-  if (shards.size() > 1) output.text_files.push_back({"model.safetensors.index.json", shard_index_json(output)});
-  output.text_files.push_back({"config.json", config_with_dtype(base_model, written)});
-  copy_if_there(output, base_model / kGenerationConfig, kGenerationConfig);
-  add_tokenizer_copies(output, base_model);
-  return output;
+  return plan_model(base_model, groups, all_as(written), config_with_dtype(base_model, written), shard_bytes_max);
+}
+
+ModelOutput plan_model_output(const fs::path& base_model, const std::vector<ParameterGroup>& groups,
+                              const WrittenAs& written, int64_t shard_bytes_max) {
+  const std::string config = read_json_object(base_model / "config.json").dump(2) + "\n";
+  return plan_model(base_model, groups, written, config, shard_bytes_max);
 }
 
 ModelOutput plan_adapter_output(const fs::path& base_model, const std::vector<ParameterGroup>& groups,
                                 const AdapterSpec& adapter, Dtype written) {
   ModelOutput output;
-  add_tensor_file(output, kAdapterWeightsFile, tensors_to_write(groups, true, written));
+  add_tensor_file(output, kAdapterWeightsFile, tensors_to_write(groups, true, all_as(written)));
   output.text_files.push_back(
       {kAdapterConfigFile, adapter_config_json(adapter, fs::absolute(base_model).lexically_normal())});
   add_tokenizer_copies(output, base_model);

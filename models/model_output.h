@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -45,6 +46,11 @@ inline constexpr int64_t kShardBytesMax = 5'000'000'000;
 // config.json is the base's with the dtype set; generation_config.json and the tokenizer's files are copied when there.
 ModelOutput plan_model_output(const std::filesystem::path& base_model, const std::vector<ParameterGroup>& groups,
                               Dtype written, int64_t shard_bytes_max = kShardBytesMax);
+
+// The same, each tensor stored as `written` says of its name. config.json stays as it is.
+using WrittenAs = std::function<Dtype(const std::string& tensor)>;
+ModelOutput plan_model_output(const std::filesystem::path& base_model, const std::vector<ParameterGroup>& groups,
+                              const WrittenAs& written, int64_t shard_bytes_max = kShardBytesMax);
 
 // An adapter: the adapter groups among `groups`, with adapter_config.json; the tokenizer's files are copied too, so
 // that the directory can be served alone. Written f32 unless asked otherwise, as peft keeps adapters.

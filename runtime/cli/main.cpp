@@ -61,6 +61,7 @@ int main_of(int argc, char** argv) {
   add_probe(app, action);
   add_preprocess(app, action);
   add_generate(app, action);
+  add_merge(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -1,4 +1,4 @@
-// IEEE half precision, read only: checkpoints may hold it.
+// IEEE half precision: checkpoints may hold it.
 #pragma once
 
 #include <bit>
@@ -14,6 +14,24 @@ constexpr float f16_to_float(uint16_t bits) {
   // Subnormal: fraction * 2^-24, exact in fp32.
   const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
   return sign != 0 ? -magnitude : magnitude;
+}
+
+// Round to nearest, ties to even; too large a number becomes infinite, NaN stays NaN.
+constexpr uint16_t float_to_f16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffffu;
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
+  const auto with_sign = [&](uint32_t half) { return static_cast<uint16_t>(sign | half); };
+  if (magnitude > 0x7f800000u) return with_sign(0x7e00u);
+  if (magnitude >= 0x477ff000u) return with_sign(0x7c00u);  // 65520 and above round to infinity
+  if (magnitude >= 0x38800000u) {                           // 2^-14 and above: normal
+    const uint32_t rebased = magnitude - (112u << 23);
+    return with_sign((rebased + 0xfffu + (rebased >> 13 & 1u)) >> 13);
+  }
+  if (magnitude <= 0x33000000u) return with_sign(0);  // 2^-25 and below
+  // Subnormal: in units of 2^-24.
+  const uint32_t shift = 126 - (magnitude >> 23), fraction = (magnitude & 0x7fffffu) | 0x800000u;
+  const uint32_t half = fraction >> shift, rest = fraction & ((1u << shift) - 1), tie = 1u << (shift - 1);
+  return with_sign(half + (rest > tie || (rest == tie && (half & 1u) != 0) ? 1 : 0));
 }
 
 }  // namespace sluice

@@ -52,6 +52,7 @@ struct Config {
   Adapter adapter = Adapter::none;
   // Not given with lora_model_dir, 0 and nothing mean: as the adapter there has it.
   int64_t lora_r = 0;
+  std::optional<bool> peft_use_rslora;
   double lora_alpha = 0;
   std::optional<double> lora_dropout;  // default 0
   std::vector<std::string> lora_target_modules;

@@ -13,6 +13,7 @@ std::span<const Key> keys() {
       {"adapter", {"finetuning_type"}},
       {"lora_r", {"lora_rank"}},
       {"lora_alpha", {}},
+      {"peft_use_rslora", {"use_rslora"}},
       {"lora_dropout", {}},
       {"lora_target_modules", {"lora_target"}},
       {"lora_target_linear", {}},

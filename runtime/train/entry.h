@@ -47,6 +47,12 @@ struct GenerateOptions {
   std::filesystem::path logits;  // safetensors file for the prompt's logits; empty: answer
 };
 
+struct MergeOptions {
+  std::filesystem::path adapter, out;
+  std::filesystem::path model;  // the base; empty: the one that the adapter names
+  std::optional<Dtype> dtype;   // of the written weights; none: as the base has them
+};
+
 // Every function returns the exit code, or throws SetupError (2), RunError (3) or anything else (3).
 struct EntryTable {
   const char* version;    // of the project; must equal the binary's
@@ -55,6 +61,7 @@ struct EntryTable {
   int (*plan)(const Config&, const PlanOptions&);
   int (*generate)(const GenerateOptions&);
   int (*probe)(const ProbeOptions&);
+  int (*merge)(const MergeOptions&);
 };
 
 inline constexpr const char* kRuntimeLibrary = "libsluice_runtime.so";

@@ -228,7 +228,6 @@ const std::vector<ForeignKey> kRefused = {
     {"peft_*", refused, kPlainLora},
     {"lora_bias", refused, kPlainLora, {"none"}},
     {"use_dora", refused, kPlainLora},
-    {"use_rslora", refused, kPlainLora},
     {"pissa_*", refused, kPlainLora},
     {"loftq_*", refused, kPlainLora},
     {"loraplus_*", refused, kPlainLora},

@@ -12,6 +12,7 @@
 #include "runtime/plan/plan.h"
 #include "runtime/train/model_setup.h"
 #include "runtime/train/sampler.h"
+#include "runtime/train/stored_tensors.h"
 #include "runtime/train/tensor_file_writer.h"
 #include "runtime/train/text_process.h"
 #include "swap/host_slab.h"
@@ -54,15 +55,7 @@ class LoadedModel {
     std::vector<std::byte> staging(static_cast<size_t>(source.staging_bytes_max));
     for (size_t c = 0; c < source.chunks.size(); ++c) {
       const exec::SourceChunk& chunk = source.chunks[c];
-      for (const exec::SourceRun& run : chunk.runs) {
-        std::ifstream file(files[static_cast<size_t>(run.file)], std::ios::binary);
-        file.seekg(run.offset);
-        file.read(reinterpret_cast<char*>(staging.data() + run.staging + run.offset % 4096), run.bytes);
-        if (!file)
-          throw SetupError(files[static_cast<size_t>(run.file)].string() + ": cannot read " +
-                               std::to_string(run.bytes) + " bytes at offset " + std::to_string(run.offset),
-                           "check the file and the drive");
-      }
+      read_runs(files, chunk, staging);
       const int64_t begin = static_cast<int64_t>(c) * plan::Plan().chunk_elements;
       const int64_t end = std::min(begin + plan::Plan().chunk_elements, group.elements);
       exec::unpack_weights(chunk, staging, dtype, /*split=*/false, begin, end, begin,

@@ -56,6 +56,7 @@ models::AdapterSpec adapter_from(const Config& config, const models::DecoderSpec
   models::AdapterSpec adapter;
   adapter.rank = config.lora_r;
   adapter.alpha = config.lora_alpha;
+  adapter.rank_stabilised = config.peft_use_rslora.value_or(false);
   adapter.dropout = config.lora_dropout.value_or(0);
   adapter.target_modules = targets_of(config, spec);
   return adapter;
@@ -101,6 +102,10 @@ std::string settle_adapter(const Config& config, const models::DecoderSpec& spec
   AdapterComparison settings(from, resumes);
   settings.compare("lora_r", config.lora_r > 0, std::to_string(config.lora_r), std::to_string(adapter.rank));
   settings.compare("lora_alpha", config.lora_alpha > 0, number(config.lora_alpha), number(adapter.alpha));
+  const auto yes_or_no = [](bool value) { return std::string(value ? "true" : "false"); };
+  if (config.peft_use_rslora || adapter.rank_stabilised)
+    settings.compare("peft_use_rslora", config.peft_use_rslora.has_value(),
+                     yes_or_no(config.peft_use_rslora.value_or(false)), yes_or_no(adapter.rank_stabilised));
   const bool targets_given = config.lora_target_linear || !config.lora_target_modules.empty();
   const std::vector<std::string> targets = targets_given ? targets_of(config, spec) : std::vector<std::string>();
   settings.compare("lora_target_modules", targets_given, joined(targets), joined(adapter.target_modules));

@@ -4,6 +4,7 @@
 #include "runtime/train/entry.h"
 #include "runtime/train/generate.h"
 #include "runtime/train/machine_cache.h"
+#include "runtime/train/merge.h"
 #include "runtime/train/trainer.h"
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
@@ -12,7 +13,7 @@ extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   // system, which would hand them out again page by page, cleared.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  static constexpr EntryTable table = {SLUICE_VERSION, sizeof(Config), run_training,
-                                       print_plan,     generate_text,  run_probe};
+  static constexpr EntryTable table = {SLUICE_VERSION, sizeof(Config), run_training, print_plan,
+                                       generate_text,  run_probe,      run_merge};
   return &table;
 }

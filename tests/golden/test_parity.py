@@ -1,5 +1,6 @@
 """50 fp32 steps beside transformers, peft and torch.optim.AdamW: every family, full and LoRA, 1 and 4 micro-batches."""
 
+import json
 from dataclasses import replace
 
 import peft
@@ -44,11 +45,11 @@ def test_full_fine_tuning_follows_transformers(workshop, tmp_path, tiny, recipe)
                                     for begin in range(0, recipe.rows, recipe.rows_per_step)]
 
 
-def new_adapter(model_dir, directory, targets, rank=5, seed=3):
+def new_adapter(model_dir, directory, targets, rank=5, seed=3, **fields):
     """An adapter that is not the identity: both of its factors are random."""
     torch.manual_seed(seed)
     config = peft.LoraConfig(r=rank, lora_alpha=12, target_modules=targets, init_lora_weights=False,
-                             task_type="CAUSAL_LM")
+                             task_type="CAUSAL_LM", **fields)
     peft.get_peft_model(reference.load(model_dir), config).save_pretrained(directory)
     return directory
 
@@ -69,6 +70,20 @@ def test_lora_follows_peft(workshop, tmp_path, name, targets, micro_batches):
     curve = reference.train(reference.load_with_adapter(model_dir, adapter_dir), workshop.rows(model_dir), recipe)
     parity.assert_same_curve(run, curve)
     parity.assert_same_weights(parity.saved_tensors(run.output_dir), parity.adapter_weights(curve.model), initial)
+
+
+def test_rank_stabilised_lora_follows_peft(workshop, tmp_path):
+    model_dir, targets = workshop.model(tiny_models.BY_NAME["llama_tied"]), ["q_proj", "down_proj"]
+    recipe = replace(recipe_of(0, 1), learning_rate=3e-3, steps=20)
+    adapter_dir = new_adapter(model_dir, tmp_path / "adapter", targets, use_rslora=True)
+    keys = {**lora_keys(adapter_dir, targets), "peft_use_rslora": True}
+    run = sluice_run.train(workshop.job(model_dir, recipe, **keys), tmp_path)
+    curve = reference.train(reference.load_with_adapter(model_dir, adapter_dir), workshop.rows(model_dir), recipe)
+    parity.assert_same_curve(run, curve)
+    saved = json.loads((run.output_dir / "adapter_config.json").read_text())
+    assert saved["use_rslora"] is True
+    refused = sluice_run.try_train(workshop.job(model_dir, recipe, **{**keys, "peft_use_rslora": False}), tmp_path / "no")
+    assert refused.exit_code == 2 and "peft_use_rslora is false in the job file and true in" in refused.stderr
 
 
 def test_a_new_adapter_is_drawn_as_peft_draws_it_and_changes_nothing_at_first(workshop, tmp_path):

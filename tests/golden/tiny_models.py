@@ -132,7 +132,8 @@ def write_model(tiny, directory, seed=1):
     randomise(model, seed)
     model.generation_config.eos_token_id = config.eos_token_id
     model.generation_config.pad_token_id = config.pad_token_id
-    model.to(config.dtype).save_pretrained(directory, max_shard_size=tiny.shard_bytes_max)
+    # Not of config.dtype: from_config has set that to float32.
+    model.to(getattr(torch, tiny.stored)).save_pretrained(directory, max_shard_size=tiny.shard_bytes_max)
     tokenizer.save_pretrained(directory)
     return directory
 

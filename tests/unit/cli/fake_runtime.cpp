@@ -39,10 +39,16 @@ int generate(const GenerateOptions& options) {
   return 0;
 }
 
+int merge(const MergeOptions& options) {
+  std::printf("merge adapter=%s out=%s model=%s dtype=%s\n", options.adapter.c_str(), options.out.c_str(),
+              options.model.c_str(), options.dtype ? std::string(name_of(*options.dtype)).c_str() : "base");
+  return 0;
+}
+
 int probe(const ProbeOptions& options) {
   std::printf("probe out=%s nvme=", options.out.c_str());
   for (const auto& path : options.nvme_paths) std::printf("%s,", path.c_str());
-  std::printf(" force=%d quick=%d\n", options.force, options.quick);
+  std::printf(" force=%d quick=%d device=%d\n", options.force, options.quick, static_cast<int>(options.device));
   return 0;
 }
 
@@ -51,6 +57,6 @@ int probe(const ProbeOptions& options) {
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   using namespace sluice::train;
-  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate, probe};
+  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate, probe, merge};
   return &table;
 }

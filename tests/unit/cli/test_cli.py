@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-COMMANDS = ("train", "plan", "probe", "preprocess", "generate")
+COMMANDS = ("train", "plan", "probe", "preprocess", "generate", "merge")
 EXIT_SETUP, EXIT_RUN = 2, 3
 
 
@@ -38,7 +38,7 @@ def test_help_names_every_command():
 def test_every_command_has_its_help(command):
     done = sluice(command, "--help")
     assert done.returncode == 0 and done.stderr == "" and f"sluice {command}" in done.stdout
-    if command not in ("generate", "probe"):
+    if command not in ("generate", "probe", "merge"):
         assert "micro_batch_size (or per_device_train_batch_size)" in done.stdout
 
 
@@ -162,6 +162,15 @@ def test_a_library_of_another_version_is_refused(tmp_path, job):
 
 
 def test_probe_passes_on_what_it_is_told():
-    assert sluice("probe").stdout == "probe out=machine.yaml nvme=., force=0 quick=0\n"
-    done = sluice("probe", "--nvme", "/a", "/b", "--out", "m.yaml", "--force", "--quick")
-    assert done.stdout == "probe out=m.yaml nvme=/a,/b, force=1 quick=1\n"
+    assert sluice("probe").stdout == "probe out=machine.yaml nvme=., force=0 quick=0 device=0\n"
+    done = sluice("probe", "--nvme", "/a", "/b", "--out", "m.yaml", "--force", "--quick", "--device", "cuda")
+    assert done.stdout == "probe out=m.yaml nvme=/a,/b, force=1 quick=1 device=2\n"
+
+
+def test_merge_passes_on_what_it_is_told(tmp_path):
+    done = sluice("merge", "--adapter", tmp_path, "--out", "merged")
+    assert done.stdout == f"merge adapter={tmp_path} out=merged model= dtype=base\n"
+    done = sluice("merge", "--adapter", tmp_path, "--out", "merged", "--model", tmp_path, "--dtype", "f16")
+    assert done.stdout == f"merge adapter={tmp_path} out=merged model={tmp_path} dtype=f16\n"
+    refused = sluice("merge", "--adapter", tmp_path, "--out", "merged", "--dtype", "int8")
+    assert refused.returncode == EXIT_SETUP and "--dtype" in refused.stderr

@@ -313,7 +313,6 @@ def test_our_adapter_config_has_the_fields_of_peft(tmp_path):
 
 @pytest.mark.parametrize("fields,named", [
     (dict(use_dora=True), "use_dora"),
-    (dict(use_rslora=True), "use_rslora"),
     (dict(modules_to_save=["lm_head"]), "modules_to_save"),
     (dict(rank_pattern={"q_proj": 2}), "rank_pattern"),
     (dict(alpha_pattern={"q_proj": 2}), "alpha_pattern"),
