@@ -211,7 +211,8 @@ void GroupStreams::update_behind_all_again() {
 void GroupStreams::emit_beside(Op op, int g) {
   if (on_device(g)) {
     op.lane = Lane::compute;
-    op.time = Bytes{op.bytes} / shape_.device_memory_rate;
+    // A rate that was not measured counts as no time, as everywhere.
+    if (shape_.device_memory_rate.count > 0) op.time = Bytes{op.bytes} / shape_.device_memory_rate;
   }
   emit(std::move(op));
 }
