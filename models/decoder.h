@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "models/low_bit.h"
 #include "models/program.h"
 
 namespace sluice::models {
@@ -69,9 +70,10 @@ std::vector<std::string> resolve_lora_targets(const DecoderSpec& spec, const std
 // Groups: full fine-tuning: "embedding", "layer.i", "head" (final norm; the projection too when untied), all trainable.
 // With an adapter those are frozen and each layer has one more, "layer.i.adapter", trainable, with peft's names
 // ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").
-// The model keeps `ops`, the arithmetic of the device that it will run on (models/ops/ops.h).
+// The model keeps `ops`, the arithmetic of the device that it will run on (models/ops/ops.h). `low_bits`: matrices of
+// the layers that are stored so; with an adapter only.
 class Ops;
 Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype,
-                    std::unique_ptr<Ops> ops);
+                    std::unique_ptr<Ops> ops, const LowBitFormats& low_bits = {});
 
 }  // namespace sluice::models

@@ -21,30 +21,47 @@ class GroupBuilder {
     group_.trainable = trainable;
   }
 
+  // Elements are bytes from here on: before the first tensor.
+  void pack(Dtype compute) {
+    SLUICE_CHECK(group_.tensors.empty(), "a group is packed from its begin");
+    group_.packed = true;
+    compute_ = compute;
+  }
+  // A matrix in low bits.
+  void matrix(const NamedShape& plain, LowBitFormat format) {
+    for (const LowBitPiece& piece : low_bit_pieces(plain.first, plain.second[0], plain.second[1], format))
+      add(piece.name, piece.shape, piece.dtype, /*aligned=*/true);
+  }
   // Tensors without a gap between them, the first at an aligned offset.
   void family(const std::vector<NamedShape>& members) {
-    end_ = round_up(end_, kTensorAlignmentElements);
-    for (const auto& [name, shape] : members) {
-      int64_t elements = 1;
-      for (const int64_t dimension : shape) elements *= dimension;
-      group_.tensors.push_back({name, shape, end_, elements});
-      end_ += elements;
-    }
+    bool first = true;
+    for (const auto& [name, shape] : members) add(name, shape, compute_, std::exchange(first, false));
   }
   void begin_no_decay() {
     SLUICE_CHECK(!no_decay_begun_, "begin_no_decay twice");
     no_decay_begun_ = true;
-    end_ = round_up(end_, kTensorAlignmentElements);
+    align();
     group_.decay_elements = end_;
   }
   ParameterGroup finish() {
     if (!no_decay_begun_) begin_no_decay();
-    group_.elements = round_up(end_, kTensorAlignmentElements);
+    align();
+    group_.elements = end_;
     return std::move(group_);
   }
 
  private:
+  void align() { end_ = round_up(end_, group_.packed ? kTensorAlignmentBytes : kTensorAlignmentElements); }
+  void add(const std::string& name, const std::vector<int64_t>& shape, Dtype packed_as, bool aligned) {
+    if (aligned) align();
+    int64_t elements = 1;
+    for (const int64_t dimension : shape) elements *= dimension;
+    group_.tensors.push_back({name, shape, end_, elements, packed_as});
+    end_ += elements * group_.width_of(group_.tensors.back());
+  }
+
   ParameterGroup group_;
+  Dtype compute_ = Dtype::f32;
   int64_t end_ = 0;
   bool no_decay_begun_ = false;
 };
@@ -78,19 +95,38 @@ const std::vector<std::vector<Projection>>& fused_families() {
   return families;
 }
 
-ParameterGroup layer_group(const DecoderSpec& spec, int64_t layer, bool trainable) {
+// Projections that one GEMM multiplies together, without a gap; in low bits each for itself.
+void add_matrices(GroupBuilder& builder, const std::vector<NamedShape>& weights, const StoredBase& stored) {
+  const auto format_of = [&](const NamedShape& weight) { return stored.low_bits.find(weight.first); };
+  const bool plain = std::all_of(weights.begin(), weights.end(),
+                                 [&](const NamedShape& weight) { return format_of(weight) == stored.low_bits.end(); });
+  if (plain) return builder.family(weights);
+  for (const NamedShape& weight : weights) {
+    const auto format = format_of(weight);
+    if (format == stored.low_bits.end()) {
+      builder.family({weight});
+    } else {
+      builder.matrix(weight, format->second);
+    }
+  }
+}
+
+ParameterGroup layer_group(const DecoderSpec& spec, int64_t layer, bool trainable, const StoredBase& stored) {
   const std::vector<ProjectionShape> projections = layer_projections(spec);
   GroupBuilder builder("layer." + std::to_string(layer), trainable);
   const auto named = [&](const std::string& rest) { return layer_tensor_name(layer, rest); };
-
+  std::vector<std::vector<NamedShape>> families;
+  bool packed = false;
   for (const std::vector<Projection>& family : fused_families()) {
-    std::vector<NamedShape> weights;
+    std::vector<NamedShape>& weights = families.emplace_back();
     for (const Projection one : family) {
       const ProjectionShape& shape = shape_of(projections, one);
       weights.push_back({named(std::string(shape.module_path) + ".weight"), {shape.out, shape.in}});
+      packed |= stored.low_bits.contains(weights.back().first);
     }
-    builder.family(weights);
   }
+  if (packed) builder.pack(stored.compute);
+  for (const std::vector<NamedShape>& family : families) add_matrices(builder, family, stored);
   builder.begin_no_decay();
   for (const std::vector<Projection>& family : fused_families()) {
     std::vector<NamedShape> biases;
@@ -136,7 +172,9 @@ std::vector<ProjectionShape> layer_projections(const DecoderSpec& spec) {
   };
 }
 
-std::vector<ParameterGroup> decoder_groups(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter) {
+std::vector<ParameterGroup> decoder_groups(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter,
+                                           const StoredBase& stored) {
+  SLUICE_CHECK(adapter || stored.low_bits.empty(), "a base in low bits is frozen");
   if (adapter) {
     SLUICE_CHECK(adapter->rank > 0 && !adapter->target_modules.empty(), "an adapter needs a rank and targets");
     for (const std::string& target : adapter->target_modules) {
@@ -150,7 +188,7 @@ std::vector<ParameterGroup> decoder_groups(const DecoderSpec& spec, const std::o
   std::vector<ParameterGroup> groups;
   groups.push_back(embedding_group(spec, base_trains));
   for (int64_t layer = 0; layer < spec.layers; ++layer) {
-    groups.push_back(layer_group(spec, layer, base_trains));
+    groups.push_back(layer_group(spec, layer, base_trains, stored));
     if (adapter) groups.push_back(adapter_group(spec, *adapter, layer));
   }
   groups.push_back(head_group(spec, base_trains));

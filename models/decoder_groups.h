@@ -6,9 +6,10 @@
 // Inside "layer.i", each family at a multiple of kTensorAlignmentElements, its members without a gap:
 //   decay:    q|k|v weights, o weight, gate|up weights, down weight
 //   no decay: q|k|v biases, o bias, gate|up biases, down bias, input norm, post-attention norm, q_norm, k_norm
-// Inside "layer.i.adapter": lora_A [rank, in] and lora_B [out, rank] of q, k, v, o, gate, up, down as targeted,
-// each a family of its own, all decay. "embedding": embed_tokens. "head": lm_head when untied (decay), model.norm.
-// Inside a group the tensors are in the order of their offsets.
+// Where matrices are in low bits the layer's group is packed: codes and scales (low_bit_pieces) stand for them, in the
+// same order, and nothing is a family but the biases. Inside "layer.i.adapter": lora_A [rank, in] and lora_B [out,
+// rank] of q, k, v, o, gate, up, down as targeted, each a family of its own, all decay. "embedding": embed_tokens.
+// "head": lm_head when untied (decay), model.norm. Inside a group the tensors are in the order of their offsets.
 #pragma once
 
 #include <optional>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "models/decoder.h"
+#include "models/low_bit.h"
 #include "models/parameter_group.h"
 
 namespace sluice::models {
@@ -36,7 +38,14 @@ struct ProjectionShape {
 // All seven, in the order of Projection.
 std::vector<ProjectionShape> layer_projections(const DecoderSpec& spec);
 
-std::vector<ParameterGroup> decoder_groups(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter);
+// How the matrices of a frozen base are stored, and what is computed in; without an entry: as elements of `compute`.
+struct StoredBase {
+  LowBitFormats low_bits;
+  Dtype compute = Dtype::f32;
+};
+
+std::vector<ParameterGroup> decoder_groups(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter,
+                                           const StoredBase& stored = {});
 
 // The tensor of that name, or null: optional ones (biases, q_norm, ...) are absent from groups that lack them.
 const ParameterTensor* find_tensor(const ParameterGroup& group, std::string_view name);

@@ -8,11 +8,11 @@
 namespace sluice::models {
 
 Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype,
-                    std::unique_ptr<Ops> owned_ops) {
+                    std::unique_ptr<Ops> owned_ops, const LowBitFormats& low_bits) {
   Model model;
   const Ops* const ops = owned_ops.get();
   model.context = std::move(owned_ops);
-  model.groups = decoder_groups(spec, adapter);
+  model.groups = decoder_groups(spec, adapter, {low_bits, compute_dtype});
   model.compute_dtype = compute_dtype;
   model.hidden = spec.hidden;
   model.vocabulary = spec.vocabulary;
@@ -23,7 +23,7 @@ Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& a
   int group = 0;
   model.blocks.push_back(make_embedding_program(*ops, spec, group, *layout(group), compute_dtype));
   for (int64_t i = 0; i < spec.layers; ++i) {
-    LayerSetup layer{spec, adapter, compute_dtype, i, {++group}, {layout(group)}, rope, ops};
+    LayerSetup layer{spec, adapter, compute_dtype, i, {++group}, {layout(group)}, low_bits, rope, ops};
     if (adapter) {
       layer.groups.push_back(++group);
       layer.layouts.push_back(layout(group));

@@ -93,9 +93,6 @@ const std::vector<MustBe>& must_be() {
       {"use_qk_norm", {false}, "this family has no q/k norm"},
       {"pruned_heads", {Json::object()}, "pruned heads are not supported"},
       {"per_layer_config", {Json::object()}, "layers of different shapes are not supported"},
-      {"quantization_config",
-       {},
-       "quantised checkpoints are not supported; use the model's bf16, fp16 or fp32 weights"},
       {"compression_config",
        {},
        "compressed checkpoints are not supported; use the model's bf16, fp16 or fp32 weights"},
@@ -327,6 +324,21 @@ RopeSpec read_rope(JsonFields& config, int64_t positions_max) {
   return spec;
 }
 
+// What bitsandbytes quantised can be read; other formats cannot.
+void check_quantization(JsonFields& config) {
+  const Json* value = config.present("quantization_config");
+  if (value == nullptr) return;
+  const std::string fix =
+      "use the model's bf16, fp16 or fp32 weights (adapter: qlora quantises them), or a checkpoint "
+      "that bitsandbytes quantised";
+  const std::string method = value->is_object() ? value->value("quant_method", "") : "";
+  if (method != "bitsandbytes")
+    config.fail("quantization_config",
+                "checkpoints quantised with " + (method.empty() ? shown(*value) : method) + " are not supported", fix);
+  if (value->value("bnb_4bit_quant_storage", "uint8") != "uint8")
+    config.fail("quantization_config", "only bnb_4bit_quant_storage uint8 is supported", fix);
+}
+
 }  // namespace
 
 DecoderSpec read_decoder_spec(const std::filesystem::path& config_json) {
@@ -335,6 +347,7 @@ DecoderSpec read_decoder_spec(const std::filesystem::path& config_json) {
   const Family& family = read_family(config);
   check_architecture(config, family);
   for (const MustBe& field : must_be()) config.require(field.key, field.values, field.why);
+  check_quantization(config);
 
   DecoderSpec spec;
   read_sizes(config, family, spec);

@@ -79,6 +79,7 @@ bool has_attention(std::span<const uint8_t> kept) {
 LayerPieces cut_layer(const Ops& ops, Scratch& scratch, Pass pass, const LayerSizes& sizes, const AdapterSet& adapters,
                       int64_t tokens, std::span<const uint8_t> kept) {
   Cutter cutter{ops, scratch, sizes, adapters, tokens, kept};
+  if (sizes.expanded > 0) cutter.p.expanded = scratch.take(sizes.dtype, sizes.expanded);
   pass == Pass::forward ? cutter.cut_forward() : cutter.cut_backward();
   return cutter.p;
 }

@@ -21,6 +21,7 @@ struct LayerSizes {
   int64_t hidden = 0, ffn = 0;
   bool qk_norm = false;    // rotated q|k|v lie beside the slot
   bool trainable = false;  // weight gradients are wanted
+  int64_t expanded = 0;    // in all: of weights in low bits
   int64_t attention_width() const { return attention.heads * attention.head_dim; }
   int64_t kv_width() const { return attention.kv_heads * attention.head_dim; }
 };
@@ -31,6 +32,7 @@ struct LayerPieces {
   void *normed_input, *normed_residual, *activated;
   AttentionScratch attention;  // of the pass at hand
   AdapterScratch adapter;
+  void* expanded;  // a piece of a matrix that is stored in low bits
   // Backward only.
   AttentionScratch recovered_attention;
   void *normed_input_again, *residual_gradient, *normed_gradient, *activated_gradient, *gate_up_gradient;

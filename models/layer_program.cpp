@@ -1,10 +1,12 @@
 #include "models/layer_program.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
 #include "models/decoder_groups.h"
+#include "models/layer_matrix.h"
 #include "models/layer_pieces.h"
 #include "models/ops/gradient_writer.h"
 
@@ -13,7 +15,6 @@ namespace {
 
 // Element offsets inside the layer's group; -1: absent.
 struct Offsets {
-  int64_t qkv = -1, o = -1, gate_up = -1, down = -1;
   int64_t qkv_bias = -1, o_bias = -1, gate_up_bias = -1, down_bias = -1;
   int64_t input_norm = -1, post_norm = -1, q_norm = -1, k_norm = -1;
 };
@@ -23,12 +24,30 @@ Offsets offsets_of(const ParameterGroup& group, int64_t layer) {
     const ParameterTensor* tensor = find_tensor(group, layer_tensor_name(layer, rest));
     return tensor == nullptr ? int64_t{-1} : tensor->offset;
   };
-  return {at("self_attn.q_proj.weight"), at("self_attn.o_proj.weight"),
-          at("mlp.gate_proj.weight"),    at("mlp.down_proj.weight"),
-          at("self_attn.q_proj.bias"),   at("self_attn.o_proj.bias"),
-          at("mlp.gate_proj.bias"),      at("mlp.down_proj.bias"),
-          at("input_layernorm.weight"),  at("post_attention_layernorm.weight"),
+  return {at("self_attn.q_proj.bias"),   at("self_attn.o_proj.bias"),  at("mlp.gate_proj.bias"),
+          at("mlp.down_proj.bias"),      at("input_layernorm.weight"), at("post_attention_layernorm.weight"),
           at("self_attn.q_norm.weight"), at("self_attn.k_norm.weight")};
+}
+
+// What the layer multiplies with.
+struct Matrices {
+  LayerMatrix qkv, o, gate_up, down;
+  std::array<const LayerMatrix*, 4> all() const { return {&qkv, &o, &gate_up, &down}; }
+};
+
+Matrices matrices_of(const LayerSetup& setup) {
+  const std::vector<ProjectionShape> shapes = layer_projections(setup.spec);
+  const auto matrix = [&](std::initializer_list<Projection> stacked) {
+    std::vector<LayerMatrix::Part> parts;
+    for (const Projection one : stacked) {
+      const ProjectionShape& shape = shapes[static_cast<size_t>(one)];
+      parts.push_back(
+          {layer_tensor_name(setup.layer, std::string(shape.module_path) + ".weight"), shape.out, shape.in});
+    }
+    return LayerMatrix(*setup.layouts[0], setup.compute_dtype, parts, setup.low_bits);
+  };
+  using enum Projection;
+  return {matrix({q, k, v}), matrix({o}), matrix({gate, up}), matrix({down})};
 }
 
 // Attention of a document of 512 tokens, for slots that cost attention to recompute: how long documents are is known
@@ -47,12 +66,16 @@ class Layer final : public LayerProgram {
         k_(ops_.kernels(setup.compute_dtype)),
         groups_(setup.groups),
         layer_group_(*setup.layouts[0]),
+        unit_(layer_group_.weight_bytes_per_element(dtype_)),
         w_(offsets_of(*setup.layouts[0], setup.layer)),
+        m_(matrices_of(setup)),
         rope_(setup.rope) {
     const AttentionShape attention{spec_.heads, spec_.kv_heads, spec_.head_dim,
                                    spec_.sliding_window[static_cast<size_t>(setup.layer)],
                                    1.0f / std::sqrt(static_cast<float>(spec_.head_dim))};
-    sizes_ = {dtype_, attention, spec_.hidden, spec_.ffn, spec_.qk_norm, layer_group_.trainable};
+    sizes_ = {dtype_, attention, spec_.hidden, spec_.ffn, spec_.qk_norm, layer_group_.trainable, 0};
+    for (const LayerMatrix* matrix : m_.all())
+      sizes_.expanded = std::max(sizes_.expanded, matrix->expanded_elements(ops_));
     if (setup.adapter) adapters_ = AdapterSet(ops_, spec_, *setup.adapter, *setup.layouts[1], setup.layer, dtype_);
     set_costs();
   }
@@ -140,6 +163,7 @@ class Layer final : public LayerProgram {
                                      LinearCost{spec_.hidden, 2 * spec_.ffn, !frozen_base(), 0, kGateUp},
                                      LinearCost{spec_.ffn, spec_.hidden, !frozen_base(), 0, -1}})
       cost_.linears.push_back(linear);
+    for (const LayerMatrix* matrix : m_.all()) cost_.expanded_elements += matrix->low_bit_elements();
     adapters_.list({kQkv, kQkv, kQkv, kResidual, kGateUp, kGateUp, -1}, cost_.linears);
     cost_.gradient_elements = (frozen_base() ? 0 : layer_group_.elements) + adapters_.elements();
     set_elements(c, qkv, f);
@@ -209,10 +233,11 @@ class Layer final : public LayerProgram {
     const std::byte* adapter_weights;
 
     int64_t n() const { return batch.tokens; }
-    const void* at(int64_t offset) const { return weights + offset * size_of(l.dtype_); }
+    const void* at(int64_t offset) const { return weights + offset * l.unit_; }
     // y = x w^T + bias, x [N, in], w [out, in].
-    void linear(const void* x, int64_t in, int64_t weight, int64_t bias, int64_t out, void* y) const {
-      l.ops_.multiply_by_transposed(l.dtype_, {x, n(), in}, {at(weight), out, in}, {y});
+    void linear(const void* x, int64_t in, const LayerMatrix& w, int64_t bias, int64_t out, void* y,
+                const LayerPieces& p) const {
+      w.multiply_by_transposed(l.ops_, weights, {x, n(), in}, y, p.expanded);
       if (bias >= 0) l.k_.add_bias(y, at(bias), n(), out);
     }
     void adapt(Projection projection, const void* x, void* y, Columns columns, const LayerPieces& p) const {
@@ -226,7 +251,7 @@ class Layer final : public LayerProgram {
     void project_qkv(const void* x, const LayerPieces& p) const {
       norm(x, l.w_.input_norm, p.normed_input);
       const int64_t row = l.sizes_.attention.row(), width = l.sizes_.attention_width();
-      linear(p.normed_input, l.spec_.hidden, l.w_.qkv, l.w_.qkv_bias, row, p.raw_qkv);
+      linear(p.normed_input, l.spec_.hidden, l.m_.qkv, l.w_.qkv_bias, row, p.raw_qkv, p);
       adapt(Projection::q, p.normed_input, p.raw_qkv, {row, 0}, p);
       adapt(Projection::k, p.normed_input, p.raw_qkv, {row, width}, p);
       adapt(Projection::v, p.normed_input, p.raw_qkv, {row, width + l.sizes_.kv_width()}, p);
@@ -251,20 +276,20 @@ class Layer final : public LayerProgram {
     // residual = x + o(attention); then its norm.
     void add_attention(const void* x, const LayerPieces& p) const {
       const int64_t c = l.spec_.hidden;
-      linear(p.attention_output, l.sizes_.attention_width(), l.w_.o, l.w_.o_bias, c, p.residual);
+      linear(p.attention_output, l.sizes_.attention_width(), l.m_.o, l.w_.o_bias, c, p.residual, p);
       adapt(Projection::o, p.attention_output, p.residual, {c, 0}, p);
       l.k_.rms_norm(p.residual, x, at(l.w_.post_norm), p.normed_residual, n(), c, l.epsilon());
     }
     void expand(const LayerPieces& p) const {
       const int64_t f = l.spec_.ffn;
-      linear(p.normed_residual, l.spec_.hidden, l.w_.gate_up, l.w_.gate_up_bias, 2 * f, p.gate_up);
+      linear(p.normed_residual, l.spec_.hidden, l.m_.gate_up, l.w_.gate_up_bias, 2 * f, p.gate_up, p);
       adapt(Projection::gate, p.normed_residual, p.gate_up, {2 * f, 0}, p);
       adapt(Projection::up, p.normed_residual, p.gate_up, {2 * f, f}, p);
     }
     void contract(const LayerPieces& p, void* output) const {
       const int64_t c = l.spec_.hidden, f = l.spec_.ffn;
       l.k_.swiglu(p.gate_up, p.activated, n(), f);
-      linear(p.activated, f, l.w_.down, l.w_.down_bias, c, output);
+      linear(p.activated, f, l.m_.down, l.w_.down_bias, c, output, p);
       adapt(Projection::down, p.activated, output, {c, 0}, p);
       l.k_.add(output, p.residual, output, n() * c);
     }
@@ -305,9 +330,9 @@ class Layer final : public LayerProgram {
   }
 
   // Of y = x w^T + bias: dw and dbias.
-  void linear_gradients(GradientWriter& base, const LayerPieces& p, Matrix dy, Matrix x, int64_t weight,
+  void linear_gradients(GradientWriter& base, const LayerPieces& p, Matrix dy, Matrix x, const LayerMatrix& w,
                         int64_t bias) const {
-    base.product(dy, x, weight);
+    base.product(dy, x, w.offset());
     if (bias < 0 || !base.wanted()) return;
     k_.column_runs(dy.data, p.runs, dy.rows, dy.columns);
     base.runs(p.runs, runs_of(dy.rows), dy.columns, bias);
@@ -320,19 +345,19 @@ class Layer final : public LayerProgram {
     const auto adapt = [&](Projection projection, const void* x, const void* gradient, Columns columns, void* dx) {
       adapters_.backward(projection, *args.batch, run.adapter_weights, x, gradient, columns, dx, adapters, p.adapter);
     };
-    ops_.multiply(dtype_, {dy, n, c}, {run.at(w_.down), c, f}, {p.activated_gradient});
+    m_.down.multiply(ops_, run.weights, {dy, n, c}, p.activated_gradient, p.expanded);
     if (adapters_.targets(Projection::down)) {
       k_.swiglu(p.gate_up, p.activated, n, f);
       adapt(Projection::down, p.activated, dy, {c, 0}, p.activated_gradient);
     }
     k_.swiglu_backward(p.gate_up, p.activated_gradient, p.gate_up_gradient, p.activated, n, f);
-    linear_gradients(base, p, {dy, n, c}, {p.activated, n, f}, w_.down, w_.down_bias);
+    linear_gradients(base, p, {dy, n, c}, {p.activated, n, f}, m_.down, w_.down_bias);
 
     const Matrix gate_up{p.gate_up_gradient, n, 2 * f};
-    ops_.multiply(dtype_, gate_up, {run.at(w_.gate_up), 2 * f, c}, {p.normed_gradient});
+    m_.gate_up.multiply(ops_, run.weights, gate_up, p.normed_gradient, p.expanded);
     adapt(Projection::gate, p.normed_residual, gate_up.data, {2 * f, 0}, p.normed_gradient);
     adapt(Projection::up, p.normed_residual, gate_up.data, {2 * f, f}, p.normed_gradient);
-    linear_gradients(base, p, gate_up, {p.normed_residual, n, c}, w_.gate_up, w_.gate_up_bias);
+    linear_gradients(base, p, gate_up, {p.normed_residual, n, c}, m_.gate_up, w_.gate_up_bias);
 
     k_.rms_norm_backward(p.residual, run.at(w_.post_norm), p.normed_gradient, dy, p.residual_gradient, p.runs, n, c,
                          epsilon());
@@ -343,10 +368,10 @@ class Layer final : public LayerProgram {
                           AdapterGradients& adapters) const {
     const int64_t n = run.n(), c = spec_.hidden, width = sizes_.attention_width();
     const void* dy = p.residual_gradient;
-    ops_.multiply(dtype_, {dy, n, c}, {run.at(w_.o), c, width}, {p.attention_gradient});
+    m_.o.multiply(ops_, run.weights, {dy, n, c}, p.attention_gradient, p.expanded);
     adapters_.backward(Projection::o, *args.batch, run.adapter_weights, p.attention_output, dy, {c, 0},
                        p.attention_gradient, adapters, p.adapter);
-    linear_gradients(base, p, {dy, n, c}, {p.attention_output, n, width}, w_.o, w_.o_bias);
+    linear_gradients(base, p, {dy, n, c}, {p.attention_output, n, width}, m_.o, w_.o_bias);
 
     ops_.attention_backward(dtype_, sizes_.attention, *args.batch, p.qkv, p.attention_output, p.log_sum_exp,
                             p.attention_gradient, p.qkv_gradient, p.attention);
@@ -369,10 +394,10 @@ class Layer final : public LayerProgram {
     const Matrix gradient{p.qkv_gradient, n, row};
     if (base.wanted() || adapts_any({Projection::q, Projection::k, Projection::v}))
       run.norm(args.input, w_.input_norm, p.normed_input_again);
-    linear_gradients(base, p, gradient, {p.normed_input_again, n, c}, w_.qkv, w_.qkv_bias);
+    linear_gradients(base, p, gradient, {p.normed_input_again, n, c}, m_.qkv, w_.qkv_bias);
     // The norm's own gradient needs it even when nobody wants the input's.
     void* into = args.input_gradient != nullptr || base.wanted() ? p.normed_gradient : nullptr;
-    if (into != nullptr) ops_.multiply(dtype_, gradient, {run.at(w_.qkv), row, c}, {into});
+    if (into != nullptr) m_.qkv.multiply(ops_, run.weights, gradient, into, p.expanded);
     for (const auto& [projection, column] : {std::pair{Projection::q, int64_t{0}}, std::pair{Projection::k, width},
                                              std::pair{Projection::v, width + sizes_.kv_width()}})
       adapters_.backward(projection, *args.batch, run.adapter_weights, p.normed_input_again, p.qkv_gradient,
@@ -398,7 +423,9 @@ class Layer final : public LayerProgram {
   const Kernels& k_;
   std::vector<int> groups_;
   ParameterGroup layer_group_;
+  int64_t unit_;  // bytes of an element of the layer's group
   Offsets w_;
+  Matrices m_;
   std::shared_ptr<RopeTable> rope_;
   LayerSizes sizes_;
   AdapterSet adapters_;

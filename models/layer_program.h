@@ -16,8 +16,9 @@ struct LayerSetup {
   int64_t layer = 0;
   std::vector<int> groups;                     // of the model: the layer's, then its adapter's
   std::vector<const ParameterGroup*> layouts;  // the same, for offsets
-  std::shared_ptr<RopeTable> rope;             // shared by all layers: they have the same angles
-  const Ops* ops = nullptr;                    // must outlive the program
+  LowBitFormats low_bits;
+  std::shared_ptr<RopeTable> rope;  // shared by all layers: they have the same angles
+  const Ops* ops = nullptr;         // must outlive the program
 };
 
 // Layouts are read, not kept.

@@ -18,8 +18,21 @@ std::string file_of(const TensorIndex& index, const TensorLocation& tensor) {
   return index.files[static_cast<size_t>(tensor.file)].string();
 }
 
-const TensorLocation& float_tensor(const TensorIndex& index, const ParameterTensor& wanted, const std::string& name) {
+bool is_codes(const ParameterGroup& group, const ParameterTensor& tensor) {
+  return group.packed && (tensor.packed_as == Dtype::u8 || tensor.packed_as == Dtype::i8);
+}
+
+// Floats, but for the codes of low bits.
+const TensorLocation& readable_tensor(const TensorIndex& index, const ParameterGroup& group,
+                                      const ParameterTensor& wanted, const std::string& name) {
   const TensorLocation& tensor = index.at(name, wanted.shape);
+  if (is_codes(group, wanted) && tensor.dtype == wanted.packed_as) return tensor;
+  if (is_codes(group, wanted))
+    throw SetupError(Error{ErrorCode::unsupported,
+                           file_of(index, tensor) + ": tensor '" + name + "' at offset " +
+                               std::to_string(tensor.offset) + " is stored as " + std::string(name_of(tensor.dtype)) +
+                               ", and quantised as " + std::string(name_of(wanted.packed_as)),
+                           "quantise the model again with bitsandbytes' defaults"});
   if (tensor.dtype == Dtype::f32 || tensor.dtype == Dtype::bf16 || tensor.dtype == Dtype::f16) return tensor;
   throw SetupError(Error{ErrorCode::unsupported,
                          file_of(index, tensor) + ": tensor '" + name + "' at offset " + std::to_string(tensor.offset) +
@@ -116,7 +129,7 @@ GroupSources locate_base_weights(const TensorIndex& index, const DecoderSpec& sp
     if (is_adapter_group(groups[g])) continue;
     for (const ParameterTensor& tensor : groups[g].tensors) {
       const std::string name = stored_name(index, spec, tensor.name);
-      sources[g].push_back(float_tensor(index, tensor, name));
+      sources[g].push_back(readable_tensor(index, groups[g], tensor, name));
       used.insert(name);
     }
   }
@@ -131,7 +144,7 @@ GroupSources locate_adapter_weights(const TensorIndex& index, const std::vector<
   for (size_t g = 0; g < groups.size(); ++g) {
     if (!is_adapter_group(groups[g])) continue;
     for (const ParameterTensor& tensor : groups[g].tensors) {
-      sources[g].push_back(float_tensor(index, tensor, tensor.name));
+      sources[g].push_back(readable_tensor(index, groups[g], tensor, tensor.name));
       used.insert(tensor.name);
     }
   }

@@ -113,6 +113,7 @@ struct BlockCost {
   // That row kernels read and write. Of the head, backward has loss and gradients, forward the loss alone.
   double forward_elements_per_token = 0, backward_elements_per_token = 0;
   int64_t gradient_elements = 0;  // weight gradients that backward stores
+  int64_t expanded_elements = 0;  // weights in low bits that a pass expands once; recomputing does so again
 };
 
 // A block that streams. Implementations are immutable after construction.

@@ -324,6 +324,15 @@ TensorIndex TensorIndex::of_directory(const fs::path& directory) {
   return index;
 }
 
+void TensorIndex::add(const TensorIndex& other) {
+  const int first = static_cast<int>(files.size());
+  files.insert(files.end(), other.files.begin(), other.files.end());
+  for (const auto& [name, tensor] : other.tensors) {
+    tensors[name] = tensor;
+    tensors[name].file += first;
+  }
+}
+
 const TensorLocation& TensorIndex::at(const std::string& name, const std::vector<int64_t>& shape) const {
   const std::string where = files.size() == 1 ? files[0].string() : files.at(0).parent_path().string();
   if (const auto other = unreadable.find(name); other != unreadable.end()) {

@@ -34,6 +34,9 @@ struct TensorIndex {
   static TensorIndex of_directory(const std::filesystem::path& directory);
   static TensorIndex of_file(const std::filesystem::path& file);
 
+  // Puts the other's files after these, and its tensors in place of those of the same names.
+  void add(const TensorIndex& other);
+
   // Throws SetupError when absent (with the nearest name) or of another shape.
   const TensorLocation& at(const std::string& name, const std::vector<int64_t>& shape) const;
 };

@@ -21,7 +21,7 @@ inline constexpr std::array kStoredTypes = {
     StoredType{"F32", 32, Dtype::f32}, StoredType{"BF16", 16, Dtype::bf16},
     StoredType{"F16", 16, Dtype::f16}, StoredType{"I16", 16, Dtype::i16},
     StoredType{"I32", 32, Dtype::i32}, StoredType{"BOOL", 8, {}},
-    StoredType{"U8", 8, {}},           StoredType{"I8", 8, {}},
+    StoredType{"U8", 8, Dtype::u8},    StoredType{"I8", 8, Dtype::i8},
     StoredType{"F8_E5M2", 8, {}},      StoredType{"F8_E4M3", 8, {}},
     StoredType{"F8_E5M2FNUZ", 8, {}},  StoredType{"F8_E4M3FNUZ", 8, {}},
     StoredType{"F8_E8M0", 8, {}},      StoredType{"F4", 4, {}},

@@ -10,6 +10,7 @@
 #include "models/cuda/gemm.h"
 #include "models/cuda/index_kernels.h"
 #include "models/cuda/loss_kernels.h"
+#include "models/cuda/low_bit_kernels.h"
 #include "models/cuda/norm_kernels.h"
 #include "models/cuda/placed_batches.h"
 #include "models/cuda/stream.h"
@@ -118,6 +119,20 @@ class CudaOps final : public Ops {
     gemm_.multiply({dtype, Transposed::first, a, b, y.data, 0, y.dtype,
                     y.store == Store::accumulate ? Into::accumulate : Into::overwrite});
   }
+  // Large enough that products are efficient, small beside a card's memory: a 110B model's gate|up takes 1.6 GB in all.
+  Bytes expanded_tile() const override { return MiB(512); }
+  void expand(Dtype dtype, const StoredMatrix& from, MatrixRange range, void* to, int64_t stride) const override {
+    cuda::expand(low_bits_, dtype, from, range, to, stride);
+  }
+  void copy_range(Dtype dtype, Matrix from, MatrixRange range, void* to) const override {
+    const auto each = static_cast<size_t>(size_of(dtype)), width = static_cast<size_t>(range.columns) * each;
+    const auto pitch = static_cast<size_t>(from.columns) * each;
+    const auto* begin = static_cast<const std::byte*>(from.data) + static_cast<size_t>(range.row) * pitch +
+                        static_cast<size_t>(range.column) * each;
+    check_cuda(cudaMemcpy2DAsync(to, width, begin, pitch, width, static_cast<size_t>(range.rows),
+                                 cudaMemcpyDeviceToDevice, stream()),
+               "copying a part of a matrix");
+  }
   void store_runs(const float* runs, int64_t count, int64_t width, GradientTarget y) const override {
     cuda::store_runs(runs, count, width, y);
   }
@@ -167,6 +182,7 @@ class CudaOps final : public Ops {
   }
 
   int device_;
+  LowBitTables low_bits_;
   PlacedBatches batches_;
   Reports reports_;
   // Caches: what they give back never depends on what was asked before.

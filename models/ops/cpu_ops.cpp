@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "models/ops/low_bit_kernels.h"
 #include "models/ops/ops.h"
 
 namespace sluice::models {
@@ -18,6 +19,17 @@ class CpuOps final : public Ops {
     const bool direct = y.store == Store::overwrite && y.dtype == dtype;
     multiply_transposed_by(dtype, a, b, {direct ? y.data : temporary});
     if (!direct) kernels(dtype).store_gradient(temporary, y.data, y.dtype, y.store, a.columns * b.columns);
+  }
+  Bytes expanded_tile() const override { return MiB(16); }
+  void expand(Dtype dtype, const StoredMatrix& from, MatrixRange range, void* to, int64_t stride) const override {
+    low_bit_kernels().expand(dtype, from, range, to, stride);
+  }
+  void copy_range(Dtype dtype, Matrix from, MatrixRange range, void* to) const override {
+    const int64_t each = size_of(dtype), width = range.columns * each;
+    for (int64_t row = 0; row < range.rows; ++row)
+      std::memcpy(static_cast<std::byte*>(to) + row * width,
+                  static_cast<const std::byte*>(from.data) + ((range.row + row) * from.columns + range.column) * each,
+                  static_cast<size_t>(width));
   }
   void store_runs(const float* runs, int64_t count, int64_t width, GradientTarget y) const override {
     models::store_runs(runs, count, width, y.data, y.dtype, y.store);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "models/low_bit.h"
 #include "models/ops/attention.h"
 #include "models/ops/gemm.h"
 #include "models/ops/kernels.h"
@@ -47,6 +48,13 @@ class Ops : public ProgramContext {
   virtual void multiply(Dtype dtype, Matrix x, Matrix w, Target y) const = 0;
   // y [O, I] = a^T b, a [N, O], b [N, I]. `temporary`: O * I elements of `dtype`.
   virtual void weight_gradient(Dtype dtype, Matrix a, Matrix b, GradientTarget y, void* temporary) const = 0;
+  // Bytes of a matrix in low bits that are expanded at once: a CPU's caches still hold them when the product reads
+  // them.
+  virtual Bytes expanded_tile() const = 0;
+  // The range of `from`, rounded once, to rows `stride` elements apart.
+  virtual void expand(Dtype dtype, const StoredMatrix& from, MatrixRange range, void* to, int64_t stride) const = 0;
+  // The range of a plain matrix, without a gap.
+  virtual void copy_range(Dtype dtype, Matrix from, MatrixRange range, void* to) const = 0;
   // y [width]: adds fp32 runs [count, width] in order.
   virtual void store_runs(const float* runs, int64_t count, int64_t width, GradientTarget y) const = 0;
 

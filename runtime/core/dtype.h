@@ -9,9 +9,20 @@
 
 namespace sluice {
 
-enum class Dtype : uint8_t { f32, bf16, f16, i16, i32 };
+enum class Dtype : uint8_t { f32, bf16, f16, i16, i32, u8, i8 };
 
-constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 || dtype == Dtype::i32 ? 4 : 2; }
+constexpr int64_t size_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32:
+    case Dtype::i32:
+      return 4;
+    case Dtype::u8:
+    case Dtype::i8:
+      return 1;
+    default:
+      return 2;
+  }
+}
 
 constexpr std::string_view name_of(Dtype dtype) {
   switch (dtype) {
@@ -25,6 +36,10 @@ constexpr std::string_view name_of(Dtype dtype) {
       return "i16";
     case Dtype::i32:
       return "i32";
+    case Dtype::u8:
+      return "u8";
+    case Dtype::i8:
+      return "i8";
   }
   return "?";
 }

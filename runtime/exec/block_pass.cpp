@@ -66,7 +66,7 @@ struct BenchLayout {
   BenchLayout(const models::Model& model, const BlockProgram& block, const PassSize& size) {
     for (int g : block.groups()) {
       const models::ParameterGroup& group = model.groups[static_cast<size_t>(g)];
-      parameters.push_back(take(group.elements * size_of(model.compute_dtype)));
+      parameters.push_back(take(group.weight_bytes(model.compute_dtype)));
       gradients.push_back(take(group.trainable ? group.elements * size_of(size.gradient_dtype) : 0));
     }
     for (int64_t& boundary : boundaries) boundary = take(size.tokens * model.hidden * size_of(model.compute_dtype));
@@ -106,8 +106,7 @@ class Bench {
     for (size_t i = 0; i < block.groups().size(); ++i) {
       const models::ParameterGroup& group = model.groups[static_cast<size_t>(block.groups()[i])];
       std::byte* parameters = at(layout_.parameters[i]);
-      fill(place, {parameters, static_cast<size_t>(group.elements * size_of(model.compute_dtype))},
-           model.compute_dtype);
+      fill(place, {parameters, static_cast<size_t>(group.weight_bytes(model.compute_dtype))}, model.compute_dtype);
       parameters_.push_back(parameters);
       gradients_.push_back(group.trainable ? at(layout_.gradients[i]) : nullptr);
     }
@@ -236,7 +235,7 @@ std::string kind_of(const models::Model& model, const BlockProgram& block) {
                     ' ' + std::to_string(cost.attention_flops_per_token_per_position);
   for (int g : block.groups()) {
     const models::ParameterGroup& group = model.groups[static_cast<size_t>(g)];
-    key += ' ' + std::to_string(group.elements) + (group.trainable ? 't' : 'f');
+    key += ' ' + std::to_string(group.elements) + (group.packed ? 'p' : group.trainable ? 't' : 'f');
   }
   return key + (&block == &model.head() ? " head" : "");
 }

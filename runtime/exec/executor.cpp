@@ -284,7 +284,8 @@ struct Executor::Impl {
 
   const SourceChunk& weights_chunk(const Op& op) const {
     const auto& chunks = sources.weights[static_cast<size_t>(op.group)].chunks;
-    return chunks[static_cast<size_t>(op.begin / planned.plan.chunk_elements)];
+    return chunks[static_cast<size_t>(op.begin /
+                                      chunk_elements(planned.plan, shape.groups[static_cast<size_t>(op.group)]))];
   }
   SourceChunk states_chunk(const Op& op) const {
     return locate_states(sources.states[static_cast<size_t>(op.group)], op.begin, op.end);

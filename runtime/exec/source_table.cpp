@@ -21,6 +21,7 @@ struct Piece {
   int64_t offset, bytes;
   Dtype dtype;
   int64_t begin, end;
+  Dtype packed_as;
 };
 
 SourceChunk lay_out(std::vector<Piece> pieces) {
@@ -44,8 +45,8 @@ SourceChunk lay_out(std::vector<Piece> pieces) {
       return r.file == piece.file && r.offset <= piece.offset && piece.offset + piece.bytes <= r.offset + r.bytes;
     });
     SLUICE_CHECK(run != chunk.runs.end(), "every piece lies in a run");
-    chunk.parts.push_back(
-        {run->staging + run->offset % 4096 + piece.offset - run->offset, piece.dtype, piece.begin, piece.end});
+    chunk.parts.push_back({run->staging + run->offset % 4096 + piece.offset - run->offset, piece.dtype, piece.begin,
+                           piece.end, piece.packed_as});
   }
   std::sort(chunk.parts.begin(), chunk.parts.end(),
             [](const SourcePart& a, const SourcePart& b) { return a.begin < b.begin; });
@@ -106,13 +107,15 @@ GroupSource locate(const models::ParameterGroup& group, std::span<const models::
     std::vector<Piece> pieces;
     for (size_t i = 0; i < tensors.size(); ++i) {
       const models::ParameterTensor& tensor = group.tensors[i];
-      const int64_t first = std::max(begin, tensor.offset), last = std::min(end, tensor.offset + tensor.elements);
+      const int64_t width = group.width_of(tensor), stop = tensor.offset + tensor.elements * width;
+      const int64_t first = std::max(begin, tensor.offset), last = std::min(end, stop);
       if (first >= last) continue;
       const int64_t each = size_of(tensors[i].dtype);
-      pieces.push_back({first_file + tensors[i].file, tensors[i].offset + (first - tensor.offset) * each,
-                        (last - first) * each, tensors[i].dtype, first, last});
+      pieces.push_back({first_file + tensors[i].file, tensors[i].offset + (first - tensor.offset) / width * each,
+                        (last - first) / width * each, tensors[i].dtype, first, last, tensor.packed_as});
     }
     source.chunks.push_back(lay_out(std::move(pieces)));
+    source.chunks.back().packed = group.packed;
     source.staging_bytes_max = std::max(source.staging_bytes_max, source.chunks.back().staging_bytes);
   }
   return source;
@@ -133,12 +136,14 @@ SourceChunk locate_states(const StateSource& source, int64_t begin, int64_t end)
 
 void unpack_weights(const SourceChunk& chunk, std::span<const std::byte> staging, Dtype compute, bool split,
                     int64_t begin, int64_t end, int64_t chunk_begin, std::byte* weights) {
-  const int64_t each = size_of(compute);
+  const int64_t each = chunk.packed ? 1 : size_of(compute);
   for_range(
       chunk, begin, end,
       [&](const SourcePart& part, int64_t first, int64_t last) {
-        convert(part, staging.data() + part.staging + (first - part.begin) * size_of(part.dtype), last - first, compute,
-                split, weights + (first - chunk_begin) * each);
+        const Dtype to = chunk.packed ? part.packed_as : compute;
+        const int64_t width = chunk.packed ? size_of(to) : 1;
+        convert(part, staging.data() + part.staging + (first - part.begin) / width * size_of(part.dtype),
+                (last - first) / width, to, split, weights + (first - chunk_begin) * each);
       },
       [&](int64_t first, int64_t last) {
         std::memset(weights + (first - chunk_begin) * each, 0, static_cast<size_t>((last - first) * each));

@@ -23,13 +23,15 @@ struct SourceRun {
 struct SourcePart {
   int64_t staging = 0;  // bytes
   Dtype dtype = Dtype::f32;
-  int64_t begin = 0, end = 0;  // elements of the group
+  int64_t begin = 0, end = 0;   // elements of the group
+  Dtype packed_as = Dtype::u8;  // of a packed group: what it becomes there, size_of of it elements of the group each
 };
 
 struct SourceChunk {
   std::vector<SourceRun> runs;
   std::vector<SourcePart> parts;
   int64_t staging_bytes = 0;
+  bool packed = false;  // of a group whose elements are bytes
 };
 
 struct GroupSource {
@@ -39,6 +41,7 @@ struct GroupSource {
 };
 
 // `tensors`: one location per tensor of the group. Their files are numbered from `first_file` on in the job's list.
+// `chunk_elements` of the group, a multiple of 4096.
 GroupSource locate(const models::ParameterGroup& group, std::span<const models::TensorLocation> tensors, int first_file,
                    int64_t chunk_elements);
 
@@ -48,8 +51,9 @@ struct StateSource {
 };
 SourceChunk locate_states(const StateSource& source, int64_t begin, int64_t end);
 
-// Writes elements [begin, end) of a group in the compute dtype; `weights` points to element `chunk_begin`. Gaps become
-// zeros. To bf16 it rounds as split_master when `split` (a trained group), else to even as every framework does.
+// Writes elements [begin, end) of a group, in the compute dtype or as packed; `weights` points to element
+// `chunk_begin`. Gaps become zeros. Of a packed group begin and end are multiples of 4. To bf16 it rounds as
+// split_master when `split` (a trained group), else to even as every framework does.
 void unpack_weights(const SourceChunk& chunk, std::span<const std::byte> staging, Dtype compute, bool split,
                     int64_t begin, int64_t end, int64_t chunk_begin, std::byte* weights);
 // The low halves of an fp32 source; zero where the source is bf16 or a gap.

@@ -11,8 +11,12 @@ std::string numbered(const char* name, int64_t a, int64_t b, int64_t c) {
 std::string of_set(std::string name, int set) { return set == 0 ? name : name + ".second"; }
 std::string home_weights_name(int g, int set) { return of_set(numbered("weights.host", g), set); }
 std::string device_weights_name(int g, int set) { return of_set(numbered("weights.device", g), set); }
-std::string load_ring_name(const GroupShape& group) { return numbered("weights.load.ring", group.elements); }
-std::string weights_ring_name(const GroupShape& group) { return numbered("weights.host.ring", group.elements); }
+std::string load_ring_name(const GroupShape& group) {
+  return numbered("weights.load.ring", group.weight_bytes().count);
+}
+std::string weights_ring_name(const GroupShape& group) {
+  return numbered("weights.host.ring", group.weight_bytes().count);
+}
 
 std::string host_weights_name(const GroupPlan& where, const GroupShape& group, int g, int set) {
   if (lives_on_device(where)) return load_ring_name(group) + "[0]";

@@ -84,7 +84,7 @@ void Choices::add_groups(const JobShape& shape, const PlanRequest& request) {
   for (size_t g = 0; g < shape.groups.size(); ++g) {
     const GroupShape& group = shape.groups[g];
     const bool adapter = has_adapters && group.trainable;
-    const std::string like = '/' + std::to_string(group.elements) + (group.trainable ? "t" : "f");
+    const std::string like = '/' + std::to_string(group.weight_bytes().count) + (group.trainable ? "t" : "f");
     const auto add_tier = [&](ChoiceKind kind, const char* name, int64_t bytes, std::vector<Tier> tiers) {
       Choice choice{.kind = kind, .index = static_cast<int>(g)};
       for (const Tier tier : tiers) {

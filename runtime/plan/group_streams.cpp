@@ -12,11 +12,11 @@ GroupStreams::GroupStreams(const JobShape& shape, const Plan& plan, const Phase&
       if (first == kNone) first = b;
       uses_[g] += 1;
     }
-  for (int g = 0; g < groups(); ++g) groups_of_size_[group(g).elements] += 1;
+  for (int g = 0; g < groups(); ++g) groups_of_size_[group(g).weight_bytes().count] += 1;
   for (int b = 0; b < blocks(); ++b) {
     std::map<int64_t, int> here;
-    for (int g : block(b).groups) here[group(g).elements] += 1;
-    for (const auto& [elements, count] : here) used_together_[elements] = std::max(used_together_[elements], count);
+    for (int g : block(b).groups) here[group(g).weight_bytes().count] += 1;
+    for (const auto& [bytes, count] : here) used_together_[bytes] = std::max(used_together_[bytes], count);
   }
   for (const GroupShape& each : shape.groups) {
     staging_bytes_ = std::max(staging_bytes_, each.staging_bytes.count);
@@ -28,13 +28,14 @@ GroupStreams::GroupStreams(const JobShape& shape, const Plan& plan, const Phase&
 
 std::vector<GroupStreams::Chunk> GroupStreams::chunks(int g) const {
   std::vector<Chunk> all;
-  for (int64_t begin = 0; begin < group(g).elements; begin += plan_.chunk_elements)
-    all.push_back({static_cast<int>(all.size()), begin, std::min(begin + plan_.chunk_elements, group(g).elements)});
+  const int64_t each = chunk_elements(plan_, group(g));
+  for (int64_t begin = 0; begin < group(g).elements; begin += each)
+    all.push_back({static_cast<int>(all.size()), begin, std::min(begin + each, group(g).elements)});
   return all;
 }
 
 int GroupStreams::used_together(int g) const {
-  const auto found = used_together_.find(group(g).elements);
+  const auto found = used_together_.find(group(g).weight_bytes().count);
   return found == used_together_.end() ? 0 : found->second;
 }
 
@@ -191,8 +192,8 @@ BufferId GroupStreams::device_weights(int g) {
   if (computing && is_pending(g) && !updated_.contains(g)) refresh_weights(g);
   if (!separate()) return host_weights(g);
   if (weights_on_device(g)) return home_device_weights(g, newest(g));
-  const auto [buffer, hit] = rings_.cached(numbered("weights.device.ring", group(g).elements), ring_depth(g),
-                                           Tier::device, Tag::weights, group(g).weight_bytes().count, g);
+  const auto [buffer, hit] = rings_.cached(numbered("weights.device.ring", group(g).weight_bytes().count),
+                                           ring_depth(g), Tier::device, Tag::weights, group(g).weight_bytes().count, g);
   if (!hit) copy(host_weights(g), buffer, g, kNone, kNone);
   return buffer;
 }

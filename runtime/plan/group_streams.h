@@ -86,7 +86,7 @@ class GroupStreams : protected OpEmitter {
   bool gradient_at_home(int g) const { return group_plan(g).gradients != Tier::disk && !gradient_is_passing(g); }
 
   // How many buffers a ring needs.
-  int groups_of_size(int g) const { return groups_of_size_.at(group(g).elements); }
+  int groups_of_size(int g) const { return groups_of_size_.at(group(g).weight_bytes().count); }
   int used_together(int g) const;
   int ring_depth(int g) const { return std::min(std::max(plan_.prefetch + 1, used_together(g)), groups_of_size(g)); }
   int gradient_ring_blocks() const;
@@ -124,9 +124,9 @@ class GroupStreams : protected OpEmitter {
   BufferId gradients_on_host(int g, int b);
 
   const std::span<const uint8_t> low_bits_;
-  std::vector<int> block_of_first_use_;  // per group: the last block whose backward adds to it
-  std::map<int, int> uses_;              // blocks that use the group
-  std::map<int64_t, int> groups_of_size_;
+  std::vector<int> block_of_first_use_;                 // per group: the last block whose backward adds to it
+  std::map<int, int> uses_;                             // blocks that use the group
+  std::map<int64_t, int> groups_of_size_;               // by bytes of weights
   std::map<int64_t, int> used_together_;                // groups of a size that one block uses, the most of all blocks
   int64_t staging_bytes_ = 0, states_chunk_bytes_ = 0;  // the most of all groups
   std::set<int> updated_, written_, begun_;

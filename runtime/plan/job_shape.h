@@ -15,7 +15,7 @@ struct GroupShape {
   std::string name;
   bool trainable = false;
   int64_t elements = 0;
-  int64_t weight_bytes_per_element = 2;  // compute dtype
+  int64_t weight_bytes_per_element = 2;  // compute dtype; 1: packed, in low bits
   int64_t state_bytes_per_element = 10;  // lo, m, v beside a bf16 weight; m, v (8) beside an fp32 one
   // A chunk of weights as it lies in the user's files, read as aligned supersets: the largest over all chunks.
   Bytes staging_bytes;

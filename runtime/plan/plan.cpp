@@ -54,6 +54,10 @@ bool updates_behind_backward(const Plan& plan) {
                      [](const GroupPlan& group) { return group.update == UpdateTime::behind_backward; });
 }
 
+int64_t chunk_elements(const Plan& plan, const GroupShape& group) {
+  return group.weight_bytes_per_element == 1 ? 2 * plan.chunk_elements : plan.chunk_elements;
+}
+
 std::string to_yaml(const Plan& plan, const JobShape& shape) {
   SLUICE_CHECK(plan.groups.size() == shape.groups.size(), "the plan is for another model");
   std::ostringstream out;

@@ -54,6 +54,9 @@ struct Plan {
 // Any group's update.
 bool updates_behind_backward(const Plan& plan);
 
+// Of a group: parameters, or of a packed group bytes, as many as a 16-bit weight has.
+int64_t chunk_elements(const Plan& plan, const GroupShape& group);
+
 // YAML: the decisions, run-length encoded over equal blocks and groups, and the reasons.
 std::string to_yaml(const Plan& plan, const JobShape& shape);
 

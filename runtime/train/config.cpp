@@ -132,19 +132,84 @@ class ConfigReader {
     Asked asked = Asked::none;
     const Setting* adapter = find("adapter");
     if (adapter != nullptr && !is_unset(adapter->value)) asked = read_choice(*adapter, choices);
-    bool four_bits = false;
-    read_if("load_in_4bit", four_bits);
-    if (four_bits && asked != Asked::qlora)
-      refuse(*find("load_in_4bit"), "load_in_4bit goes with adapter: qlora only",
-             "remove load_in_4bit: full fine-tuning and adapter: lora read the weights as they are");
-    if (asked == Asked::qlora) refuse(*adapter, "adapter: qlora is not supported yet", "use adapter: lora");
-    config_.adapter = asked == Asked::lora ? Adapter::lora : Adapter::none;
+    config_.adapter = asked == Asked::none ? Adapter::none : Adapter::lora;
+    read_low_bits(asked == Asked::qlora ? adapter : nullptr);
     if (config_.adapter == Adapter::lora) return read_lora(*adapter);
     for (const char* key : {"lora_r", "lora_alpha", "peft_use_rslora", "lora_dropout", "lora_target_modules",
                             "lora_target_linear", "lora_model_dir"})
       if (const Setting* setting = find(key); setting != nullptr && !is_unset(setting->value))
         refuse(*setting, setting->spelling + " is given, but not adapter: lora",
                "add adapter: lora, or remove " + setting->spelling + " for full fine-tuning");
+  }
+
+  // transformers' BitsAndBytesConfig by its keys, and LLaMA-Factory's quantization_bit. `qlora`: the adapter's setting
+  // where it says so, which stands for 4 bits.
+  void read_low_bits(const Setting* qlora) {
+    const int bits = read_bits(qlora);
+    if (bits == 0) return refuse_bnb_keys("", "add load_in_4bit: true, or remove it");
+    if (config_.adapter == Adapter::none)
+      refuse(*bits_setting(bits),
+             "weights in " + std::to_string(bits) + " bits are frozen, and full fine-tuning trains all",
+             "add adapter: qlora, or remove it");
+    models::LowBitFormat format;
+    if (bits == 8) {
+      format = {models::LowBit::int8, false};
+      refuse_bnb_keys("bnb_4bit_compute_dtype", "remove it: it is about 4 bits");
+    } else {
+      static constexpr std::array<Choice<models::LowBit>, 2> kinds = {
+          {{"nf4", models::LowBit::nf4}, {"fp4", models::LowBit::fp4}}};
+      read_if("bnb_4bit_quant_type", format.kind, kinds);
+      read_if("bnb_4bit_use_double_quant", format.double_quant);
+    }
+    config_.low_bits = format;
+  }
+  int read_bits(const Setting* qlora) const {
+    bool four = qlora != nullptr, eight = false;
+    read_if("load_in_4bit", four);
+    read_if("load_in_8bit", eight);
+    if (const Setting* bits = find("quantization_bit"); bits != nullptr && !is_unset(bits->value)) {
+      static constexpr std::array<Choice<int>, 2> choices = {{{"4", 4}, {"8", 8}}};
+      (read_choice(*bits, choices) == 4 ? four : eight) = true;
+    }
+    if (qlora != nullptr && !four)
+      refuse(*find("load_in_4bit"), "adapter: qlora is LoRA over 4 bits, and load_in_4bit is false",
+             "remove load_in_4bit, or use adapter: lora");
+    if (four && eight)
+      refuse(*bits_setting(8), "8 bits are asked for, and 4 as well",
+             qlora != nullptr ? "use adapter: lora with load_in_8bit: true, or remove it" : "keep one of them");
+    return four ? 4 : eight ? 8 : 0;
+  }
+  // What asks for that many bits.
+  const Setting* bits_setting(int bits) const {
+    const Setting* direct = find(bits == 4 ? "load_in_4bit" : "load_in_8bit");
+    if (direct != nullptr && as_bool(direct->value.text).value_or(false)) return direct;
+    const Setting* other = find("quantization_bit");
+    return other != nullptr && !is_unset(other->value) ? other : find("adapter");
+  }
+  void refuse_bnb_keys(std::string_view beside, const std::string& fix) const {
+    for (const char* key : {"bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype"})
+      if (const Setting* setting = find(key); key != beside && setting != nullptr && !is_unset(setting->value))
+        refuse(*setting, setting->spelling + " is given, but nothing asks for 4 bits", fix);
+  }
+  // Products are computed in one type, which bf16 and fp16 say.
+  void check_bnb_compute_dtype() const {
+    const Setting* setting = find("bnb_4bit_compute_dtype");
+    if (setting == nullptr || is_unset(setting->value)) return;
+    static constexpr std::array<Choice<Dtype>, 9> types = {{{"bfloat16", Dtype::bf16},
+                                                            {"torch.bfloat16", Dtype::bf16},
+                                                            {"bf16", Dtype::bf16},
+                                                            {"float32", Dtype::f32},
+                                                            {"torch.float32", Dtype::f32},
+                                                            {"fp32", Dtype::f32},
+                                                            {"float16", Dtype::f16},
+                                                            {"torch.float16", Dtype::f16},
+                                                            {"fp16", Dtype::f16}}};
+    const Dtype asked = read_choice(*setting, types);
+    if (asked == config_.compute_dtype) return;
+    const bool bf16 = config_.compute_dtype == Dtype::bf16;
+    refuse(*setting,
+           setting->spelling + " is " + shown(setting->value) + ", and the job computes in " + (bf16 ? "bf16" : "fp32"),
+           asked == Dtype::bf16 ? "add bf16: true" : "remove it");
   }
 
   void read_lora(const Setting& adapter) {
@@ -291,6 +356,7 @@ class ConfigReader {
     if (half && fp16) refuse_both("bf16", "fp16", "keep bf16: true");
     if (fp16) refuse(*find("fp16"), "fp16: true is not supported yet", "use bf16: true");
     config_.compute_dtype = half ? Dtype::bf16 : Dtype::f32;
+    check_bnb_compute_dtype();
   }
 
   void read_output() {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "models/low_bit.h"
 #include "runtime/core/dtype.h"
 #include "runtime/core/units.h"
 
@@ -54,7 +55,8 @@ struct Config {
   int64_t lora_r = 0;
   std::optional<bool> peft_use_rslora;
   double lora_alpha = 0;
-  std::optional<double> lora_dropout;  // default 0
+  std::optional<double> lora_dropout;            // default 0
+  std::optional<models::LowBitFormat> low_bits;  // of the frozen base's matrices; none: as they are stored
   std::vector<std::string> lora_target_modules;
   bool lora_target_linear = false;
   std::filesystem::path lora_model_dir;

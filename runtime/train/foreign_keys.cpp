@@ -16,7 +16,8 @@ constexpr std::string_view kNoTracker = "nothing is sent anywhere: remove it, an
 constexpr std::string_view kRemove = "remove it";
 constexpr std::string_view kOurOffload = "remove it, and say where things live under `offload:`";
 constexpr std::string_view kPlainLora = "remove it: plain LoRA is what there is";
-constexpr std::string_view kNoQuantization = "remove it: weights are read as fp32, bf16 or fp16";
+constexpr std::string_view kNoQuantization =
+    "remove it; for weights in fewer bits there are load_in_4bit and load_in_8bit";
 constexpr std::string_view kTokenizerFiles = "remove it, and change the tokenizer's files in base_model instead";
 constexpr std::string_view kModelFiles = "remove it, and change config.json in base_model instead";
 constexpr std::string_view kWholeDataset = "remove it, and cut the dataset's file instead";
@@ -30,6 +31,7 @@ const std::vector<ForeignKey> kWithoutEffect = {
     {"use_reentrant_gc", none, kMemory},
     {"activation_offloading", none, kMemory},
     {"low_cpu_mem_usage", none, kMemory},
+    {"qlora_sharded_model_loading", none, kMemory},
     {"gc_steps", none, kMemory},
     {"torch_empty_cache_steps", none, kMemory},
     {"flash_attention", none, kAttention},
@@ -121,13 +123,14 @@ const std::vector<ForeignKey> kWithoutEffect = {
 
 // What would change the result, or is asked for and not done.
 const std::vector<ForeignKey> kRefused = {
-    {"load_in_8bit", refused, kNoQuantization},
     {"fp8", refused, kNoQuantization},
     {"gptq*", refused, kNoQuantization},
-    {"bnb_config_kwargs", refused, kNoQuantization},
-    {"qlora_sharded_model_loading", refused, kNoQuantization},
-    {"quantization*", refused, kNoQuantization},
-    {"double_quantization", refused, kNoQuantization},
+    {"bnb_config_kwargs", refused,
+     "remove it: bnb_4bit_quant_type and bnb_4bit_use_double_quant are keys of their own"},
+    {"bnb_4bit_quant_storage", refused, "remove it: codes are bytes", {"uint8"}},
+    {"llm_int8_*", refused, "remove it: 8-bit weights are expanded to the type that is computed in"},
+    {"quantization_method", refused, "remove it, or give it bnb: there is no other", {"bnb", "bitsandbytes"}},
+    {"quantization_device_map", refused, kOurOffload},
     {"qat", refused, kNoQuantization},
     {"bfloat16", refused, "use bf16: true, which keeps fp32 masters"},
     {"float16", refused, "use bf16: true"},

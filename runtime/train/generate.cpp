@@ -51,7 +51,7 @@ class LoadedModel {
     const std::vector<std::filesystem::path>& files = adapter ? setup_.adapter_tensors->files : setup_.base.files;
     const exec::GroupSource source = exec::locate(group, setup_.places[g], 0, plan::Plan().chunk_elements);
     const Dtype dtype = setup_.model.compute_dtype;
-    weights_.push_back(std::make_unique<swap::HostSlab>(Bytes{group.elements * size_of(dtype)}));
+    weights_.push_back(std::make_unique<swap::HostSlab>(Bytes{group.weight_bytes(dtype)}));
     std::vector<std::byte> staging(static_cast<size_t>(source.staging_bytes_max));
     for (size_t c = 0; c < source.chunks.size(); ++c) {
       const exec::SourceChunk& chunk = source.chunks[c];
@@ -59,7 +59,7 @@ class LoadedModel {
       const int64_t begin = static_cast<int64_t>(c) * plan::Plan().chunk_elements;
       const int64_t end = std::min(begin + plan::Plan().chunk_elements, group.elements);
       exec::unpack_weights(chunk, staging, dtype, /*split=*/false, begin, end, begin,
-                           weights_.back()->memory().data() + begin * size_of(dtype));
+                           weights_.back()->memory().data() + begin * group.weight_bytes_per_element(dtype));
     }
   }
 

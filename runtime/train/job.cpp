@@ -78,7 +78,8 @@ std::optional<plan::SlotFate> forced(ActivationFate fate) {
 
 int64_t chunk_elements(const ModelSetup& setup) {
   int64_t largest = 0;
-  for (const models::ParameterGroup& group : setup.model.groups) largest = std::max(largest, group.elements);
+  for (const models::ParameterGroup& group : setup.model.groups)
+    largest = std::max(largest, group.packed ? group.elements / 2 : group.elements);
   return plan::chunk_elements_for(largest);
 }
 
@@ -143,7 +144,8 @@ void plan_for_gpu(Job& job) {
   refuse_taken_memory(job, gpu.memory());
   const exec::OpsSize ops{job.batch.tokens_max * job.batch.micro_batches, job.batch.micro_batches,
                           job.batch.document_max, config.deterministic};
-  job.setup.model = models::build_decoder(job.setup.spec, job.setup.adapter, config.compute_dtype, gpu.make_ops(ops));
+  job.setup.model = models::build_decoder(job.setup.spec, job.setup.adapter, config.compute_dtype, gpu.make_ops(ops),
+                                          job.setup.low_bits.formats());
   job.passes = measured_passes(job, gpu.pass_place(), {});
   const exec::GpuMemory memory = gpu.memory();
   cap(job, Tier::device, config.offload.max_gpu, memory.total - memory.others, "the free memory of " + gpu.name());
@@ -284,6 +286,8 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.request.settings_that_fit = nullptr;  // it refers to this very Job
   return job;
 }
+
+void make_base(Job& job) { job.setup.low_bits.make(job.setup.stored); }
 
 fs::path start_adapter(Job& job, const fs::path& folder) {
   const auto missing =

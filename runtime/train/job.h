@@ -45,6 +45,9 @@ enum class Purpose { run, inspect, rehearse };
 // for this one, measured. Throws SetupError.
 Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr);
 
+// Makes what the job reads and is not there yet: the base in low bits. Throws as LowBitBase::make.
+void make_base(Job& job);
+
 // A new adapter starts from a file, like everything else: writes it into `folder`, makes it the job's source, and
 // returns its path, for the caller to remove once it is loaded. Empty when the job needs none.
 std::filesystem::path start_adapter(Job& job, const std::filesystem::path& folder);

@@ -126,7 +126,9 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
   setup.spec = models::read_decoder_spec(config.base_model / "config.json");
   const bool adapts = config.adapter == Adapter::lora;
   const std::filesystem::path adapter_from_dir = !weights_from.empty() ? weights_from : config.lora_model_dir;
-  setup.base = models::TensorIndex::of_directory(adapts || weights_from.empty() ? config.base_model : weights_from);
+  setup.stored = models::TensorIndex::of_directory(adapts || weights_from.empty() ? config.base_model : weights_from);
+  setup.low_bits = LowBitBase(config, setup.spec, setup.stored);
+  setup.base = setup.low_bits.files(setup.stored);
   if (adapts && !adapter_from_dir.empty()) {
     models::AdapterDirectory existing = models::read_adapter_directory(adapter_from_dir, setup.spec);
     setup.adapter = existing.spec;
@@ -135,7 +137,8 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
   } else if (adapts) {
     setup.adapter = adapter_from(config, setup.spec);
   }
-  setup.model = models::build_decoder(setup.spec, setup.adapter, config.compute_dtype, models::cpu_ops());
+  setup.model = models::build_decoder(setup.spec, setup.adapter, config.compute_dtype, models::cpu_ops(),
+                                      setup.low_bits.formats());
   setup.places = models::locate_base_weights(setup.base, setup.spec, setup.model.groups);
   if (setup.adapter_tensors) {
     models::GroupSources adapters = models::locate_adapter_weights(*setup.adapter_tensors, setup.model.groups);
@@ -185,7 +188,8 @@ exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements) {
       }
     }
     const bool adapter = models::is_adapter_group(group);
-    sources.weights.push_back(exec::locate(group, places, adapter ? first_adapter_file : 0, chunk_elements));
+    sources.weights.push_back(exec::locate(group, places, adapter ? first_adapter_file : 0,
+                                           group.packed ? 2 * chunk_elements : chunk_elements));
   }
   return sources;
 }
@@ -206,8 +210,9 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
   shape.boundary_bytes = Bytes{batch.tokens_max * model.hidden * weight_bytes};
   shape.gradient_bytes_per_element = size_of(pass_size(setup, batch).gradient_dtype);
   for (size_t g = 0; g < model.groups.size(); ++g)
-    shape.groups.push_back({model.groups[g].name, model.groups[g].trainable, model.groups[g].elements, weight_bytes,
-                            split ? 10 : 8, Bytes{sources.weights[g].staging_bytes_max}});
+    shape.groups.push_back({model.groups[g].name, model.groups[g].trainable, model.groups[g].elements,
+                            model.groups[g].weight_bytes_per_element(model.compute_dtype), split ? 10 : 8,
+                            Bytes{sources.weights[g].staging_bytes_max}});
   for (const auto& block : model.blocks) {
     plan::BlockShape each;
     each.name = block->name();

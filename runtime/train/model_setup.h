@@ -14,6 +14,7 @@
 #include "runtime/exec/executor.h"
 #include "runtime/plan/job_shape.h"
 #include "runtime/train/config.h"
+#include "runtime/train/low_bit_base.h"
 
 namespace sluice::train {
 
@@ -21,7 +22,9 @@ struct ModelSetup {
   models::DecoderSpec spec;
   std::optional<models::AdapterSpec> adapter;
   models::Model model;
-  models::TensorIndex base;                            // the weights' files
+  models::TensorIndex stored;                          // the files of base_model, or of the checkpoint
+  LowBitBase low_bits;                                 // empty: the base streams from those as it is
+  models::TensorIndex base;                            // what streams
   std::optional<models::TensorIndex> adapter_tensors;  // an existing adapter's file
   models::GroupSources places;                         // per group; empty for adapters that start anew
   std::string note;                                    // what an existing adapter decided; empty: nothing

@@ -62,6 +62,7 @@ class Trainer {
         swap_(swap_options(config_)),
         progress_(job.planned.plan),
         rates_(job.request.profile) {
+    make_base(job_);
     initial_adapter_ = start_adapter(job_, config_.output_dir);
     exec::ExecutorOptions executor_options;
     if (config_.device == DeviceKind::emulated) executor_options.h2d = executor_options.d2h = emulated_link(config_);

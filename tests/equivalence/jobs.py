@@ -16,6 +16,7 @@ RECIPE = Recipe(rows_per_micro_batch=2, micro_batches=3, steps=10, warmup_steps=
 METHODS = {
     "full": {},
     "lora": {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "lora_target_linear": True},
+    "qlora": {"adapter": "qlora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "lora_target_linear": True},
 }
 PRECISIONS = {"fp32": {"bf16": False}, "bf16": {"bf16": True}}
 

@@ -169,8 +169,17 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"warmup_ratio: 0.1\nwarmup_steps: 10\n",
                 "job.yaml:5:1: warmup_steps and warmup_ratio exclude one another\n  fix: keep one of them"},
         Refusal{"load_in_4bit: true\n",
-                "job.yaml:5:1: load_in_4bit goes with adapter: qlora only\n  fix: remove load_in_4bit: full "
-                "fine-tuning and adapter: lora read the weights as they are"},
+                "job.yaml:5:1: weights in 4 bits are frozen, and full fine-tuning trains all\n  fix: add adapter: "
+                "qlora, or remove it"},
+        Refusal{"quantization_bit: 8\n",
+                "job.yaml:5:1: weights in 8 bits are frozen, and full fine-tuning trains all\n  fix: add adapter: "
+                "qlora, or remove it"},
+        Refusal{"adapter: qlora\nload_in_8bit: true\n",
+                "job.yaml:6:1: 8 bits are asked for, and 4 as well\n  fix: use adapter: lora with load_in_8bit: true, "
+                "or remove it"},
+        Refusal{"adapter: lora\nquantization_type: nf4\n",
+                "job.yaml:6:1: quantization_type is given, but nothing asks for 4 bits\n  fix: add load_in_4bit: true, "
+                "or remove it"},
         Refusal{"eval_steps: 10\n",
                 "job.yaml:5:1: eval_steps is given, but not val_set_size\n  fix: add, for example: val_set_size: "
                 "0.05"}));
@@ -178,8 +187,9 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     known_and_not_supported, MinimalJobWith,
     testing::Values(
-        Refusal{"adapter: qlora\nload_in_4bit: true\nlora_r: 8\n",
-                "job.yaml:5:1: adapter: qlora is not supported yet\n  fix: use adapter: lora"},
+        Refusal{"quantization_method: hqq\n",
+                "job.yaml:5:1: quantization_method: 'hqq' is not supported\n  fix: remove it, or give it bnb: there is "
+                "no other"},
         Refusal{"fp16: true\n", "job.yaml:5:1: fp16: true is not supported yet\n  fix: use bf16: true"},
         Refusal{"bf16: full\n",
                 "job.yaml:5:1: bf16: full (no fp32 masters) is not supported\n  fix: use bf16: true, which keeps fp32 "
@@ -196,9 +206,6 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"offload: {optimizer_state: 8bit}\n",
                 "job.yaml:5:11: offload.optimizer_state: '8bit' is not supported yet\n  fix: use "
                 "offload.optimizer_state: fp32"},
-        Refusal{"load_in_8bit: true\n",
-                "job.yaml:5:1: load_in_8bit: 'true' is not supported\n  fix: remove it: weights are read as fp32, "
-                "bf16 or fp16"},
         Refusal{"deepspeed: zero3.json\n",
                 "job.yaml:5:1: deepspeed: 'zero3.json' is not supported\n  fix: remove it, and say where things live "
                 "under `offload:`"},

@@ -286,6 +286,24 @@ TEST_F(ConfigTest, targets_are_a_list_a_name_or_names_with_commas) {
   EXPECT_TRUE(load(lora + "lora_target_modules: all-linear\n").lora_target_linear);
 }
 
+TEST_F(ConfigTest, low_bits_are_asked_for_in_the_words_of_axolotl_transformers_and_llama_factory) {
+  using models::LowBit, models::LowBitFormat;
+  const auto bits = [&](const std::string& yaml) {
+    return load(minimal(yaml + "lora_r: 4\nlora_target_linear: true\n")).low_bits;
+  };
+  EXPECT_EQ(bits("adapter: lora\n"), std::nullopt);
+  EXPECT_EQ(bits("adapter: lora\nload_in_4bit: false\n"), std::nullopt);
+  EXPECT_EQ(bits("adapter: qlora\n"), (LowBitFormat{LowBit::nf4, true}));
+  EXPECT_EQ(bits("adapter: qlora\nload_in_4bit: true\nload_in_8bit: false\n"), (LowBitFormat{LowBit::nf4, true}));
+  EXPECT_EQ(bits("adapter: lora\nload_in_4bit: true\nbnb_4bit_quant_type: fp4\nbnb_4bit_use_double_quant: false\n"),
+            (LowBitFormat{LowBit::fp4, false}));
+  EXPECT_EQ(bits("adapter: lora\nload_in_8bit: true\n"), (LowBitFormat{LowBit::int8, false}));
+  EXPECT_EQ(bits("finetuning_type: lora\nquantization_bit: 4\nquantization_method: bnb\ndouble_quantization: true\n"),
+            (LowBitFormat{LowBit::nf4, true}));
+  EXPECT_EQ(bits("bf16: true\nadapter: qlora\nbnb_4bit_compute_dtype: torch.bfloat16\n"),
+            (LowBitFormat{LowBit::nf4, true}));
+}
+
 TEST_F(ConfigTest, an_existing_adapter_needs_no_rank_and_no_target) {
   std::filesystem::create_directory("adapter");
   EXPECT_EQ(load(minimal("adapter: lora\nlora_model_dir: adapter\n")).lora_model_dir, "adapter");

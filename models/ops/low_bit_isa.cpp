@@ -1,0 +1,236 @@
+// Compiled once per instruction set: SLUICE_LOW_BIT names this copy's table (see CMakeLists.txt and
+// low_bit_kernels.cpp).
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#if defined(__AVX2__)
+// GCC 12 warns of its own headers: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105593
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#endif
+
+#include "models/ops/element.h"
+#include "models/ops/low_bit_kernels.h"
+
+namespace sluice::models {
+namespace {
+
+// What is nearest to a value, by the midpoints between neighbours: values ascend, codes need not.
+struct Boundaries {
+  std::array<float, 15> midpoints;
+  std::array<uint8_t, 16> codes;
+
+  explicit Boundaries(LowBit kind) {
+    const std::array<float, 16>& values = low_bit_values(kind);
+    std::iota(codes.begin(), codes.end(), uint8_t{0});
+    std::stable_sort(codes.begin(), codes.end(), [&](uint8_t a, uint8_t b) { return values[a] < values[b]; });
+    for (size_t i = 0; i < midpoints.size(); ++i) midpoints[i] = (values[codes[i]] + values[codes[i + 1]]) / 2;
+  }
+};
+
+// Places [count] of scaled values among the midpoints.
+void find_places(const float* scaled, const Boundaries& boundaries, int32_t* places, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t place = 0;
+    for (size_t b = 0; b < 15; ++b) place += boundaries.midpoints[b] < scaled[i] ? 1 : 0;
+    places[i] = place;
+  }
+}
+
+float largest_magnitude(const float* values, int64_t count) {
+  float most = 0;
+#pragma omp simd reduction(max : most)
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::fabs(values[i]));
+  return most;
+}
+
+// Only the matrix's last block is short. bitsandbytes divides there, and multiplies by the reciprocal elsewhere.
+void quantise_block(const float* values, int64_t count, const Boundaries& boundaries, uint8_t* codes, float* scale) {
+  constexpr float kLeast = 1e-38f;
+  const bool whole = count == kLowBitBlock;
+  const float most = largest_magnitude(values, count), divisor = std::max(most, kLeast), factor = 1.0f / divisor;
+  *scale = whole ? most : divisor;
+  float scaled[kLowBitBlock + 1] = {};
+  for (int64_t i = 0; i < count; ++i)
+    scaled[i] = std::clamp(whole ? values[i] * factor : values[i] / divisor, -1.0f, 1.0f);
+  int32_t places[kLowBitBlock + 1];
+  const int64_t padded = count + count % 2;
+  find_places(scaled, boundaries, places, padded);
+  for (int64_t i = 0; i < padded; i += 2)
+    codes[i / 2] = static_cast<uint8_t>(boundaries.codes[static_cast<size_t>(places[i])] << 4 |
+                                        boundaries.codes[static_cast<size_t>(places[i + 1])]);
+}
+
+void quantise(LowBit kind, std::span<const float> values, uint8_t* codes, float* scales) {
+  const Boundaries boundaries(kind);
+  const auto count = static_cast<int64_t>(values.size());
+#pragma omp parallel for schedule(static)
+  for (int64_t block = 0; block < low_bit_blocks(count); ++block) {
+    const int64_t begin = block * kLowBitBlock;
+    quantise_block(values.data() + begin, std::min(kLowBitBlock, count - begin), boundaries, codes + begin / 2,
+                   scales + block);
+  }
+}
+
+// --- the way back --------------------------------------------------------------------------------------------------
+
+float scale_of(const StoredMatrix& from, int64_t block) {
+  if (!from.format.double_quant) {
+    float scale;
+    std::memcpy(&scale, from.scales + block * 4, sizeof scale);
+    return scale;
+  }
+  const float value = dynamic_values()[static_cast<size_t>(from.scales[block])];
+  return value * from.nested_scales[block / kLowBitScaleBlock] + *from.nested_offset;
+}
+
+// The 16 values times a scale, rounded: the same numbers as element by element, as equal codes have equal products.
+template <class T>
+struct ScaledValues {
+  alignas(64) std::array<T, 16> at;
+  ScaledValues(const std::array<float, 16>& values, float scale) {
+    for (size_t i = 0; i < 16; ++i) store(&at[i], values[i] * scale);
+  }
+};
+
+// 2 * `bytes` elements, the codes' high halves first.
+template <class T>
+void look_up_scalar(const uint8_t* codes, const T* values, T* to, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; ++i) {
+    to[2 * i] = values[codes[i] >> 4];
+    to[2 * i + 1] = values[codes[i] & 15];
+  }
+}
+
+#if defined(__AVX512BW__)
+// A permutation takes the low bits of each lane as the index: neither the high half's shift nor the low half's
+// neighbour needs a mask where the table is repeated.
+void look_up(const uint8_t* codes, const Bf16* values, Bf16* to, int64_t bytes) {
+  const __m256i once = _mm256_load_si256(reinterpret_cast<const __m256i*>(values));
+  const __m512i table = _mm512_broadcast_i64x4(once);
+  int64_t i = 0;
+  for (; i + 16 <= bytes; i += 16) {
+    const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
+    const __m512i index = _mm512_or_si512(_mm512_srli_epi32(code, 4), _mm512_slli_epi32(code, 16));
+    _mm512_storeu_si512(to + 2 * i, _mm512_permutexvar_epi16(index, table));
+  }
+  look_up_scalar(codes + i, values, to + 2 * i, bytes - i);
+}
+void look_up(const uint8_t* codes, const float* values, float* to, int64_t bytes) {
+  const __m512 table = _mm512_load_ps(values);
+  int64_t i = 0;
+  for (; i + 8 <= bytes; i += 8) {
+    const __m512i code = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
+    const __m512i index = _mm512_or_si512(_mm512_srli_epi64(code, 4), _mm512_slli_epi64(code, 32));
+    _mm512_storeu_ps(to + 2 * i, _mm512_permutexvar_ps(index, table));
+  }
+  look_up_scalar(codes + i, values, to + 2 * i, bytes - i);
+}
+#elif defined(__AVX2__)
+// Low and high bytes of the 16 values are looked up apart.
+void look_up(const uint8_t* codes, const Bf16* values, Bf16* to, int64_t bytes) {
+  alignas(16) uint8_t low[16], high[16];
+  for (size_t i = 0; i < 16; ++i) {
+    low[i] = static_cast<uint8_t>(values[i].bits);
+    high[i] = static_cast<uint8_t>(values[i].bits >> 8);
+  }
+  const __m128i low_table = _mm_load_si128(reinterpret_cast<const __m128i*>(low));
+  const __m128i high_table = _mm_load_si128(reinterpret_cast<const __m128i*>(high));
+  const __m128i mask = _mm_set1_epi8(15);
+  int64_t i = 0;
+  for (; i + 8 <= bytes; i += 8) {
+    const __m128i code = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i));
+    const __m128i first = _mm_and_si128(_mm_srli_epi16(code, 4), mask), second = _mm_and_si128(code, mask);
+    const __m128i index = _mm_unpacklo_epi8(first, second);
+    const __m128i lows = _mm_shuffle_epi8(low_table, index), highs = _mm_shuffle_epi8(high_table, index);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i), _mm_unpacklo_epi8(lows, highs));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i + 8), _mm_unpackhi_epi8(lows, highs));
+  }
+  look_up_scalar(codes + i, values, to + 2 * i, bytes - i);
+}
+void look_up(const uint8_t* codes, const float* values, float* to, int64_t bytes) {
+  const __m256 low_table = _mm256_load_ps(values), high_table = _mm256_load_ps(values + 8);
+  int64_t i = 0;
+  for (; i + 4 <= bytes; i += 4) {
+    int32_t four;
+    std::memcpy(&four, codes + i, sizeof four);
+    const __m256i code = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+    const __m256i index = _mm256_or_si256(_mm256_srli_epi64(code, 4),
+                                          _mm256_slli_epi64(_mm256_and_si256(code, _mm256_set1_epi64x(15)), 32));
+    const __m256 low = _mm256_permutevar8x32_ps(low_table, index), high = _mm256_permutevar8x32_ps(high_table, index);
+    // Bit 3 of the index, moved to the sign, chooses the half.
+    _mm256_storeu_ps(to + 2 * i, _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28))));
+  }
+  look_up_scalar(codes + i, values, to + 2 * i, bytes - i);
+}
+#else
+template <class T>
+void look_up(const uint8_t* codes, const T* values, T* to, int64_t bytes) {
+  look_up_scalar(codes, values, to, bytes);
+}
+#endif
+
+// Elements [begin, end) of the flat matrix.
+template <class T>
+void expand_nibbles(const StoredMatrix& from, int64_t begin, int64_t end, T* to) {
+  const auto* codes = reinterpret_cast<const uint8_t*>(from.codes);
+  const std::array<float, 16>& values = low_bit_values(from.format.kind);
+  while (begin < end) {
+    const int64_t block = begin / kLowBitBlock, stop = std::min(end, (block + 1) * kLowBitBlock);
+    const ScaledValues<T> scaled(values, scale_of(from, block));
+    if (begin % 2 != 0) {
+      *to++ = scaled.at[codes[begin / 2] & 15];
+      ++begin;
+    }
+    const int64_t pairs = (stop - begin) / 2;
+    look_up(codes + begin / 2, scaled.at.data(), to, pairs);
+    to += 2 * pairs;
+    begin += 2 * pairs;
+    if (begin < stop) {
+      *to++ = scaled.at[codes[begin / 2] >> 4];
+      ++begin;
+    }
+  }
+}
+
+template <class T>
+void expand_bytes(const StoredMatrix& from, int64_t row, MatrixRange range, T* to) {
+  constexpr float kUnit = 7.874015718698502e-3f;  // 1 / 127, as bitsandbytes writes it
+  const auto* codes = reinterpret_cast<const int8_t*>(from.codes) + row * from.columns + range.column;
+  float scale;
+  std::memcpy(&scale, from.scales + row * 4, sizeof scale);
+#pragma omp simd
+  for (int64_t i = 0; i < range.columns; ++i) store(to + i, static_cast<float>(codes[i]) * scale * kUnit);
+}
+
+template <class T>
+void expand_rows(const StoredMatrix& from, MatrixRange range, T* to, int64_t stride) {
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < range.rows; ++i) {
+    const int64_t row = range.row + i, begin = row * from.columns + range.column;
+    if (from.format.kind == LowBit::int8) {
+      expand_bytes(from, row, range, to + i * stride);
+    } else {
+      expand_nibbles(from, begin, begin + range.columns, to + i * stride);
+    }
+  }
+}
+
+void expand(Dtype dtype, const StoredMatrix& from, MatrixRange range, void* to, int64_t stride) {
+  if (dtype == Dtype::f32) {
+    expand_rows(from, range, static_cast<float*>(to), stride);
+  } else {
+    expand_rows(from, range, static_cast<Bf16*>(to), stride);
+  }
+}
+
+}  // namespace
+
+extern const LowBitKernels SLUICE_LOW_BIT;
+const LowBitKernels SLUICE_LOW_BIT = {.expand = expand, .quantise = quantise};
+
+}  // namespace sluice::models
