@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""transformers (full) or peft (LoRA) in memory: a bf16 model and torch's fused AdamW, as a careful user writes it."""
+"""transformers (full) or peft (LoRA, QLoRA over bitsandbytes) in memory: a bf16 model and torch's fused AdamW, as a
+careful user writes it."""
 
 import argparse
 
@@ -11,7 +12,7 @@ from step_log import StepLog
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=("full", "lora"), required=True)
+    parser.add_argument("--method", choices=("full", "lora", "qlora"), required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--rows", type=int, required=True, help="rows per micro-batch")
@@ -25,12 +26,23 @@ def arguments():
     return parser.parse_args()
 
 
+def quantization(options):
+    if options.method != "qlora":
+        return {}
+    return {"quantization_config": transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16)}
+
+
 def load_model(options):
-    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16).to(options.device)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=torch.bfloat16, device_map=options.device, **quantization(options))
     model.config.use_cache = False
-    if options.method == "lora":
+    if options.method != "full":
         import peft
 
+        if options.method == "qlora":
+            model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         model = peft.get_peft_model(
             model, peft.LoraConfig(r=options.lora_r, lora_alpha=2 * options.lora_r, target_modules="all-linear",
                                    task_type="CAUSAL_LM"))

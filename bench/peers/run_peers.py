@@ -54,17 +54,21 @@ BARS = {"cpu": (
     Bar("sluice lora", "peft lora", 1, 1.25),
     Bar("sluice lora", "peft lora", 4, 1.25),
     Bar("sluice disk", "sluice memory", 4, 0.95),
+    Bar("sluice qlora", "peft qlora", 1, 1.5),
+    Bar("sluice qlora", "peft qlora", 4, 1.5),
 ), "cuda": (
     Bar("sluice memory", "transformers", 1, 1.25),
     Bar("sluice memory", "transformers compiled", 1, 1.05),
     Bar("sluice lora", "peft lora", 1, 1.25),
     Bar("sluice lora", "peft lora compiled", 1, 1.05),
+    Bar("sluice qlora", "peft qlora", 1, 1.6),
     Bar("sluice disk", "deepspeed nvme", 1, 3.5),
     Bar("sluice memory", "deepspeed offload", 1, 1.0),
 )}
 # What torch.compile wins on a CPU is not what these benches are about.
 SIDES_BY_DEVICE = {
-    "cpu": ["sluice disk", "deepspeed nvme", "sluice memory", "transformers", "sluice lora", "peft lora"],
+    "cpu": ["sluice disk", "deepspeed nvme", "sluice memory", "transformers", "sluice lora", "peft lora",
+            "sluice qlora", "peft qlora"],
     "cuda": ["sluice memory", "transformers", "transformers compiled", "sluice lora", "peft lora",
              "peft lora compiled"],
 }
@@ -204,6 +208,9 @@ SIDES = {
     "transformers compiled": lambda bench, n: bench.torch(n, "full", "--compile"),
     "sluice lora": lambda bench, n: bench.sluice(n, bench.in_memory(), adapter="lora", lora_r=LORA_R,
                                                  lora_alpha=2 * LORA_R, lora_target_linear=True),
+    "sluice qlora": lambda bench, n: bench.sluice(n, bench.in_memory(), adapter="qlora", lora_r=LORA_R,
+                                                  lora_alpha=2 * LORA_R, lora_target_linear=True),
+    "peft qlora": lambda bench, n: bench.torch(n, "qlora", "--lora-r", LORA_R),
     "peft lora": lambda bench, n: bench.torch(n, "lora", "--lora-r", LORA_R),
     "peft lora compiled": lambda bench, n: bench.torch(n, "lora", "--lora-r", LORA_R, "--compile"),
 }

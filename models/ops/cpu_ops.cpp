@@ -20,7 +20,7 @@ class CpuOps final : public Ops {
     multiply_transposed_by(dtype, a, b, {direct ? y.data : temporary});
     if (!direct) kernels(dtype).store_gradient(temporary, y.data, y.dtype, y.store, a.columns * b.columns);
   }
-  Bytes expanded_tile() const override { return MiB(16); }
+  Bytes expanded_tile() const override { return MiB(64); }
   void expand(Dtype dtype, const StoredMatrix& from, MatrixRange range, void* to, int64_t stride) const override {
     low_bit_kernels().expand(dtype, from, range, to, stride);
   }

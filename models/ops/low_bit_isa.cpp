@@ -107,42 +107,56 @@ void look_up_scalar(const uint8_t* codes, const T* values, T* to, int64_t bytes)
 }
 
 #if defined(__AVX512BW__)
-// A permutation takes the low bits of each lane as the index: neither the high half's shift nor the low half's
-// neighbour needs a mask where the table is repeated.
-void look_up(const uint8_t* codes, const Bf16* values, Bf16* to, int64_t bytes) {
-  const __m256i once = _mm256_load_si256(reinterpret_cast<const __m256i*>(values));
-  const __m512i table = _mm512_broadcast_i64x4(once);
-  int64_t i = 0;
-  for (; i + 16 <= bytes; i += 16) {
+constexpr int64_t kVectorBytes = 64;
+
+// Past the caches where whole lines are written: what is expanded is larger than they are.
+void store_line(void* to, __m512i line) {
+  if (reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
+    _mm512_stream_si512(static_cast<__m512i*>(to), line);
+  } else {
+    _mm512_storeu_si512(to, line);
+  }
+}
+
+// Other threads read what this one wrote past the caches.
+void finish_stores() { _mm_sfence(); }
+
+// A whole block from registers. A permutation takes the low bits of each lane as the index: neither the high half's
+// shift nor the low half's neighbour needs a mask where the table is repeated.
+void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, Bf16* to) {
+  const __m512i bits = _mm512_castps_si512(_mm512_mul_ps(_mm512_loadu_ps(values.data()), _mm512_set1_ps(scale)));
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i nearest = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i table = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_srli_epi32(nearest, 16)));
+  for (int64_t i = 0; i < kLowBitBlock / 2; i += 16) {
     const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
     const __m512i index = _mm512_or_si512(_mm512_srli_epi32(code, 4), _mm512_slli_epi32(code, 16));
-    _mm512_storeu_si512(to + 2 * i, _mm512_permutexvar_epi16(index, table));
+    store_line(to + 2 * i, _mm512_permutexvar_epi16(index, table));
   }
-  look_up_scalar(codes + i, values, to + 2 * i, bytes - i);
 }
-void look_up(const uint8_t* codes, const float* values, float* to, int64_t bytes) {
-  const __m512 table = _mm512_load_ps(values);
-  int64_t i = 0;
-  for (; i + 8 <= bytes; i += 8) {
+void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, float* to) {
+  const __m512 table = _mm512_mul_ps(_mm512_loadu_ps(values.data()), _mm512_set1_ps(scale));
+  for (int64_t i = 0; i < kLowBitBlock / 2; i += 8) {
     const __m512i code = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
     const __m512i index = _mm512_or_si512(_mm512_srli_epi64(code, 4), _mm512_slli_epi64(code, 32));
-    _mm512_storeu_ps(to + 2 * i, _mm512_permutexvar_ps(index, table));
+    store_line(to + 2 * i, _mm512_castps_si512(_mm512_permutexvar_ps(index, table)));
   }
-  look_up_scalar(codes + i, values, to + 2 * i, bytes - i);
 }
 #elif defined(__AVX2__)
+void finish_stores() {}
+
 // Low and high bytes of the 16 values are looked up apart.
-void look_up(const uint8_t* codes, const Bf16* values, Bf16* to, int64_t bytes) {
+void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, Bf16* to) {
+  const ScaledValues<Bf16> scaled(values, scale);
   alignas(16) uint8_t low[16], high[16];
   for (size_t i = 0; i < 16; ++i) {
-    low[i] = static_cast<uint8_t>(values[i].bits);
-    high[i] = static_cast<uint8_t>(values[i].bits >> 8);
+    low[i] = static_cast<uint8_t>(scaled.at[i].bits);
+    high[i] = static_cast<uint8_t>(scaled.at[i].bits >> 8);
   }
   const __m128i low_table = _mm_load_si128(reinterpret_cast<const __m128i*>(low));
   const __m128i high_table = _mm_load_si128(reinterpret_cast<const __m128i*>(high));
   const __m128i mask = _mm_set1_epi8(15);
-  int64_t i = 0;
-  for (; i + 8 <= bytes; i += 8) {
+  for (int64_t i = 0; i < kLowBitBlock / 2; i += 8) {
     const __m128i code = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i));
     const __m128i first = _mm_and_si128(_mm_srli_epi16(code, 4), mask), second = _mm_and_si128(code, mask);
     const __m128i index = _mm_unpacklo_epi8(first, second);
@@ -150,49 +164,60 @@ void look_up(const uint8_t* codes, const Bf16* values, Bf16* to, int64_t bytes) 
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i), _mm_unpacklo_epi8(lows, highs));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * i + 8), _mm_unpackhi_epi8(lows, highs));
   }
-  look_up_scalar(codes + i, values, to + 2 * i, bytes - i);
 }
-void look_up(const uint8_t* codes, const float* values, float* to, int64_t bytes) {
-  const __m256 low_table = _mm256_load_ps(values), high_table = _mm256_load_ps(values + 8);
-  int64_t i = 0;
-  for (; i + 4 <= bytes; i += 4) {
+void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, float* to) {
+  const __m256 factor = _mm256_set1_ps(scale);
+  const __m256 low_table = _mm256_mul_ps(_mm256_loadu_ps(values.data()), factor);
+  const __m256 high_table = _mm256_mul_ps(_mm256_loadu_ps(values.data() + 8), factor);
+  const __m256i mask = _mm256_set1_epi64x(15);
+  for (int64_t i = 0; i < kLowBitBlock / 2; i += 4) {
     int32_t four;
     std::memcpy(&four, codes + i, sizeof four);
     const __m256i code = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
-    const __m256i index = _mm256_or_si256(_mm256_srli_epi64(code, 4),
-                                          _mm256_slli_epi64(_mm256_and_si256(code, _mm256_set1_epi64x(15)), 32));
+    const __m256i index =
+        _mm256_or_si256(_mm256_srli_epi64(code, 4), _mm256_slli_epi64(_mm256_and_si256(code, mask), 32));
     const __m256 low = _mm256_permutevar8x32_ps(low_table, index), high = _mm256_permutevar8x32_ps(high_table, index);
     // Bit 3 of the index, moved to the sign, chooses the half.
     _mm256_storeu_ps(to + 2 * i, _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28))));
   }
-  look_up_scalar(codes + i, values, to + 2 * i, bytes - i);
 }
 #else
+void finish_stores() {}
+
 template <class T>
-void look_up(const uint8_t* codes, const T* values, T* to, int64_t bytes) {
-  look_up_scalar(codes, values, to, bytes);
+void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, T* to) {
+  const ScaledValues<T> scaled(values, scale);
+  look_up_scalar(codes, scaled.at.data(), to, kLowBitBlock / 2);
 }
 #endif
+
+// A part of a block: elements [begin, end) of the flat matrix.
+template <class T>
+void expand_part(const uint8_t* codes, const std::array<float, 16>& values, float scale, int64_t begin, int64_t end,
+                 T* to) {
+  const ScaledValues<T> scaled(values, scale);
+  if (begin % 2 != 0) {
+    *to++ = scaled.at[codes[begin / 2] & 15];
+    ++begin;
+  }
+  const int64_t pairs = (end - begin) / 2;
+  look_up_scalar(codes + begin / 2, scaled.at.data(), to, pairs);
+  if (begin + 2 * pairs < end) to[2 * pairs] = scaled.at[codes[begin / 2 + pairs] >> 4];
+}
 
 // Elements [begin, end) of the flat matrix.
 template <class T>
 void expand_nibbles(const StoredMatrix& from, int64_t begin, int64_t end, T* to) {
   const auto* codes = reinterpret_cast<const uint8_t*>(from.codes);
   const std::array<float, 16>& values = low_bit_values(from.format.kind);
-  while (begin < end) {
-    const int64_t block = begin / kLowBitBlock, stop = std::min(end, (block + 1) * kLowBitBlock);
-    const ScaledValues<T> scaled(values, scale_of(from, block));
-    if (begin % 2 != 0) {
-      *to++ = scaled.at[codes[begin / 2] & 15];
-      ++begin;
-    }
-    const int64_t pairs = (stop - begin) / 2;
-    look_up(codes + begin / 2, scaled.at.data(), to, pairs);
-    to += 2 * pairs;
-    begin += 2 * pairs;
-    if (begin < stop) {
-      *to++ = scaled.at[codes[begin / 2] >> 4];
-      ++begin;
+  for (int64_t stop = 0; begin < end; to += stop - begin, begin = stop) {
+    const int64_t block = begin / kLowBitBlock;
+    stop = std::min(end, (block + 1) * kLowBitBlock);
+    const float scale = scale_of(from, block);
+    if (stop - begin == kLowBitBlock) {
+      expand_block(codes + begin / 2, values, scale, to);
+    } else {
+      expand_part(codes, values, scale, begin, stop, to);
     }
   }
 }
@@ -207,16 +232,33 @@ void expand_bytes(const StoredMatrix& from, int64_t row, MatrixRange range, T* t
   for (int64_t i = 0; i < range.columns; ++i) store(to + i, static_cast<float>(codes[i]) * scale * kUnit);
 }
 
+// Some rows ahead: of a range of columns each row's piece is short, and the processor does not see the next one coming.
+void prefetch_codes(const StoredMatrix& from, int64_t begin, int64_t columns) {
+  constexpr int64_t kLineBytes = 64;
+  const int64_t shift = from.format.kind == LowBit::int8 ? 0 : 1, end = (begin + columns) >> shift;
+  for (int64_t at = begin >> shift; at < end; at += kLineBytes) __builtin_prefetch(from.codes + at);
+}
+
+template <class T>
+void expand_row(const StoredMatrix& from, MatrixRange range, int64_t i, T* to) {
+  constexpr int64_t kRowsAhead = 2;
+  const int64_t row = range.row + i, begin = row * from.columns + range.column;
+  if (range.columns < from.columns && row + kRowsAhead < from.rows)
+    prefetch_codes(from, begin + kRowsAhead * from.columns, range.columns);
+  if (from.format.kind == LowBit::int8) {
+    expand_bytes(from, row, range, to);
+  } else {
+    expand_nibbles(from, begin, begin + range.columns, to);
+  }
+}
+
 template <class T>
 void expand_rows(const StoredMatrix& from, MatrixRange range, T* to, int64_t stride) {
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < range.rows; ++i) {
-    const int64_t row = range.row + i, begin = row * from.columns + range.column;
-    if (from.format.kind == LowBit::int8) {
-      expand_bytes(from, row, range, to + i * stride);
-    } else {
-      expand_nibbles(from, begin, begin + range.columns, to + i * stride);
-    }
+#pragma omp parallel
+  {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < range.rows; ++i) expand_row(from, range, i, to + i * stride);
+    finish_stores();
   }
 }
 
