@@ -2,6 +2,10 @@
 """Fully fine-tunes the 1.4B shape in bf16 with everything on disk, inside a memory cgroup that kills what exceeds it.
 
     sudo python bench/memory/run_in_cgroup.py --sluice build/release/sluice
+    sudo python bench/memory/run_in_cgroup.py --method qlora --shape qwen2.5-32b --sequence 256 --accumulation 1 \
+        --steps 3 --limit 6GiB --max-cpu 5600MiB
+
+With qlora: LoRA of rank 16 on every linear layer over a base in 4 bits, which stays on the drive but for what fits.
 
 Needs the right to make a memory cgroup (root, or a delegated one), 8 GB of disk for the model and what `sluice plan`
 says for the states. Exit code 1 when the run was killed, failed, or its memory exceeded the limit.
@@ -142,6 +146,12 @@ def run_inside(cgroup, command, log, loaded):
     return process.returncode, use
 
 
+METHODS = {
+    "full": {"offload": {"params": "disk", "gradients": "disk", "optimizer": "disk"}},
+    "qlora": {"adapter": "lora", "load_in_4bit": True, "lora_r": 16, "lora_alpha": 32, "lora_target_linear": True},
+}
+
+
 def write_job(options, model):
     data = options.work / "rows.jsonl"
     words = " ".join(WORDS * (options.sequence // len(WORDS) + 1))
@@ -159,8 +169,11 @@ def write_job(options, model):
         "learning_rate": 1e-5,
         "bf16": True,
         "output_dir": str(options.work / "out"),
-        "offload": {"params": options.params, "gradients": "disk", "optimizer": "disk", "max_cpu": options.max_cpu},
+        **METHODS[options.method],
     }
+    job["offload"] = {**job.get("offload", {}), "max_cpu": options.max_cpu}
+    if options.params:
+        job["offload"]["params"] = options.params
     path = options.work / "job.yaml"
     path.write_text(json.dumps(job, indent=1))  # JSON is YAML
     return path
@@ -178,13 +191,13 @@ def report(options, exit_code, cgroup, use):
     print(f"exit code {exit_code}, {kills} processes killed, {len(steps)} of {options.steps} steps")
     print(f"memory limit {options.limit}, highest use {gib(peak_bytes)} with page cache, {gib(use.bytes)} without "
           f"(max_cpu {options.max_cpu}); {gib(use.loading_bytes)} while loading, {gib(use.training_bytes)} while training")
-    if len(steps) > 2:
-        counted = steps[2:]
+    if len(steps) > 1:
+        counted = steps[2:] or steps[1:]
         speed = statistics.median(line["tokens_per_second"] for line in counted)
         bound = statistics.median(line["percent_of_bound"] for line in counted)
         print(f"{speed:.1f} tokens/s, {bound:.0f}% of bound ({counted[-1]['binding_lane']}), "
               f"{gib(counted[-1]['disk_read_bytes'])} read and {gib(counted[-1]['disk_write_bytes'])} written per step "
-              f"(median of steps 3 and on)")
+              f"(median of steps {counted[0]['step']} and on), {counted[-1]['step_seconds']:.1f} s the last")
     kept = use.loading_bytes <= use.training_bytes <= bytes_of(options.max_cpu)
     if not kept:
         print(f"above max_cpu, which is {options.max_cpu}, or more while loading than while training")
@@ -197,7 +210,8 @@ def main():
     parser.add_argument("--shape", default="dense-1.4b", help="a folder of configs/model")
     parser.add_argument("--limit", default="5GiB", help="of the cgroup")
     parser.add_argument("--max-cpu", default="4GiB", help="of the job")
-    parser.add_argument("--params", default="disk", help="where the weights live")
+    parser.add_argument("--method", choices=sorted(METHODS), default="full")
+    parser.add_argument("--params", help="where the weights live; as planned unless said, or with full on disk")
     parser.add_argument("--sequence", type=int, default=512)
     parser.add_argument("--rows", type=int, default=1, help="per micro-batch")
     parser.add_argument("--accumulation", type=int, default=2)
@@ -205,7 +219,7 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/sluice_memory"), help="emptied; on the disk to use")
     options = parser.parse_args()
     options.work = options.work.resolve()
-    model = random_model(options.shape)
+    model = random_model(options.shape, "nf4" if options.method == "qlora" else "bf16")
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
     job = write_job(options, model)

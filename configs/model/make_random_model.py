@@ -3,7 +3,9 @@
 
     python configs/model/make_random_model.py configs/model/dense-1.4b /tmp/dense-1.4b --dtype bf16
 
-The result loads in transformers. Needs the model's size on disk and under 1 GiB of RAM whatever the size: one
+    python configs/model/make_random_model.py configs/model/qwen2.5-32b /tmp/qwen-32b-nf4 --dtype nf4
+
+The result loads in transformers; with nf4 the layers' matrices are stored as bitsandbytes stores them. Needs the model's size on disk and under 1 GiB of RAM whatever the size: one
 piece of one tensor is in memory at a time. The same seed gives the same bytes, whatever the shard size.
 """
 
@@ -18,11 +20,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 DTYPES = {"fp32": (torch.float32, "F32"), "bf16": (torch.bfloat16, "BF16"), "fp16": (torch.float16, "F16")}
+NF4 = "nf4"
 PIECE_ELEMENTS = 1 << 24
 SHARD_BYTES_MAX = 5_000_000_000
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
@@ -36,7 +40,9 @@ CHAT_TEMPLATE = (
 class TensorShape:
     name: str
     shape: tuple
-    kind: str  # "normal" | "ones" | "zeros"
+    kind: str  # "normal" | "ones" | "zeros" | "codes" | "scales" | "fixed"
+    stored: str = ""  # of the last three: "U8" | "F32"
+    fixed: bytes = b""
 
     def elements(self):
         return math.prod(self.shape)
@@ -56,10 +62,55 @@ def tensor_shapes(config):
     return shapes
 
 
+# What bitsandbytes keeps of a matrix of values from a normal distribution: the largest of 64 is 2.4 deviations off.
+BLOCK, SCALE_BLOCK = 64, 256
+SCALE_MEAN, SCALE_SPREAD = 2.4, 1.2  # in deviations
+NF4_CONFIG = {
+    "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": NF4,
+    "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8",
+}
+
+
+def nf4_tensors(tensor, std):
+    """A matrix as bitsandbytes' tensors: random codes and scales, and the tables that its files repeat."""
+    import bitsandbytes.functional as tables
+
+    blocks = -(-tensor.elements() // BLOCK)
+    state = {"quant_type": NF4, "blocksize": BLOCK, "dtype": "bfloat16", "shape": list(tensor.shape),
+             "nested_blocksize": SCALE_BLOCK, "nested_dtype": "float32", "nested_offset": SCALE_MEAN * std}
+    text = json.dumps(state).encode()
+
+    def fixed(suffix, values):
+        data = torch.as_tensor(values, dtype=torch.float32).numpy().tobytes()
+        return TensorShape(f"{tensor.name}.{suffix}", (len(data) // 4,), "fixed", "F32", data)
+
+    return [
+        TensorShape(tensor.name, (-(-tensor.elements() // 2), 1), "codes", "U8"),
+        TensorShape(f"{tensor.name}.absmax", (blocks,), "codes", "U8"),
+        TensorShape(f"{tensor.name}.nested_absmax", (-(-blocks // SCALE_BLOCK),), "scales", "F32"),
+        fixed("quant_map", tables.get_4bit_type(NF4, device="cpu")),
+        fixed("nested_quant_map", tables.create_dynamic_map()),
+        TensorShape(f"{tensor.name}.quant_state.bitsandbytes__nf4", (len(text),), "fixed", "U8", text),
+    ]
+
+
+def in_nf4(tensors, std):
+    """The layers' matrices in low bits; embedding, head, norms and biases as they are, as transformers has it."""
+    split = []
+    for tensor in tensors:
+        low = ".layers." in tensor.name and len(tensor.shape) == 2
+        split += nf4_tensors(tensor, std) if low else [tensor]
+    return split
+
+
+def stored_bytes(tensor, element_bytes):
+    return tensor.elements() * ({"U8": 1, "F32": 4}[tensor.stored] if tensor.stored else element_bytes)
+
+
 def shards_of(tensors, element_bytes, shard_bytes_max):
     shards, used = [[]], 0
     for tensor in tensors:
-        tensor_bytes = tensor.elements() * element_bytes
+        tensor_bytes = stored_bytes(tensor, element_bytes)
         if shards[-1] and used + tensor_bytes > shard_bytes_max:
             shards.append([])
             used = 0
@@ -73,6 +124,19 @@ def pieces(tensor, dtype, std, seed):
     digest = hashlib.sha256(f"{seed}:{tensor.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
     done = 0
+    if tensor.kind == "fixed":
+        yield tensor.fixed
+        return
+    if tensor.kind == "codes":
+        random = np.random.default_rng(list(digest[:16]))
+        while done < tensor.elements():
+            count = min(PIECE_ELEMENTS, tensor.elements() - done)
+            yield random.bytes(count)
+            done += count
+        return
+    if tensor.kind == "scales":
+        yield np.full(tensor.elements(), SCALE_SPREAD * std, dtype=np.float32).data
+        return
     while done < tensor.elements():
         count = min(PIECE_ELEMENTS, tensor.elements() - done)
         if tensor.kind == "normal":
@@ -87,8 +151,8 @@ def write_shard(path, tensors, dtype_name, std, seed):
     dtype, stored_name = DTYPES[dtype_name]
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for tensor in tensors:
-        end = offset + tensor.elements() * dtype.itemsize
-        header[tensor.name] = {"dtype": stored_name, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        end = offset + stored_bytes(tensor, dtype.itemsize)
+        header[tensor.name] = {"dtype": tensor.stored or stored_name, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -101,6 +165,9 @@ def write_shard(path, tensors, dtype_name, std, seed):
 
 def write_weights(out_dir, config, dtype_name, seed, shard_bytes_max=SHARD_BYTES_MAX):
     tensors = tensor_shapes(config)
+    parameters = sum(tensor.elements() for tensor in tensors)
+    if dtype_name == NF4:
+        tensors, dtype_name = in_nf4(tensors, config.initializer_range), "bf16"
     element_bytes = DTYPES[dtype_name][0].itemsize
     shards = shards_of(tensors, element_bytes, shard_bytes_max)
     names = ["model.safetensors"]
@@ -110,10 +177,10 @@ def write_weights(out_dir, config, dtype_name, seed, shard_bytes_max=SHARD_BYTES
         write_shard(out_dir / name, shard, dtype_name, config.initializer_range, seed)
     if len(shards) > 1:
         weight_map = {tensor.name: name for name, shard in zip(names, shards) for tensor in shard}
-        total = sum(tensor.elements() for tensor in tensors) * element_bytes
+        total = sum(stored_bytes(tensor, element_bytes) for tensor in tensors)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (out_dir / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
-    return sum(tensor.elements() for tensor in tensors)
+    return parameters
 
 
 def byte_pair_order():
@@ -151,7 +218,9 @@ def make_tokenizer(vocabulary):
 def write_random_model(shape_dir, out_dir, dtype_name="bf16", seed=0, shard_bytes_max=SHARD_BYTES_MAX):
     out_dir = Path(out_dir)
     config = transformers.AutoConfig.from_pretrained(shape_dir)
-    config.dtype = DTYPES[dtype_name][0]
+    config.dtype = DTYPES.get(dtype_name, DTYPES["bf16"])[0]
+    if dtype_name == NF4:
+        config.quantization_config = NF4_CONFIG
     # Written beside and renamed: a directory that is there is complete.
     unfinished = out_dir.with_name(out_dir.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -173,7 +242,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", type=Path, help="folder with a config.json")
     parser.add_argument("out", type=Path, help="model directory to write; must not exist")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
+    parser.add_argument("--dtype", choices=sorted([*DTYPES, NF4]), default="bf16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-bytes-max", type=int, default=SHARD_BYTES_MAX)
     options = parser.parse_args()

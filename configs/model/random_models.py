@@ -13,10 +13,11 @@ def cache_folder():
     return Path(os.environ.get("SLUICE_CACHE") or Path(cache) / "sluice")
 
 
-def random_model(shape):
-    """The directory of a bf16 model of configs/model/<shape>; the script that makes it imports torch, this does not."""
-    model = cache_folder() / "models" / f"{shape}-random"
+def random_model(shape, dtype="bf16"):
+    """The directory of a model of configs/model/<shape>; the script that makes it imports torch, this does not."""
+    model = cache_folder() / "models" / (f"{shape}-random" if dtype == "bf16" else f"{shape}-random-{dtype}")
     if not model.exists():
         model.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, HERE / "make_random_model.py", HERE / shape, model], check=True)
+        subprocess.run([sys.executable, HERE / "make_random_model.py", HERE / shape, model, "--dtype", dtype],
+                       check=True)
     return model
