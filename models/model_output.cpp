@@ -56,6 +56,7 @@ const char* torch_name(Dtype dtype) {
 // transformers 5 reads either key, older releases only torch_dtype: keep what the base has.
 std::string config_with_dtype(const fs::path& base_model, Dtype written) {
   Json config = read_json_object(base_model / "config.json");
+  config.erase("quantization_config");  // what is written is plain
   const bool has_new = config.contains("dtype");
   if (has_new) config["dtype"] = torch_name(written);
   if (!has_new || config.contains("torch_dtype")) config["torch_dtype"] = torch_name(written);

@@ -43,7 +43,8 @@ struct ModelOutput {
 inline constexpr int64_t kShardBytesMax = 5'000'000'000;
 
 // A whole model: `groups` as decoder_groups() gives them without an adapter, weights stored as `written`.
-// config.json is the base's with the dtype set; generation_config.json and the tokenizer's files are copied when there.
+// config.json is the base's with the dtype set and no quantization_config; generation_config.json and the tokenizer's
+// files are copied when there.
 ModelOutput plan_model_output(const std::filesystem::path& base_model, const std::vector<ParameterGroup>& groups,
                               Dtype written, int64_t shard_bytes_max = kShardBytesMax);
 

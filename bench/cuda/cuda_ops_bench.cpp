@@ -54,6 +54,7 @@ class Bench {
     gates();
     logits();
     updates();
+    low_bits();
     products();
     attention(batch);
   }
@@ -149,6 +150,25 @@ class Bench {
     });
     memory("norm of a gradient", bytes(gradient), [&] {
       optim::cuda::squared_norm(gradient.data_ptr(), Dtype::f32, kElements, runs.data_ptr<double>(), stream());
+    });
+  }
+
+  // The gate and up projections of a layer, NF4 with double quantisation.
+  void low_bits() {
+    constexpr int64_t kRows = 2 * kFfn, kElements = kRows * kHidden, kBlocks = kElements / kLowBitBlock;
+    const auto byte = at::device(at::kCUDA).dtype(at::kByte);
+    const Tensor codes = at::randint(256, {kElements / 2}, byte), scales = at::randint(256, {kBlocks}, byte);
+    const Tensor nested = at::rand({kBlocks / kLowBitScaleBlock + 1}, byte.dtype(at::kFloat));
+    const StoredMatrix from{{LowBit::nf4, true},
+                            kRows,
+                            kHidden,
+                            static_cast<const std::byte*>(codes.data_ptr()),
+                            static_cast<const std::byte*>(scales.data_ptr()),
+                            nested.data_ptr<float>(),
+                            nested.data_ptr<float>()};
+    const Tensor out = random({kRows, kHidden});
+    memory("weights in NF4 expanded", bytes(codes) + bytes(scales) + bytes(out), [&] {
+      ops_->expand(Dtype::bf16, from, {0, kRows, 0, kHidden}, out.data_ptr(), kHidden);
     });
   }
 

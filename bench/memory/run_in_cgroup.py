@@ -57,7 +57,13 @@ class CgroupV1:
         text = (self.folder / "memory.oom_control").read_text()
         return int(re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)[1])
 
-    def anonymous_bytes(self):
+    def enter(self):
+        return ["sh", "-c", f"echo $$ > {self.folder}/cgroup.procs && exec \"$@\"", "sh"]
+
+    def peak_bytes(self):
+        return int((self.folder / self.peak).read_text())
+
+    def anonymous_bytes(self, _):
         return int(re.search(r"^(?:total_)?rss (\d+)$", (self.folder / "memory.stat").read_text(), re.MULTILINE)[1])
 
 
@@ -75,8 +81,26 @@ class CgroupV2(CgroupV1):
     def kills(self):
         return int(re.search(r"^oom_kill (\d+)$", (self.folder / "memory.events").read_text(), re.MULTILINE)[1])
 
-    def anonymous_bytes(self):
+    def anonymous_bytes(self, _):
         return int(re.search(r"^anon (\d+)$", (self.folder / "memory.stat").read_text(), re.MULTILINE)[1])
+
+
+class NoCgroup:
+    """Where none can be made: nothing is killed, and what the process alone uses is seen."""
+
+    def enter(self):
+        return []
+
+    def kills(self):
+        return 0
+
+    def peak_bytes(self):
+        return 0
+
+    def anonymous_bytes(self, pid):
+        with contextlib.suppress(OSError, TypeError):
+            return int(re.search(r"^RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1]) << 10
+        return 0
 
 
 def own_cgroup(controller):
@@ -111,6 +135,8 @@ def make_cgroup(limit_bytes):
 
 
 def remove_cgroup(cgroup):
+    if isinstance(cgroup, NoCgroup):
+        return None
     for _ in range(100):  # the last process may still be leaving
         try:
             return cgroup.folder.rmdir()
@@ -132,12 +158,11 @@ class Use:
 
 def run_inside(cgroup, command, log, loaded):
     """`loaded`: a file that is there once loading has ended. Returns the exit code and the memory used."""
-    enter = f"echo $$ > {cgroup.folder}/cgroup.procs && exec \"$@\""
     use = Use()
     with open(log, "w") as errors:
-        process = subprocess.Popen(["sh", "-c", enter, "sh", *map(str, command)], stderr=errors)
+        process = subprocess.Popen([*cgroup.enter(), *map(str, command)], stderr=errors)
         while process.poll() is None:
-            now = cgroup.anonymous_bytes()
+            now = cgroup.anonymous_bytes(process.pid)
             if loaded.exists():
                 use.training_bytes = max(use.training_bytes, now)
             else:
@@ -172,6 +197,9 @@ def write_job(options, model):
         **METHODS[options.method],
     }
     job["offload"] = {**job.get("offload", {}), "max_cpu": options.max_cpu}
+    if options.max_gpu:
+        job["offload"]["max_gpu"] = options.max_gpu
+    job["device"] = options.device
     if options.params:
         job["offload"]["params"] = options.params
     path = options.work / "job.yaml"
@@ -185,7 +213,7 @@ def gib(count):
 
 def report(options, exit_code, cgroup, use):
     kills = cgroup.kills()
-    peak_bytes = int((cgroup.folder / cgroup.peak).read_text())
+    peak_bytes = cgroup.peak_bytes()
     log = options.work / "out" / "trainer_log.jsonl"
     steps = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     print(f"exit code {exit_code}, {kills} processes killed, {len(steps)} of {options.steps} steps")
@@ -208,7 +236,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sluice", default=REPOSITORY / "build/release/sluice", type=Path)
     parser.add_argument("--shape", default="dense-1.4b", help="a folder of configs/model")
-    parser.add_argument("--limit", default="5GiB", help="of the cgroup")
+    parser.add_argument("--model", type=Path, help="a model that is there, in place of a shape's")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--max-gpu", help="of the job")
+    parser.add_argument("--limit", default="5GiB", help="of the cgroup; none: max_cpu alone")
     parser.add_argument("--max-cpu", default="4GiB", help="of the job")
     parser.add_argument("--method", choices=sorted(METHODS), default="full")
     parser.add_argument("--params", help="where the weights live; as planned unless said, or with full on disk")
@@ -219,11 +250,11 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/sluice_memory"), help="emptied; on the disk to use")
     options = parser.parse_args()
     options.work = options.work.resolve()
-    model = random_model(options.shape, "nf4" if options.method == "qlora" else "bf16")
+    model = options.model or random_model(options.shape, "nf4" if options.method == "qlora" else "bf16")
     shutil.rmtree(options.work, ignore_errors=True)
     options.work.mkdir(parents=True)
     job = write_job(options, model)
-    cgroup = make_cgroup(bytes_of(options.limit))
+    cgroup = NoCgroup() if options.limit == "none" else make_cgroup(bytes_of(options.limit))
     try:
         exit_code, use = run_inside(cgroup, [options.sluice, "train", job], options.work / "stderr.log",
                                     options.work / "out" / "plan.yaml")

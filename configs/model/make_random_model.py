@@ -2,17 +2,18 @@
 """Writes a model directory of a given shape with random weights, for benchmarks and tests of size.
 
     python configs/model/make_random_model.py configs/model/dense-1.4b /tmp/dense-1.4b --dtype bf16
-
     python configs/model/make_random_model.py configs/model/qwen2.5-32b /tmp/qwen-32b-nf4 --dtype nf4
 
-The result loads in transformers; with nf4 the layers' matrices are stored as bitsandbytes stores them. Needs the model's size on disk and under 1 GiB of RAM whatever the size: one
-piece of one tensor is in memory at a time. The same seed gives the same bytes, whatever the shard size.
+The result loads in transformers; with nf4 the layers' matrices are stored as bitsandbytes stores them. Needs the model's
+size on disk and under 1 GiB of RAM whatever the size: one piece of one tensor is in memory at a time. The same
+seed gives the same bytes, whatever the shard size.
 """
 
 import argparse
 import hashlib
 import json
 import math
+import multiprocessing
 import shutil
 import struct
 import sys
@@ -163,7 +164,7 @@ def write_shard(path, tensors, dtype_name, std, seed):
                 file.write(piece)
 
 
-def write_weights(out_dir, config, dtype_name, seed, shard_bytes_max=SHARD_BYTES_MAX):
+def write_weights(out_dir, config, dtype_name, seed, shard_bytes_max=SHARD_BYTES_MAX, workers=1):
     tensors = tensor_shapes(config)
     parameters = sum(tensor.elements() for tensor in tensors)
     if dtype_name == NF4:
@@ -173,8 +174,13 @@ def write_weights(out_dir, config, dtype_name, seed, shard_bytes_max=SHARD_BYTES
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    for name, shard in zip(names, shards):
-        write_shard(out_dir / name, shard, dtype_name, config.initializer_range, seed)
+    jobs = [(out_dir / name, shard, dtype_name, config.initializer_range, seed) for name, shard in zip(names, shards)]
+    if workers > 1:
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+            pool.starmap(write_shard, jobs, chunksize=1)
+    else:
+        for job in jobs:
+            write_shard(*job)
     if len(shards) > 1:
         weight_map = {tensor.name: name for name, shard in zip(names, shards) for tensor in shard}
         total = sum(stored_bytes(tensor, element_bytes) for tensor in tensors)
@@ -215,7 +221,7 @@ def make_tokenizer(vocabulary):
     )
 
 
-def write_random_model(shape_dir, out_dir, dtype_name="bf16", seed=0, shard_bytes_max=SHARD_BYTES_MAX):
+def write_random_model(shape_dir, out_dir, dtype_name="bf16", seed=0, shard_bytes_max=SHARD_BYTES_MAX, workers=1):
     out_dir = Path(out_dir)
     config = transformers.AutoConfig.from_pretrained(shape_dir)
     config.dtype = DTYPES.get(dtype_name, DTYPES["bf16"])[0]
@@ -233,7 +239,7 @@ def write_random_model(shape_dir, out_dir, dtype_name="bf16", seed=0, shard_byte
     config.save_pretrained(unfinished)
     generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}
     (unfinished / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
-    parameters = write_weights(unfinished, config, dtype_name, seed, shard_bytes_max)
+    parameters = write_weights(unfinished, config, dtype_name, seed, shard_bytes_max, workers)
     unfinished.rename(out_dir)
     return parameters
 
@@ -245,13 +251,15 @@ def main():
     parser.add_argument("--dtype", choices=sorted([*DTYPES, NF4]), default="bf16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-bytes-max", type=int, default=SHARD_BYTES_MAX)
+    parser.add_argument("--workers", type=int, default=1, help="shards written at a time, in processes of their own")
     options = parser.parse_args()
     if not (options.shape / "config.json").is_file():
         sys.exit(f"{options.shape}/config.json: not there\n  fix: name one of the folders beside this script")
     if options.out.exists():
         sys.exit(f"{options.out}: is there already\n  fix: remove it or name another folder")
     begin = time.monotonic()
-    parameters = write_random_model(options.shape, options.out, options.dtype, options.seed, options.shard_bytes_max)
+    parameters = write_random_model(options.shape, options.out, options.dtype, options.seed, options.shard_bytes_max,
+                                    options.workers)
     print(f"{options.out}: {parameters / 1e6:.1f} M parameters, {options.dtype}, {time.monotonic() - begin:.1f} s")
 
 

@@ -34,6 +34,7 @@ class LoadedModel {
       config.compute_dtype = Dtype::bf16;
       setup_ = set_up_model(config, {});
     }
+    setup_.low_bits.make(setup_.stored);
     for (size_t g = 0; g < setup_.model.groups.size(); ++g) load_group(g);
   }
 

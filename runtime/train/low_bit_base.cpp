@@ -33,8 +33,9 @@ int bits_of(LowBit kind) { return kind == LowBit::int8 ? 8 : 4; }
 
 // A drive that the user chose for what streams, else where other things are kept between runs.
 fs::path caches_folder(const Config& config) {
-  const bool chosen = config.offload.nvme_path != std::vector<fs::path>{config.output_dir};
-  return (chosen ? config.offload.nvme_path[0] : cache_folder()) / "quantised";
+  const std::vector<fs::path>& drives = config.offload.nvme_path;
+  const bool chosen = !drives.empty() && drives != std::vector<fs::path>{config.output_dir};
+  return (chosen ? drives[0] : cache_folder()) / "quantised";
 }
 
 // `folder` while this process makes it.
@@ -75,8 +76,8 @@ LowBitBase::LowBitBase(const Config& config, const models::DecoderSpec& spec, mo
   if (formats_.empty()) return;
   if (config.adapter == Adapter::none)
     throw SetupError(
-        config.base_model.string() + " is quantised (" + description() + "), and full fine-tuning trains every weight",
-        "add adapter: qlora, or give base_model plain weights");
+        config.base_model.string() + " is quantised (" + description() + "): such a base is frozen, beside an adapter",
+        "give an adapter (adapter: qlora), or plain weights as base model");
   if (quantised_already_ && offsets_.empty()) return;
   for (const auto& [name, format] : formats_)
     if (const auto found = stored.tensors.find(name); found != stored.tensors.end() && !quantised_already_)

@@ -10,6 +10,7 @@
 #include "models/ops/ops.h"
 #include "runtime/core/half.h"
 #include "runtime/core/result.h"
+#include "runtime/train/low_bit_reader.h"
 #include "runtime/train/stored_tensors.h"
 #include "runtime/train/tensor_file_writer.h"
 
@@ -61,6 +62,13 @@ class Merge {
         weights_(models::TensorIndex::of_directory(base_)),
         ops_(models::cpu_ops()) {
     const auto groups = models::decoder_groups(spec_, std::nullopt);
+    std::map<std::string, std::vector<int64_t>> shapes;
+    for (const models::ParameterGroup& group : groups)
+      for (const models::ParameterTensor& tensor : group.tensors) shapes[tensor.name] = tensor.shape;
+    low_bits_ = LowBitReader(weights_, shapes);
+    if (!low_bits_.empty() && !options.dtype)
+      throw SetupError(base_.string() + " is quantised, and what is merged is written in a plain type",
+                       "say which: --dtype bf16");
     const models::GroupSources places = models::locate_base_weights(weights_, spec_, groups);
     for (size_t g = 0; g < groups.size(); ++g)
       for (size_t t = 0; t < groups[g].tensors.size(); ++t) places_[groups[g].tensors[t].name] = places[g][t];
@@ -126,10 +134,12 @@ class Merge {
     const int64_t piece = std::max(width, kPieceElements / width * width);
     const std::vector<float> a = merged ? whole(low_rank->second.a) : std::vector<float>();
     const std::vector<float> b = merged ? whole(low_rank->second.b) : std::vector<float>();
-    read_in_pieces(weights_.files, places_.at(to.name), piece, [&](int64_t begin, std::span<float> values) {
+    const TensorVisit visit = [&](int64_t begin, std::span<float> values) {
       if (merged) add(b, begin / width, a, width, values);
       writer.write(to.offset + begin * size_of(to.dtype), converted(values, to.dtype));
-    });
+    };
+    if (low_bits_.holds(to.name)) return low_bits_.read(to.name, piece, visit);
+    read_in_pieces(weights_.files, places_.at(to.name), piece, visit);
   }
   std::vector<float> whole(const TensorLocation& tensor) const {
     std::vector<float> all(static_cast<size_t>(tensor.bytes / size_of(tensor.dtype)));
@@ -158,6 +168,7 @@ class Merge {
   models::DecoderSpec spec_;
   models::AdapterDirectory adapter_;
   models::TensorIndex weights_;
+  LowBitReader low_bits_;
   std::unique_ptr<models::Ops> ops_;
   std::map<std::string, TensorLocation> places_;  // of the base, by the names that are written
   std::map<std::string, LowRank> low_ranks_;

@@ -7,18 +7,31 @@
 
 namespace sluice::train {
 
+namespace {
+
+void read_range(const std::filesystem::path& path, int64_t offset, int64_t bytes, std::byte* to) {
+  std::ifstream file(path, std::ios::binary);
+  file.seekg(offset);
+  if (!file.read(reinterpret_cast<char*>(to), bytes))
+    throw SetupError(
+        path.string() + ": cannot read " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset),
+        "check the file and the drive");
+}
+
+}  // namespace
+
 void read_runs(const std::vector<std::filesystem::path>& files, const exec::SourceChunk& chunk,
                std::span<std::byte> staging) {
-  for (const exec::SourceRun& run : chunk.runs) {
-    const std::filesystem::path& path = files[static_cast<size_t>(run.file)];
-    std::ifstream file(path, std::ios::binary);
-    file.seekg(run.offset);
-    file.read(reinterpret_cast<char*>(staging.data() + run.staging + run.offset % 4096), run.bytes);
-    if (!file)
-      throw SetupError(path.string() + ": cannot read " + std::to_string(run.bytes) + " bytes at offset " +
-                           std::to_string(run.offset),
-                       "check the file and the drive");
-  }
+  for (const exec::SourceRun& run : chunk.runs)
+    read_range(files[static_cast<size_t>(run.file)], run.offset, run.bytes,
+               staging.data() + run.staging + run.offset % 4096);
+}
+
+std::vector<std::byte> read_bytes(const std::vector<std::filesystem::path>& files,
+                                  const models::TensorLocation& tensor) {
+  std::vector<std::byte> bytes(static_cast<size_t>(tensor.bytes));
+  read_range(files[static_cast<size_t>(tensor.file)], tensor.offset, tensor.bytes, bytes.data());
+  return bytes;
 }
 
 void read_in_pieces(const std::vector<std::filesystem::path>& files, const models::TensorLocation& tensor,

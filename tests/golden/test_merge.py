@@ -2,6 +2,8 @@
 
 import shutil
 
+import bitsandbytes
+import peft
 import pytest
 import safetensors.torch
 import torch
@@ -10,6 +12,8 @@ from golden import parity, reference, sluice_run, tiny_models
 from golden.test_parity import new_adapter
 
 EXIT_SETUP = 2
+WIDE = tiny_models.TinyModel("wide_merged", "llama", {"hidden_size": 128, "intermediate_size": 320, "head_dim": 32,
+                                                      "num_attention_heads": 4, "num_key_value_heads": 2})
 CASES = [
     ("llama_tied", ["q_proj", "v_proj"], {}),
     ("llama_linear_biased", ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], {}),
@@ -76,6 +80,39 @@ def test_the_merged_model_answers_as_base_and_adapter(workshop, tmp_path):
     apart = sluice_run.logits(["--model", model_dir, "--adapter", adapter_dir], prompt, tmp_path / "apart.safetensors")
     merged = sluice_run.logits(["--model", tmp_path / "merged"], prompt, tmp_path / "merged.safetensors")
     torch.testing.assert_close(merged["logits"], apart["logits"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ("nf4", "int8"))
+def test_a_quantised_base_is_expanded_where_asked(workshop, tmp_path, kind):
+    model_dir, quantised = workshop.model(WIDE), tmp_path / "quantised"
+    settings = {"load_in_8bit": True} if kind == "int8" else {
+        "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=torch.float32, device_map="cpu", quantization_config=transformers.BitsAndBytesConfig(**settings))
+    model.save_pretrained(quantised)
+    transformers.AutoTokenizer.from_pretrained(model_dir).save_pretrained(quantised)
+    adapter_dir = new_adapter(model_dir, tmp_path / "adapter", ["q_proj", "down_proj"])
+    keys = ("--adapter", adapter_dir, "--model", quantised, "--out", tmp_path / "merged")
+    refused = merge(*keys)
+    assert refused.returncode == EXIT_SETUP and "is quantised" in refused.stderr and "--dtype bf16" in refused.stderr
+    assert merge(*keys, "--dtype", "f32").returncode == 0
+
+    plain = reference.load(model_dir)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            elif isinstance(module, bitsandbytes.nn.Linear8bitLt):
+                weight = bitsandbytes.functional.int8_vectorwise_dequant(module.weight.data, module.weight.SCB)
+            else:
+                continue
+            plain.get_submodule(name).weight.copy_(weight)
+    merged = peft.PeftModel.from_pretrained(plain, adapter_dir).merge_and_unload()
+    loaded = reference.load(tmp_path / "merged")
+    assert not hasattr(loaded.config, "quantization_config")
+    theirs = dict(merged.named_parameters())
+    for name, parameter in loaded.named_parameters():
+        torch.testing.assert_close(parameter, theirs[name], rtol=1e-6, atol=1e-6, msg=name)
 
 
 class TestBadInput:

@@ -123,6 +123,14 @@ def test_a_checkpoint_of_bitsandbytes_is_read_as_it_is(workshop, tmp_path):
         runs.append(sluice_run.train({**workshop.job(model_dir, recipe, **keys), "base_model": str(base)}, folder))
     assert runs[0].column_text("loss") == runs[1].column_text("loss")
     assert sum(file.stat().st_size for file in caches(tmp_path / "b")[0].iterdir()) < 20_000, "only offsets are kept"
+    prompt = "every block"
+    ours = sluice_run.logits(["--model", saved, "--adapter", runs[1].output_dir], prompt, tmp_path / "logits.safetensors")
+    judge = peft.PeftModel.from_pretrained(load_quantised(model_dir, **settings), runs[1].output_dir, is_trainable=True)
+    theirs = judge.train()(input_ids=ours["token_ids"].long()[None]).logits[0]
+    torch.testing.assert_close(ours["logits"], theirs.detach().float(), rtol=1e-4, atol=1e-4)
+
+    full = sluice_run.try_train({**workshop.job(model_dir, recipe), "base_model": str(saved)}, tmp_path / "full")
+    assert full.exit_code == 2 and "such a base is frozen, beside an adapter" in full.stderr
     lora = workshop.job(model_dir, recipe, **keys_of({"adapter": "lora"}, adapter_dir, tmp_path / "c"))
     assert sluice_run.train({**lora, "base_model": str(saved)}, tmp_path / "c").column("loss") == runs[0].column("loss")
 

@@ -12,6 +12,7 @@
 #include <random>
 
 #include "models/cuda/stream.h"
+#include "models/ops/low_bit_kernels.h"
 #include "runtime/core/cuda_error.h"
 
 namespace sluice::models::cuda {
@@ -350,6 +351,41 @@ TEST_P(CudaOpsTest, AttentionBothWays) {
                              dy.data_ptr(), again.data_ptr(), {});
     EXPECT_TRUE(again.equal(gradient)) << "the backward adds in another order each time";
   }
+}
+
+// Codes and scales are any bytes; the host's kernels are the ones that agree with bitsandbytes.
+TEST_P(CudaOpsTest, LowBitsExpandToTheBitsOfTheHost) {
+  const auto on_gpu = [](const Tensor& host) { return host.to(at::kCUDA); };
+  for (const auto& [rows, columns] : {std::pair{96, 256}, std::pair{300, 192}, std::pair{44, 76}, std::pair{33, 37}})
+    for (const LowBitFormat format : {LowBitFormat{LowBit::nf4, true}, LowBitFormat{LowBit::nf4, false},
+                                      LowBitFormat{LowBit::fp4, true}, LowBitFormat{LowBit::int8, false}}) {
+      const Tensor codes = at::randint(256, {rows * columns}, at::kByte);
+      const Tensor scales =
+          format.double_quant ? at::randint(256, {rows * columns}, at::kByte) : at::rand({rows * columns});
+      const Tensor nested = at::rand({rows * columns}), offset = at::rand({1});
+      const std::array<Tensor, 4> host = {codes, scales, nested, offset};
+      const std::array<Tensor, 4> device = {on_gpu(codes), on_gpu(scales), on_gpu(nested), on_gpu(offset)};
+      const auto stored = [&](const std::array<Tensor, 4>& at) {
+        return StoredMatrix{format,
+                            rows,
+                            columns,
+                            static_cast<const std::byte*>(at[0].data_ptr()),
+                            static_cast<const std::byte*>(at[1].data_ptr()),
+                            at[2].data_ptr<float>(),
+                            at[3].data_ptr<float>()};
+      };
+      for (const MatrixRange range : {MatrixRange{0, rows, 0, columns}, MatrixRange{7, 20, 0, columns},
+                                      MatrixRange{0, rows, columns / 128 * 64, columns - columns / 128 * 64}}) {
+        const Tensor theirs = at::zeros({range.rows, range.columns}, type()), ours = room({range.rows, range.columns});
+        low_bit_kernels().expand(dtype(), stored(host), range, theirs.data_ptr(), range.columns);
+        ops_->expand(dtype(), stored(device), range, ours.data_ptr(), range.columns);
+        EXPECT_TRUE(ours.cpu().equal(theirs)) << name_of(format.kind) << ' ' << rows << 'x' << columns
+                                              << ", columns from " << range.column << ", seed " << seed_;
+      }
+      const Tensor plain = random({rows, columns}), part = room({20, columns / 2});
+      ops_->copy_range(dtype(), {plain.data_ptr(), rows, columns}, {7, 20, columns / 4, columns / 2}, part.data_ptr());
+      EXPECT_TRUE(part.equal(plain.narrow(0, 7, 20).narrow(1, columns / 4, columns / 2)));
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaOpsTest, testing::Values(Dtype::f32, Dtype::bf16),
