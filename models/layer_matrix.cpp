@@ -52,7 +52,16 @@ int64_t LayerMatrix::expanded_elements(const Ops& ops) const {
   return plain_ ? 0 : std::max(tile_rows(ops) * columns_, rows_ * tile_columns(ops));
 }
 
-int64_t LayerMatrix::low_bit_elements() const { return plain_ ? 0 : rows_ * columns_; }
+double LayerMatrix::expanded_bytes() const {
+  double bytes = plain_ ? 0 : static_cast<double>(rows_ * columns_ * size_of(dtype_));
+  for (const Piece& piece : pieces_) {
+    if (!piece.low) continue;
+    const auto elements = static_cast<double>(piece.rows * columns_);
+    const double scale_bytes = piece.format.double_quant ? 1.0 : 4.0;
+    bytes += piece.format.kind == LowBit::int8 ? elements : elements / 2 + elements / kLowBitBlock * scale_bytes;
+  }
+  return bytes;
+}
 
 void LayerMatrix::multiply_by_transposed(const Ops& ops, const std::byte* group, Matrix x, void* y,
                                          void* expanded) const {

@@ -23,8 +23,8 @@ class LayerMatrix {
   int64_t offset() const { return pieces_[0].codes; }  // of a plain matrix, in elements of the group
   // Elements that are expanded at once; 0: a plain matrix.
   int64_t expanded_elements(const Ops& ops) const;
-  // That a product expands in all.
-  int64_t low_bit_elements() const;
+  // Read and written to expand all of it; 0: a plain matrix.
+  double expanded_bytes() const;
 
   // y [N, out] = x [N, in] w^T. `group`: the group's weights. `expanded`: room for expanded_elements.
   void multiply_by_transposed(const Ops& ops, const std::byte* group, Matrix x, void* y, void* expanded) const;

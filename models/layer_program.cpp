@@ -163,7 +163,7 @@ class Layer final : public LayerProgram {
                                      LinearCost{spec_.hidden, 2 * spec_.ffn, !frozen_base(), 0, kGateUp},
                                      LinearCost{spec_.ffn, spec_.hidden, !frozen_base(), 0, -1}})
       cost_.linears.push_back(linear);
-    for (const LayerMatrix* matrix : m_.all()) cost_.expanded_elements += matrix->low_bit_elements();
+    for (size_t i = 0; i < m_.all().size(); ++i) cost_.linears[i].expanded_bytes = m_.all()[i]->expanded_bytes();
     adapters_.list({kQkv, kQkv, kQkv, kResidual, kGateUp, kGateUp, -1}, cost_.linears);
     cost_.gradient_elements = (frozen_base() ? 0 : layer_group_.elements) + adapters_.elements();
     set_elements(c, qkv, f);

@@ -100,6 +100,7 @@ struct LinearCost {
   int forwards_in_backward = 0;  // whatever slots are kept
   int slot = -1;                 // of slots(): recomputing that one runs it; -1: backward never needs it
   int64_t tokens_max = 0;        // at once; 0: all of the micro-batch
+  double expanded_bytes = 0;     // of a matrix in low bits: read and written before each product with it
 };
 
 // What predicts a pass's time on a machine that is not there: products by shape, attention, bytes of the rest.
@@ -113,7 +114,6 @@ struct BlockCost {
   // That row kernels read and write. Of the head, backward has loss and gradients, forward the loss alone.
   double forward_elements_per_token = 0, backward_elements_per_token = 0;
   int64_t gradient_elements = 0;  // weight gradients that backward stores
-  int64_t expanded_elements = 0;  // weights in low bits that a pass expands once; recomputing does so again
 };
 
 // A block that streams. Implementations are immutable after construction.

@@ -6,7 +6,8 @@
 
 The result loads in transformers; with nf4 the layers' matrices are stored as bitsandbytes stores them. Needs the model's
 size on disk and under 1 GiB of RAM whatever the size: one piece of one tensor is in memory at a time. The same
-seed gives the same bytes, whatever the shard size.
+seed gives the same bytes, whatever the shard size. --hollow writes headers alone, over files that read as zeros and take
+no space: enough for `sluice plan`.
 """
 
 import argparse
@@ -148,7 +149,7 @@ def pieces(tensor, dtype, std, seed):
         done += count
 
 
-def write_shard(path, tensors, dtype_name, std, seed):
+def write_shard(path, tensors, dtype_name, std, seed, hollow=False):
     dtype, stored_name = DTYPES[dtype_name]
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for tensor in tensors:
@@ -160,11 +161,15 @@ def write_shard(path, tensors, dtype_name, std, seed):
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors:
+            if hollow and tensor.kind != "fixed":
+                file.seek(stored_bytes(tensor, dtype.itemsize), 1)
+                continue
             for piece in pieces(tensor, dtype, std, seed):
                 file.write(piece)
+        file.truncate(8 + len(text) + offset)
 
 
-def write_weights(out_dir, config, dtype_name, seed, shard_bytes_max=SHARD_BYTES_MAX, workers=1):
+def write_weights(out_dir, config, dtype_name, seed, shard_bytes_max=SHARD_BYTES_MAX, workers=1, hollow=False):
     tensors = tensor_shapes(config)
     parameters = sum(tensor.elements() for tensor in tensors)
     if dtype_name == NF4:
@@ -174,7 +179,8 @@ def write_weights(out_dir, config, dtype_name, seed, shard_bytes_max=SHARD_BYTES
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    jobs = [(out_dir / name, shard, dtype_name, config.initializer_range, seed) for name, shard in zip(names, shards)]
+    jobs = [(out_dir / name, shard, dtype_name, config.initializer_range, seed, hollow)
+            for name, shard in zip(names, shards)]
     if workers > 1:
         with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
             pool.starmap(write_shard, jobs, chunksize=1)
@@ -221,7 +227,8 @@ def make_tokenizer(vocabulary):
     )
 
 
-def write_random_model(shape_dir, out_dir, dtype_name="bf16", seed=0, shard_bytes_max=SHARD_BYTES_MAX, workers=1):
+def write_random_model(shape_dir, out_dir, dtype_name="bf16", seed=0, shard_bytes_max=SHARD_BYTES_MAX, workers=1,
+                       hollow=False):
     out_dir = Path(out_dir)
     config = transformers.AutoConfig.from_pretrained(shape_dir)
     config.dtype = DTYPES.get(dtype_name, DTYPES["bf16"])[0]
@@ -239,7 +246,7 @@ def write_random_model(shape_dir, out_dir, dtype_name="bf16", seed=0, shard_byte
     config.save_pretrained(unfinished)
     generation = {"eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}
     (unfinished / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
-    parameters = write_weights(unfinished, config, dtype_name, seed, shard_bytes_max, workers)
+    parameters = write_weights(unfinished, config, dtype_name, seed, shard_bytes_max, workers, hollow)
     unfinished.rename(out_dir)
     return parameters
 
@@ -252,6 +259,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-bytes-max", type=int, default=SHARD_BYTES_MAX)
     parser.add_argument("--workers", type=int, default=1, help="shards written at a time, in processes of their own")
+    parser.add_argument("--hollow", action="store_true", help="no data: for plans of models that one does not have")
     options = parser.parse_args()
     if not (options.shape / "config.json").is_file():
         sys.exit(f"{options.shape}/config.json: not there\n  fix: name one of the folders beside this script")
@@ -259,7 +267,7 @@ def main():
         sys.exit(f"{options.out}: is there already\n  fix: remove it or name another folder")
     begin = time.monotonic()
     parameters = write_random_model(options.shape, options.out, options.dtype, options.seed, options.shard_bytes_max,
-                                    options.workers)
+                                    options.workers, options.hollow)
     print(f"{options.out}: {parameters / 1e6:.1f} M parameters, {options.dtype}, {time.monotonic() - begin:.1f} s")
 
 

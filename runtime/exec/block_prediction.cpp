@@ -42,6 +42,7 @@ class Block {
   void add(PassWork& work, const LinearCost& linear, Product product, int times = 1) const {
     const int64_t rows = linear.tokens_max > 0 ? std::min(linear.tokens_max, size_.tokens) : size_.tokens;
     const double count = times * tokens() / static_cast<double>(rows);
+    work.kernel_bytes += times * linear.expanded_bytes;
     switch (product) {
       case Product::forward:
         return work.products.push_back({rows, linear.out, linear.in, count});
@@ -56,7 +57,7 @@ class Block {
     PassWork work;
     for (const LinearCost& linear : cost_.linears) add(work, linear, Product::forward);
     work.attention = attention(1, 0);
-    work.kernel_bytes = bytes(cost_.forward_elements_per_token * tokens());
+    work.kernel_bytes += bytes(cost_.forward_elements_per_token * tokens());
     return work;
   }
   PassWork backward() const {
@@ -67,7 +68,7 @@ class Block {
       if (linear.weight_gradient) add(work, linear, Product::weight_gradient);
     }
     work.attention = attention(0, 1);
-    work.kernel_bytes = bytes(cost_.backward_elements_per_token * tokens());
+    work.kernel_bytes += bytes(cost_.backward_elements_per_token * tokens());
     work.kernel_bytes += static_cast<double>(cost_.gradient_elements * stored_bytes());
     return work;
   }
@@ -82,7 +83,7 @@ class Block {
     for (const LinearCost& linear : cost_.linears)
       if (linear.slot == static_cast<int>(slot)) add(work, linear, Product::forward);
     if (cost_.attention_slot == static_cast<int>(slot)) work.attention = attention(1, 0);
-    work.kernel_bytes = bytes(slots_[slot].recompute_elements_per_token * tokens());
+    work.kernel_bytes += bytes(slots_[slot].recompute_elements_per_token * tokens());
     return work;
   }
 
