@@ -1,46 +1,6 @@
 #include "models/low_bit.h"
 
-#include <algorithm>
-#include <cmath>
-
-#include "runtime/core/check.h"
-
 namespace sluice::models {
-namespace {
-
-// torch.linspace's arithmetic: each point from the nearer end, rounded once.
-std::vector<float> fractions(int points) {
-  const float begin = 0.1f, end = 1.0f, step = (end - begin) / static_cast<float>(points - 1);
-  std::vector<float> values;
-  for (int i = 0; i < points; ++i) {
-    const bool first_half = i < points / 2;
-    const double from_end = static_cast<double>(step) * (first_half ? i : points - 1 - i);
-    values.push_back(
-        static_cast<float>(first_half ? static_cast<double>(begin) + from_end : static_cast<double>(end) - from_end));
-  }
-  return values;
-}
-
-// One sign, seven decades; the k-th has 2^k means of neighbouring fractions.
-std::array<float, 256> make_dynamic_values() {
-  std::vector<float> all = {0.0f, 1.0f};
-  for (int decade = 0; decade < 7; ++decade) {
-    const auto scale = static_cast<float>(std::pow(10.0, decade - 6));
-    const std::vector<float> points = fractions((1 << decade) + 1);
-    for (size_t i = 0; i + 1 < points.size(); ++i) {
-      const float mean = (points[i] + points[i + 1]) / 2.0f;
-      all.push_back(scale * mean);
-      all.push_back(-scale * mean);
-    }
-  }
-  SLUICE_CHECK(all.size() == 256, "a byte's worth of values");
-  std::sort(all.begin(), all.end());
-  std::array<float, 256> values{};
-  std::copy(all.begin(), all.end(), values.begin());
-  return values;
-}
-
-}  // namespace
 
 std::string_view name_of(LowBit kind) {
   switch (kind) {
@@ -93,11 +53,6 @@ const std::array<float, 16>& low_bit_values(LowBit kind) {
                                             0.0f / 12.0f,  -0.0625f / 12.0f, -8.0f / 12.0f, -12.0f / 12.0f,
                                             -4.0f / 12.0f, -6.0f / 12.0f,    -2.0f / 12.0f, -3.0f / 12.0f};
   return kind == LowBit::fp4 ? fp4 : nf4;
-}
-
-const std::array<float, 256>& dynamic_values() {
-  static const std::array<float, 256> values = make_dynamic_values();
-  return values;
 }
 
 }  // namespace sluice::models

@@ -47,10 +47,6 @@ std::vector<LowBitPiece> low_bit_pieces(const std::string& matrix, int64_t rows,
 // The 16 values of a 4-bit kind, by code.
 const std::array<float, 16>& low_bit_values(LowBit kind);
 
-// The 256 values of bitsandbytes' signed dynamic type, ascending (Dettmers 2015, "8-Bit Approximations for Parallelism
-// in Deep Learning", section 2.1; create_dynamic_map in its functional.py): what 8-bit scales stand for.
-const std::array<float, 256>& dynamic_values();
-
 // A 4-bit matrix where its bytes are, or an int8 one: what is multiplied with.
 struct StoredMatrix {
   LowBitFormat format;

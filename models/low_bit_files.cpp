@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "models/json_file.h"
+#include "runtime/core/dynamic_map.h"
 #include "runtime/core/result.h"
 
 namespace sluice::models {
@@ -67,7 +68,7 @@ class Description {
     if (format.double_quant) {
       if (json_.value("nested_blocksize", int64_t{0}) != kLowBitScaleBlock || !json_["nested_offset"].is_number())
         refuse(index_, state_, "has a nested_blocksize other than 256 or no nested_offset");
-      check_table(index_, matrix_ + ".nested_quant_map", dynamic_values());
+      check_table(index_, matrix_ + ".nested_quant_map", dynamic_values(DynamicMap::with_sign));
       checkpoint.nested_offsets[matrix_] = json_["nested_offset"].get<float>();
     }
     checkpoint.formats[matrix_] = format;

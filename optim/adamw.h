@@ -1,7 +1,13 @@
 // AdamW (Loshchilov & Hutter 2019, Algorithm 2, decoupled weight decay), as torch.optim.AdamW orders its arithmetic:
 //   p *= 1 - lr*wd;  m = lerp(m, g, 1-b1);  v = b2*v + (1-b2)*g*g;  p -= (lr/bc1) * m / (sqrt(v)/sqrt(bc2) + eps)
 // with g = gradient * gradient_scale (the clipping factor). Scalar, AVX2 and AVX-512 give the same bits.
-// Any split of a range gives the same bits: work is per element.
+// Any split of a range gives the same bits, of int8 moments any split at multiples of kStateBlock.
+//
+// Moments (core/state_layout.h): fp32 as above. bf16: the same, then rounded up or down with a probability that keeps
+// the mean (Gupta et al. 2015, "Deep Learning with Limited Numerical Precision", section 3), by draws of a
+// counter-based generator. int8: as bitsandbytes' CPU backend (optimizer_update_8bit_blockwise): m = b1*m + (1-b1)*g,
+// and m and v of a block of 256 are stored in the dynamic type over their largest magnitude; p takes them before they
+// are.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +15,7 @@
 #include <string_view>
 
 #include "runtime/core/dtype.h"
+#include "runtime/core/state_layout.h"
 
 namespace sluice::optim {
 
@@ -21,15 +28,34 @@ struct AdamWSettings {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
   int64_t step = 1;          // counts from 1
   float gradient_scale = 1;  // multiplied into each gradient first
+  uint64_t seed = 0;         // of the draws that bf16 moments are rounded by
 };
 
-// Gradients of either dtype: exactly one span is non-empty (f32, or bf16 bits).
+// Parameters that are updated alike. Arrays of `count` elements, none overlapping another.
+struct AdamWArrays {
+  int64_t count = 0;
+  Dtype weight_dtype = Dtype::f32;
+  void* weights = nullptr;
+  void* master = nullptr;  // of bf16 weights int16 low halves, of f16 ones the fp32 master, of f32 ones nothing
+  Dtype gradient_dtype = Dtype::f32;
+  const void* gradients = nullptr;
+  MomentFormat moments = MomentFormat::f32;
+  void *m = nullptr, *v = nullptr;
+  float *m_scales = nullptr, *v_scales = nullptr;  // of int8 moments, one per begun kStateBlock
+  // Which parameters these are, for draws that do not depend on how they are cut.
+  int group = 0;
+  int64_t first = 0;
+};
+void adamw(Isa isa, const AdamWSettings& settings, const AdamWArrays& arrays);
+
+// Gradients of one dtype: at most one span is non-empty.
 struct GradientView {
   std::span<const float> f32;
   std::span<const uint16_t> bf16;
+  std::span<const uint16_t> f16 = {};
 };
 
-// All spans have the same length; m, v fp32. Reads and writes each state once.
+// The same on spans of one length. m, v fp32.
 void adamw_f32(Isa isa, const AdamWSettings& settings, std::span<float> parameters, GradientView gradients,
                std::span<float> m, std::span<float> v);
 // The fp32 master is hi (bf16 bits) and lo (core/dtype.h, split_master).

@@ -1,7 +1,7 @@
 // Eight elements at a time; compiled for x86-64-v3 (AVX2 and FMA).
 #include <immintrin.h>
 
-#include "optim/adamw_lanes.h"
+#include "optim/adamw_updates.h"
 
 namespace sluice::optim {
 namespace {
@@ -17,13 +17,18 @@ void store_low_halves(void* at, __m256i x) {
 
 struct Eight {
   using F = __m256;
+  using Draws = __m256i;
   static constexpr int64_t kLanes = 8;
   static F broadcast(float x) { return _mm256_set1_ps(x); }
   static F load(const float* at) { return _mm256_loadu_ps(at); }
   static F load(const uint16_t* at) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_8x16(at)), 16));
   }
+  static F load(const F16* at) { return _mm256_cvtph_ps(load_8x16(at)); }
   static void store(float* at, F x) { _mm256_storeu_ps(at, x); }
+  static void store(F16* at, F x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+  }
   static F load_split(const uint16_t* hi, const int16_t* lo) {
     const __m256i high = _mm256_slli_epi32(_mm256_cvtepu16_epi32(load_8x16(hi)), 16);
     return _mm256_castsi256_ps(_mm256_add_epi32(high, _mm256_cvtepi16_epi32(load_8x16(lo))));
@@ -35,6 +40,45 @@ struct Eight {
   }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F sqrt(F x) { return _mm256_sqrt_ps(x); }
+
+  static Draws draw(RoundingKey key, uint32_t first) {
+    const __m256i lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    __m256i x = _mm256_add_epi32(lanes, _mm256_set1_epi32(static_cast<int>(first + key.offset)));
+    x = _mm256_mullo_epi32(x, _mm256_set1_epi32(static_cast<int>(key.factor)));
+    x = _mm256_mullo_epi32(_mm256_xor_si256(x, _mm256_srli_epi32(x, 16)),
+                           _mm256_set1_epi32(static_cast<int>(0x85ebca6bu)));
+    x = _mm256_mullo_epi32(_mm256_xor_si256(x, _mm256_srli_epi32(x, 13)),
+                           _mm256_set1_epi32(static_cast<int>(0xc2b2ae35u)));
+    return _mm256_xor_si256(x, _mm256_srli_epi32(x, 16));
+  }
+  static Draws high_half(Draws draws) { return _mm256_srli_epi32(draws, 16); }
+  static void store_by_draw(uint16_t* at, F x, Draws draws) {
+    const __m256i low = _mm256_and_si256(draws, _mm256_set1_epi32(0xffff));
+    store_low_halves(at, _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(x), low), 16));
+  }
+
+  static F larger_magnitude(F most, F x) { return _mm256_max_ps(_mm256_andnot_ps(broadcast(-0.0f), x), most); }
+  static float largest(F most) {
+    alignas(32) float all[kLanes];
+    _mm256_store_ps(all, most);
+    float found = 0;
+    for (const float each : all) found = each > found ? each : found;
+    return found;
+  }
+  static F values_of(const uint8_t* codes, const float* values) {
+    const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+    return _mm256_i32gather_ps(values, index, 4);
+  }
+  static void store_codes(uint8_t* at, F normed, const uint8_t* code_of_step) {
+    const F one = broadcast(1.0f);
+    const F clamped = _mm256_max_ps(_mm256_min_ps(normed, one), broadcast(-1.0f));
+    const F step = (clamped + one) * broadcast(0.5f) * broadcast(kDynamicSteps - 1) + broadcast(0.5f);
+    const __m256i found =
+        _mm256_i32gather_epi32(reinterpret_cast<const int*>(code_of_step), _mm256_cvttps_epi32(step), 1);
+    alignas(32) uint32_t all[kLanes];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(all), found);
+    for (int64_t i = 0; i < kLanes; ++i) at[i] = static_cast<uint8_t>(all[i]);
+  }
 
   class Sums {
    public:

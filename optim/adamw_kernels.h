@@ -3,6 +3,9 @@
 
 #include <cstdint>
 
+#include "optim/adamw.h"
+#include "optim/rounding_draws.h"
+
 namespace sluice::optim {
 
 struct AdamWConstants {
@@ -10,27 +13,27 @@ struct AdamWConstants {
   float decay;              // 1 - lr*wd
   float lerp_weight;        // of (g - m), added to m or to g: see lerp_onto_gradient
   bool lerp_onto_gradient;  // torch's lerp starts from the end that is nearer: from g when 1 - b1 >= 1/2
+  float beta1;
+  float one_minus_beta1;
   float beta2;
   float one_minus_beta2;
   float sqrt_correction2;  // sqrt(1 - b2^step)
   float epsilon;
   float negative_step_size;  // -lr / (1 - b1^step)
+  RoundingKey rounding;
 };
 
-struct AdamWSettings;
 // Rounded as ATen takes a Python number into an fp32 kernel: computed in double, then once.
-AdamWConstants constants_of(const AdamWSettings& settings);
+AdamWConstants constants_of(const AdamWSettings& settings, int group);
 
-// Every array has `count` elements; no two overlap.
+// Indexed by what an array's elements are: f32, bf16, f16; moments f32, bf16, int8.
+inline constexpr int kElementKinds = 3;
+constexpr int element_kind(Dtype dtype) { return dtype == Dtype::f32 ? 0 : dtype == Dtype::bf16 ? 1 : 2; }
+
 struct AdamWKernels {
-  void (*f32_f32)(const AdamWConstants& constants, float* p, const float* g, float* m, float* v, int64_t count);
-  void (*f32_bf16)(const AdamWConstants& constants, float* p, const uint16_t* g, float* m, float* v, int64_t count);
-  void (*split_f32)(const AdamWConstants& constants, uint16_t* hi, int16_t* lo, const float* g, float* m, float* v,
-                    int64_t count);
-  void (*split_bf16)(const AdamWConstants& constants, uint16_t* hi, int16_t* lo, const uint16_t* g, float* m, float* v,
-                     int64_t count);
-  double (*squares_f32)(const float* g, int64_t count);
-  double (*squares_bf16)(const uint16_t* g, int64_t count);
+  using Update = void (*)(const AdamWConstants& constants, const AdamWArrays& arrays);
+  Update update[kElementKinds][kElementKinds][kElementKinds];  // [weights][gradients][moments]
+  double (*squares[kElementKinds])(const void* gradients, int64_t count);
 };
 
 }  // namespace sluice::optim

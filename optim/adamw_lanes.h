@@ -11,11 +11,17 @@
 #include <cstdint>
 
 #include "optim/adamw_kernels.h"
-#include "runtime/core/dtype.h"
+#include "runtime/core/dynamic_map.h"
+#include "runtime/core/half.h"
 
 namespace sluice::optim {
 
 inline constexpr int64_t kSums = 16;  // partial sums of sum_of_squares
+
+// The bits of an fp16 number: a type of its own beside bf16's.
+struct F16 {
+  uint16_t bits;
+};
 
 // Internal linkage: the files that include this are compiled for different processors, and the linker must not take one
 // file's copy of a function for all.
@@ -24,11 +30,14 @@ namespace {
 // One element at a time: the reference, and the tails of the others.
 struct One {
   using F = float;
+  using Draws = uint32_t;
   static constexpr int64_t kLanes = 1;
   static F broadcast(float x) { return x; }
   static F load(const float* at) { return *at; }
   static F load(const uint16_t* at) { return bf16_to_float(*at); }
+  static F load(const F16* at) { return f16_to_float(at->bits); }
   static void store(float* at, F x) { *at = x; }
+  static void store(F16* at, F x) { at->bits = float_to_f16(x); }
   static F load_split(const uint16_t* hi, const int16_t* lo) { return join_master(*hi, *lo); }
   static void store_split(uint16_t* hi, int16_t* lo, F x) {
     const SplitMaster split = split_master(x);
@@ -37,6 +46,20 @@ struct One {
   }
   static F fma(F a, F b, F c) { return std::fma(a, b, c); }
   static F sqrt(F x) { return std::sqrt(x); }
+
+  static Draws draw(RoundingKey key, uint32_t first) { return rounding_draw(key, first); }
+  static Draws high_half(Draws draws) { return draws >> 16; }
+  // To bf16, by the low half of each draw.
+  static void store_by_draw(uint16_t* at, F x, Draws draws) {
+    *at = round_by_draw(std::bit_cast<uint32_t>(x), draws & 0xffffu);
+  }
+
+  static F larger_magnitude(F most, F x) { return std::fabs(x) > most ? std::fabs(x) : most; }
+  static float largest(F most) { return most; }
+  static F values_of(const uint8_t* codes, const float* values) { return values[*codes]; }
+  static void store_codes(uint8_t* at, F normed, const uint8_t* code_of_step) {
+    *at = code_of_step[dynamic_step(normed)];
+  }
 
   class Sums {
    public:
@@ -67,6 +90,8 @@ class AdamWStep {
       : gradient_scale_(Lanes::broadcast(c.gradient_scale)),
         decay_(Lanes::broadcast(c.decay)),
         lerp_weight_(Lanes::broadcast(c.lerp_weight)),
+        beta1_(Lanes::broadcast(c.beta1)),
+        one_minus_beta1_(Lanes::broadcast(c.one_minus_beta1)),
         beta2_(Lanes::broadcast(c.beta2)),
         one_minus_beta2_(Lanes::broadcast(c.one_minus_beta2)),
         sqrt_correction2_(Lanes::broadcast(c.sqrt_correction2)),
@@ -74,20 +99,19 @@ class AdamWStep {
         negative_step_size_(Lanes::broadcast(c.negative_step_size)),
         lerp_onto_gradient_(c.lerp_onto_gradient) {}
 
-  // The new parameter; m and v are updated.
-  F operator()(F p, F gradient, float* m_at, float* v_at) const {
-    const F g = gradient * gradient_scale_;
-    const F old_m = Lanes::load(m_at);
-    const F m = Lanes::fma(lerp_weight_, g - old_m, lerp_onto_gradient_ ? g : old_m);
-    const F v = Lanes::fma(one_minus_beta2_ * g, g, Lanes::load(v_at) * beta2_);
-    Lanes::store(m_at, m);
-    Lanes::store(v_at, v);
+  F scaled(F gradient) const { return gradient * gradient_scale_; }
+  F next_m(F m, F g) const { return Lanes::fma(lerp_weight_, g - m, lerp_onto_gradient_ ? g : m); }
+  // bitsandbytes' mul_ and add_ instead of lerp_.
+  F next_m_of_int8(F m, F g) const { return Lanes::fma(one_minus_beta1_, g, m * beta1_); }
+  F next_v(F v, F g) const { return Lanes::fma(one_minus_beta2_ * g, g, v * beta2_); }
+  F next_p(F p, F m, F v) const {
     const F denominator = Lanes::sqrt(v) / sqrt_correction2_ + epsilon_;
     return p * decay_ + negative_step_size_ * m / denominator;
   }
 
  private:
-  F gradient_scale_, decay_, lerp_weight_, beta2_, one_minus_beta2_, sqrt_correction2_, epsilon_, negative_step_size_;
+  F gradient_scale_, decay_, lerp_weight_, beta1_, one_minus_beta1_, beta2_, one_minus_beta2_, sqrt_correction2_;
+  F epsilon_, negative_step_size_;
   bool lerp_onto_gradient_;
 };
 
@@ -114,33 +138,11 @@ inline void for_each_element(int64_t count, const Wide& wide, const Narrow& narr
   for (; i < count; ++i) narrow(i);
 }
 
-template <class Lanes, class G>
-void update_f32(const AdamWConstants& constants, float* p, const G* g, float* m, float* v, int64_t count) {
-  const auto with = [&]<class L>(L, const AdamWStep<L>& step, int64_t i) {
-    L::store(p + i, step(L::load(p + i), L::load(g + i), m + i, v + i));
-  };
-  const AdamWStep<Lanes> wide(constants);
-  const AdamWStep<One> narrow(constants);
-  for_each_element<Lanes>(
-      count, [&](int64_t i) { with(Lanes{}, wide, i); }, [&](int64_t i) { with(One{}, narrow, i); }, p, g, m, v);
-}
-
-template <class Lanes, class G>
-void update_split(const AdamWConstants& constants, uint16_t* hi, int16_t* lo, const G* g, float* m, float* v,
-                  int64_t count) {
-  const auto with = [&]<class L>(L, const AdamWStep<L>& step, int64_t i) {
-    L::store_split(hi + i, lo + i, step(L::load_split(hi + i, lo + i), L::load(g + i), m + i, v + i));
-  };
-  const AdamWStep<Lanes> wide(constants);
-  const AdamWStep<One> narrow(constants);
-  for_each_element<Lanes>(
-      count, [&](int64_t i) { with(Lanes{}, wide, i); }, [&](int64_t i) { with(One{}, narrow, i); }, hi, lo, g, m, v);
-}
-
 // Sixteen sums side by side, element i into sum i % 16, then added in order: the same tree for every instruction set.
 // The square of an fp32 value is exact in double.
 template <class Lanes, class G>
-double sum_of_squares(const G* g, int64_t count) {
+double sum_of_squares(const void* gradients, int64_t count) {
+  const auto* const g = static_cast<const G*>(gradients);
   typename Lanes::Sums wide;
   const int64_t whole = count / kSums * kSums;
   for (int64_t i = 0; i < whole; i += kSums) wide.add_squares(g + i);
@@ -153,18 +155,6 @@ double sum_of_squares(const G* g, int64_t count) {
   double total = 0;
   for (const double sum : sums) total += sum;
   return total;
-}
-
-template <class Lanes>
-constexpr AdamWKernels kernels_over() {
-  return {
-      .f32_f32 = update_f32<Lanes, float>,
-      .f32_bf16 = update_f32<Lanes, uint16_t>,
-      .split_f32 = update_split<Lanes, float>,
-      .split_bf16 = update_split<Lanes, uint16_t>,
-      .squares_f32 = sum_of_squares<Lanes, float>,
-      .squares_bf16 = sum_of_squares<Lanes, uint16_t>,
-  };
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // The reference that the other instruction sets must equal; runs on any x86-64.
-#include "optim/adamw_lanes.h"
+#include "optim/adamw_updates.h"
 
 namespace sluice::optim {
 

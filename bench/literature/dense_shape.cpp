@@ -18,6 +18,21 @@ constexpr int64_t kTileRows = 4;  // sequences that a block works on at once
 // What code, driver and libraries take of the host.
 constexpr Bytes kProcess = GiB(2);
 
+// A whole fp32 master beside the compute weight is what 16-bit weights without a low half have.
+StateLayout layout_of(StateFormat states) {
+  switch (states) {
+    case StateFormat::split_master:
+      return {MomentFormat::f32, Dtype::bf16};
+    case StateFormat::separate_master:
+      return {MomentFormat::f32, Dtype::f16};
+    case StateFormat::split_master_bf16:
+      return {MomentFormat::bf16, Dtype::bf16};
+    case StateFormat::split_master_int8:
+      return {MomentFormat::int8, Dtype::bf16};
+  }
+  return {};
+}
+
 class Dense {
  public:
   Dense(const DenseJob& job, const plan::Machine& machine) : job_(job), model_(job.model), machine_(machine) {}
@@ -55,11 +70,10 @@ class Dense {
   Microseconds time(const PassWork& work) const { return plan::time_of(machine_, Dtype::bf16, work); }
 
   void add_groups(plan::JobShape& shape) const {
-    const int64_t state = job_.states == StateFormat::split_master ? 10 : 12;
     const int64_t largest = std::max(model_.layer_parameters(), model_.vocabulary * model_.hidden);
     const Bytes staging{plan::chunk_elements_for(largest) * kElement + 2 * 4096};
     const auto add = [&](const std::string& name, int64_t elements) {
-      shape.groups.push_back({name, true, elements, kElement, state, staging});
+      shape.groups.push_back({name, true, elements, kElement, layout_of(job_.states), staging});
     };
     add("embedding", model_.vocabulary * model_.hidden);
     for (int64_t layer = 0; layer < model_.layers; ++layer)

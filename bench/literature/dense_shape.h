@@ -28,7 +28,7 @@ std::span<const DenseModel> dense_models();
 const DenseModel& dense_model(const std::string& name);
 
 // Ours: the bf16 weight is the master's upper half, so 10 bytes of state. Peers: fp32 p, m, v beside a bf16 copy.
-enum class StateFormat : uint8_t { split_master, separate_master };
+enum class StateFormat : uint8_t { split_master, separate_master, split_master_bf16, split_master_int8 };
 
 // What backward runs again when nothing is kept. Checkpointing in PyTorch runs the whole layer, its last product too,
 // which backward itself does not need: there it is one more slot that can be kept.

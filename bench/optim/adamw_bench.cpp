@@ -82,51 +82,77 @@ double median(std::vector<double> values) {
 
 struct Format {
   std::string name;
-  int64_t gradient_bytes;
-  std::vector<int64_t> written_bytes;  // parameter's streams, then m and v
+  Dtype weights = Dtype::f32, gradients = Dtype::f32;
+  MomentFormat moments = MomentFormat::f32;
+  std::vector<int64_t> written_bytes;  // of one parameter: weights, master, m, v
 
-  // Of one parameter: every written stream is read too.
+  int64_t gradient_bytes() const { return size_of(gradients); }
+  // Of one parameter: every written stream is read too. Scales of int8 moments, 1/16 of a byte, are not counted.
   int64_t bytes_moved() const {
-    int64_t bytes = gradient_bytes;
+    int64_t bytes = gradient_bytes();
     for (const int64_t written : written_bytes) bytes += 2 * written;
     return bytes;
   }
 };
 
 const Format kFormats[] = {
-    {"f32_gradient_f32", 4, {4, 4, 4}},
-    {"f32_gradient_bf16", 2, {4, 4, 4}},
-    {"split_gradient_f32", 4, {2, 2, 4, 4}},
-    {"split_gradient_bf16", 2, {2, 2, 4, 4}},
+    {"f32_gradient_f32", Dtype::f32, Dtype::f32, MomentFormat::f32, {4, 4, 4}},
+    {"f32_gradient_bf16", Dtype::f32, Dtype::bf16, MomentFormat::f32, {4, 4, 4}},
+    {"split_gradient_f32", Dtype::bf16, Dtype::f32, MomentFormat::f32, {2, 2, 4, 4}},
+    {"split_gradient_bf16", Dtype::bf16, Dtype::bf16, MomentFormat::f32, {2, 2, 4, 4}},
+    {"f16_gradient_f16", Dtype::f16, Dtype::f16, MomentFormat::f32, {2, 4, 4, 4}},
+    {"split_gradient_f32_moments_bf16", Dtype::bf16, Dtype::f32, MomentFormat::bf16, {2, 2, 2, 2}},
+    {"split_gradient_bf16_moments_bf16", Dtype::bf16, Dtype::bf16, MomentFormat::bf16, {2, 2, 2, 2}},
+    {"split_gradient_f32_moments_8bit", Dtype::bf16, Dtype::f32, MomentFormat::int8, {2, 2, 1, 1}},
+    {"split_gradient_bf16_moments_8bit", Dtype::bf16, Dtype::bf16, MomentFormat::int8, {2, 2, 1, 1}},
 };
 
-void update(const UpdateMemory& memory, int64_t begin, int64_t end) {
-  const auto first = static_cast<size_t>(begin), count = static_cast<size_t>(end - begin);
-  const auto all = static_cast<size_t>(memory.elements);
-  // The streams lie one after the other: (p, or hi and lo) 4 bytes an element, m, v.
-  const std::span p(reinterpret_cast<float*>(memory.written), all);
-  const std::span m(p.data() + all, all), v(m.data() + all, all);
-  GradientView gradients;
-  if (memory.gradient_bytes == 4) {
-    gradients.f32 = std::span(reinterpret_cast<const float*>(memory.gradients), all).subspan(first, count);
-  } else {
-    gradients.bf16 = std::span(reinterpret_cast<const uint16_t*>(memory.gradients), all).subspan(first, count);
+// Streams that lie one after the other in `written`, and scales beside them.
+struct Places {
+  std::byte* written;
+  const std::byte* gradients;
+  std::vector<float> scales;  // of m, then of v
+  int64_t elements;
+
+  Places(std::byte* written_at, const std::byte* gradients_at, int64_t count)
+      : written(written_at),
+        gradients(gradients_at),
+        scales(static_cast<size_t>(2 * (count / kStateBlock + 1)), 0.01f),
+        elements(count) {}
+  optim::AdamWArrays arrays(const Format& format, int64_t begin, int64_t end) {
+    std::vector<std::byte*> streams;
+    std::byte* stream = written;
+    for (const int64_t bytes : format.written_bytes) {
+      streams.push_back(stream + begin * bytes);
+      stream += elements * bytes;
+    }
+    const bool has_master = streams.size() == 4;
+    const int64_t blocks = elements / kStateBlock + 1;
+    return {.count = end - begin,
+            .weight_dtype = format.weights,
+            .weights = streams[0],
+            .master = has_master ? streams[1] : nullptr,
+            .gradient_dtype = format.gradients,
+            .gradients = gradients + begin * format.gradient_bytes(),
+            .moments = format.moments,
+            .m = streams[has_master ? 2 : 1],
+            .v = streams[has_master ? 3 : 2],
+            .m_scales = scales.data() + begin / kStateBlock,
+            .v_scales = scales.data() + blocks + begin / kStateBlock,
+            .first = begin};
   }
-  const optim::Isa isa = optim::best_isa();
-  if (memory.written_bytes.size() == 3) {
-    adamw_f32(isa, kSettings, p.subspan(first, count), gradients, m.subspan(first, count), v.subspan(first, count));
-    return;
-  }
-  const std::span hi(reinterpret_cast<uint16_t*>(memory.written), all);
-  const std::span lo(reinterpret_cast<int16_t*>(hi.data() + all), all);
-  adamw_split(isa, kSettings, hi.subspan(first, count), lo.subspan(first, count), gradients, m.subspan(first, count),
-              v.subspan(first, count));
-}
+};
 
 void update_against_roof(benchmark::State& state, const Format& format) {
   const int64_t count = elements();
-  const Memory written(count * 12), gradients(count * format.gradient_bytes);
-  const UpdateMemory memory{written.at(), gradients.at(), count, format.gradient_bytes, format.written_bytes};
+  int64_t written_bytes = 0;
+  for (const int64_t bytes : format.written_bytes) written_bytes += bytes;
+  const Memory written(count * written_bytes), gradients(count * format.gradient_bytes());
+  const UpdateMemory memory{written.at(), gradients.at(), count, format.gradient_bytes(), format.written_bytes};
+  Places places(written.at(), gradients.at(), count);
+  const auto update = [&](const UpdateMemory&, int64_t begin, int64_t end) {
+    adamw(optim::best_isa(), kSettings, places.arrays(format, begin, end));
+  };
   optim::WorkerPool pool(threads());
   const auto time = [&](const auto& kernel) {
     return seconds(pool, count, [&](int64_t begin, int64_t end) { kernel(memory, begin, end); });
@@ -191,19 +217,10 @@ void squared_norm_against_memory(benchmark::State& state, int64_t gradient_bytes
 // One thread, everything in the second-level cache: what the arithmetic alone allows.
 void update_in_cache(benchmark::State& state, const Format& format, optim::Isa isa) {
   if (isa > optim::best_isa()) return state.SkipWithError("this processor does not have it");
-  constexpr size_t kCount = 16'384;
-  std::vector<float> p(kCount, 0.01f), g(kCount, 0.01f), m(kCount, 0.01f), v(kCount, 0.01f);
-  std::vector<uint16_t> hi(kCount, float_to_bf16(0.01f)), g_bf16 = hi;
-  std::vector<int16_t> lo(kCount);
-  GradientView gradients;
-  format.gradient_bytes == 4 ? void(gradients.f32 = g) : void(gradients.bf16 = g_bf16);
-  for (auto _ : state) {
-    if (format.written_bytes.size() == 3) {
-      adamw_f32(isa, kSettings, p, gradients, m, v);
-    } else {
-      adamw_split(isa, kSettings, hi, lo, gradients, m, v);
-    }
-  }
+  constexpr int64_t kCount = 16'384;
+  const Memory written(kCount * 14), gradients(kCount * 4);
+  Places places(written.at(), gradients.at(), kCount);
+  for (auto _ : state) adamw(isa, kSettings, places.arrays(format, 0, kCount));
   state.counters["Gparam/s"] =
       benchmark::Counter(static_cast<double>(state.iterations() * kCount) / 1e9, benchmark::Counter::kIsRate);
 }

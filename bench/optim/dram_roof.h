@@ -8,8 +8,8 @@
 
 namespace sluice::bench {
 
-// Bytes of 32 elements' worth of one stream: whole cache lines for elements of 2 or 4 bytes.
-inline constexpr int64_t kRoofBlockElements = 32;
+// Elements whose worth of one stream is whole cache lines, for elements of 1, 2 or 4 bytes.
+inline constexpr int64_t kRoofBlockElements = 64;
 
 // An update's memory: `written` holds the streams read and written in place, one after the other, each of
 // `elements` elements; `gradients` is only read. All multiples of kRoofBlockElements, 64-byte aligned.
@@ -18,7 +18,7 @@ struct UpdateMemory {
   std::byte* gradients;
   int64_t elements;
   int64_t gradient_bytes;                  // of one element: 2 or 4
-  std::span<const int64_t> written_bytes;  // of one element of each stream: 2 or 4
+  std::span<const int64_t> written_bytes;  // of one element of each stream: 1, 2 or 4
 };
 
 struct RoofKernel {

@@ -1,6 +1,7 @@
 #include "models/cuda/low_bit_kernels.h"
 #include "models/cuda/packed.cuh"
 #include "runtime/core/cuda_error.h"
+#include "runtime/core/dynamic_map.h"
 
 namespace sluice::models::cuda {
 namespace {
@@ -125,7 +126,7 @@ LowBitTables::LowBitTables()
   };
   upload(0, low_bit_values(LowBit::nf4));
   upload(kValues, low_bit_values(LowBit::fp4));
-  upload(2 * kValues, dynamic_values());
+  upload(2 * kValues, dynamic_values(DynamicMap::with_sign));
 }
 
 const float* LowBitTables::values(LowBit kind) const {

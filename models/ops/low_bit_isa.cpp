@@ -14,6 +14,7 @@
 
 #include "models/ops/element.h"
 #include "models/ops/low_bit_kernels.h"
+#include "runtime/core/dynamic_map.h"
 
 namespace sluice::models {
 namespace {
@@ -84,7 +85,7 @@ float scale_of(const StoredMatrix& from, int64_t block) {
     std::memcpy(&scale, from.scales + block * 4, sizeof scale);
     return scale;
   }
-  const float value = dynamic_values()[static_cast<size_t>(from.scales[block])];
+  const float value = dynamic_values(DynamicMap::with_sign)[static_cast<size_t>(from.scales[block])];
   return value * from.nested_scales[block / kLowBitScaleBlock] + *from.nested_offset;
 }
 

@@ -1,10 +1,11 @@
-#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <type_traits>
 
 #include "optim/adamw_kernels.h"
 #include "optim/cuda/adamw_cuda.h"
 #include "runtime/core/cuda_error.h"
+#include "runtime/core/dynamic_map.h"
 #include "runtime/core/pack.cuh"
 
 namespace sluice::optim::cuda {
@@ -12,6 +13,11 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 constexpr int kWide = 4;  // elements of a thread: 16 bytes of m, of v and of an fp32 gradient
+constexpr int kWarp = 32;
+constexpr int kBlockWide = kStateBlock / kWarp;  // of a block of int8 moments, which one warp updates
+
+__device__ float values_of_codes[2][256];
+__device__ uint8_t codes_of_steps[2][kDynamicSteps];
 
 template <class T, int kWidth>
 __device__ Pack<T, kWidth> load(const T* from, int64_t i) {
@@ -22,56 +28,205 @@ __device__ void store(T* to, int64_t i, const Pack<T, kWidth>& pack) {
   *reinterpret_cast<Pack<T, kWidth>*>(to + i) = pack;
 }
 
+// The bits of an fp16 number: a type of its own beside bf16's.
+struct F16 {
+  uint16_t bits;
+};
 __device__ float to_float(float value) { return value; }
 __device__ float to_float(uint16_t bf16_bits) { return bf16_to_float(bf16_bits); }
+__device__ float to_float(F16 value) { return __half2float(__ushort_as_half(value.bits)); }
 
 // As AdamWStep (optim/adamw_lanes.h), every rounding by name: nothing here may be contracted.
-__device__ float step(const AdamWConstants& c, float decay, float p, float gradient, float& m, float& v) {
-  const float g = __fmul_rn(gradient, c.gradient_scale);
-  m = __fmaf_rn(c.lerp_weight, __fsub_rn(g, m), c.lerp_onto_gradient ? g : m);
-  v = __fmaf_rn(__fmul_rn(c.one_minus_beta2, g), g, __fmul_rn(v, c.beta2));
+__device__ float scaled(const AdamWConstants& c, float gradient) { return __fmul_rn(gradient, c.gradient_scale); }
+__device__ float next_m(const AdamWConstants& c, float m, float g) {
+  return __fmaf_rn(c.lerp_weight, __fsub_rn(g, m), c.lerp_onto_gradient ? g : m);
+}
+__device__ float next_m_of_int8(const AdamWConstants& c, float m, float g) {
+  return __fmaf_rn(c.one_minus_beta1, g, __fmul_rn(m, c.beta1));
+}
+__device__ float next_v(const AdamWConstants& c, float v, float g) {
+  return __fmaf_rn(__fmul_rn(c.one_minus_beta2, g), g, __fmul_rn(v, c.beta2));
+}
+__device__ float next_p(const AdamWConstants& c, float p, float m, float v) {
   const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), c.sqrt_correction2), c.epsilon);
-  return __fadd_rn(__fmul_rn(p, decay), __fdiv_rn(__fmul_rn(c.negative_step_size, m), denominator));
+  return __fadd_rn(__fmul_rn(p, c.decay), __fdiv_rn(__fmul_rn(c.negative_step_size, m), denominator));
 }
 
-// W: uint16_t, with the low halves in `lo`, or float. Each element is read and written by one thread, once.
-template <class W, class G, int kWidth>
-__global__ void update(AdamWConstants constants, DeviceChunk chunk) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
-  if (i >= chunk.elements) return;
-  auto* const weights = static_cast<W*>(chunk.weights);
-  auto w = load<W, kWidth>(weights, i);
-  const auto g = load<G, kWidth>(static_cast<const G*>(chunk.gradients), i);
-  auto m = load<float, kWidth>(chunk.m, i), v = load<float, kWidth>(chunk.v, i);
-  constexpr bool kSplit = std::is_same_v<W, uint16_t>;
-  Pack<int16_t, kWidth> lo{};
-  if constexpr (kSplit) lo = load<int16_t, kWidth>(chunk.lo, i);
-#pragma unroll
-  for (int k = 0; k < kWidth; ++k) {
-    const float decay = i + k < chunk.decayed ? constants.decay : 1.0f;
+// fp32 masters of `kWidth` neighbours, as weights and what lies beside them have them. W: float, uint16_t (bf16), F16.
+template <class W, int kWidth>
+class Masters {
+ public:
+  __device__ Masters(const AdamWArrays& arrays, int64_t i)
+      : weights_(static_cast<W*>(arrays.weights)), beside_(static_cast<Beside*>(arrays.master)), i_(i) {
+    if constexpr (!kRounded) w_ = load<W, kWidth>(weights_, i);
+    if constexpr (kHasBeside) b_ = load<Beside, kWidth>(beside_, i);
+  }
+  __device__ float get(int k) const {
+    if constexpr (kSplit)
+      return join_master(w_.at[k], b_.at[k]);
+    else if constexpr (kRounded)
+      return b_.at[k];
+    else
+      return w_.at[k];
+  }
+  __device__ void set(int k, float master) {
     if constexpr (kSplit) {
-      const SplitMaster split =
-          split_master(step(constants, decay, join_master(w.at[k], lo.at[k]), to_float(g.at[k]), m.at[k], v.at[k]));
-      w.at[k] = split.hi;
-      lo.at[k] = split.lo;
+      const SplitMaster split = split_master(master);
+      w_.at[k] = split.hi;
+      b_.at[k] = split.lo;
+    } else if constexpr (kRounded) {
+      w_.at[k].bits = __half_as_ushort(__float2half_rn(master));
+      b_.at[k] = master;
     } else {
-      w.at[k] = step(constants, decay, w.at[k], to_float(g.at[k]), m.at[k], v.at[k]);
+      w_.at[k] = master;
     }
   }
-  store(weights, i, w);
-  store(chunk.m, i, m);
-  store(chunk.v, i, v);
-  if constexpr (kSplit) store(chunk.lo, i, lo);
+  __device__ void save() const {
+    store(weights_, i_, w_);
+    if constexpr (kHasBeside) store(beside_, i_, b_);
+  }
+
+ private:
+  static constexpr bool kSplit = std::is_same_v<W, uint16_t>, kRounded = std::is_same_v<W, F16>;
+  static constexpr bool kHasBeside = kSplit || kRounded;
+  using Beside = std::conditional_t<kSplit, int16_t, float>;
+
+  W* weights_;
+  Beside* beside_;
+  int64_t i_;
+  Pack<W, kWidth> w_{};
+  Pack<Beside, kHasBeside ? kWidth : 1> b_{};
+};
+
+// M: float, or uint16_t (bf16). Each element is read and written by one thread, once.
+template <class W, class G, class M, int kWidth>
+__global__ void update(AdamWConstants constants, AdamWArrays arrays) {
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
+  if (i >= arrays.count) return;
+  Masters<W, kWidth> masters(arrays, i);
+  const auto gradients = load<G, kWidth>(static_cast<const G*>(arrays.gradients), i);
+  auto* const m_at = static_cast<M*>(arrays.m);
+  auto* const v_at = static_cast<M*>(arrays.v);
+  auto old_m = load<M, kWidth>(m_at, i), old_v = load<M, kWidth>(v_at, i);
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    const float g = scaled(constants, to_float(gradients.at[k]));
+    const float m = next_m(constants, to_float(old_m.at[k]), g), v = next_v(constants, to_float(old_v.at[k]), g);
+    masters.set(k, next_p(constants, masters.get(k), m, v));
+    if constexpr (std::is_same_v<M, float>) {
+      old_m.at[k] = m;
+      old_v.at[k] = v;
+    } else {
+      const uint32_t draw = rounding_draw(constants.rounding, static_cast<uint32_t>(arrays.first + i + k));
+      old_m.at[k] = round_by_draw(__float_as_uint(m), draw & 0xffffu);
+      old_v.at[k] = round_by_draw(__float_as_uint(v), draw >> 16);
+    }
+  }
+  masters.save();
+  store(m_at, i, old_m);
+  store(v_at, i, old_v);
+}
+
+__device__ float largest_of_warp(float magnitude) {
+  for (int apart = kWarp / 2; apart > 0; apart /= 2)
+    magnitude = fmaxf(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, apart));
+  return magnitude;
+}
+
+// dynamic_step, with its roundings by name.
+__device__ uint8_t code_of(DynamicMap map, float normed) {
+  const float clamped = fminf(fmaxf(normed, -1.0f), 1.0f);
+  const float step = __fadd_rn(__fmul_rn(__fadd_rn(clamped, 1.0f), 0.5f * (kDynamicSteps - 1)), 0.5f);
+  return codes_of_steps[static_cast<int>(map)][static_cast<int>(step)];
+}
+
+// A warp per block of kStateBlock elements; lanes hold neighbours, `kWidth` each, so that a last block that is cut
+// short is whole packs of one.
+template <class W, class G, int kWidth>
+__global__ void update_int8(AdamWConstants constants, AdamWArrays arrays) {
+  const int64_t block = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
+  const int64_t begin = block * kStateBlock;
+  if (begin >= arrays.count) return;  // whole warps
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
+  auto* const m_codes = static_cast<uint8_t*>(arrays.m);
+  auto* const v_codes = static_cast<uint8_t*>(arrays.v);
+  const float m_scale = arrays.m_scales[block], v_scale = arrays.v_scales[block];
+  constexpr int kPacks = kBlockWide / kWidth;
+  float m[kBlockWide], v[kBlockWide], m_most = 0, v_most = 0;
+#pragma unroll
+  for (int pack = 0; pack < kPacks; ++pack) {
+    const int64_t i = begin + (pack * kWarp + lane) * kWidth;
+    if (i >= arrays.count) continue;
+    Masters<W, kWidth> masters(arrays, i);
+    const auto gradients = load<G, kWidth>(static_cast<const G*>(arrays.gradients), i);
+    const auto old_m = load<uint8_t, kWidth>(m_codes, i), old_v = load<uint8_t, kWidth>(v_codes, i);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const float g = scaled(constants, to_float(gradients.at[k]));
+      const float new_m = next_m_of_int8(constants, __fmul_rn(values_of_codes[0][old_m.at[k]], m_scale), g);
+      const float new_v = next_v(constants, __fmul_rn(values_of_codes[1][old_v.at[k]], v_scale), g);
+      masters.set(k, next_p(constants, masters.get(k), new_m, new_v));
+      m_most = fmaxf(m_most, fabsf(new_m));
+      v_most = fmaxf(v_most, fabsf(new_v));
+      m[pack * kWidth + k] = new_m;
+      v[pack * kWidth + k] = new_v;
+    }
+    masters.save();
+  }
+  m_most = largest_of_warp(m_most);
+  v_most = largest_of_warp(v_most);
+  const float m_factor = m_most == 0 ? 0 : __fdiv_rn(1.0f, m_most),
+              v_factor = v_most == 0 ? 0 : __fdiv_rn(1.0f, v_most);
+#pragma unroll
+  for (int pack = 0; pack < kPacks; ++pack) {
+    const int64_t i = begin + (pack * kWarp + lane) * kWidth;
+    if (i >= arrays.count) continue;
+    Pack<uint8_t, kWidth> new_m, new_v;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const int at = pack * kWidth + k;
+      new_m.at[k] = m_most == 0 ? 0 : code_of(DynamicMap::with_sign, __fmul_rn(m[at], m_factor));
+      new_v.at[k] = v_most == 0 ? 0 : code_of(DynamicMap::unsigned_only, __fmul_rn(v[at], v_factor));
+    }
+    store(m_codes, i, new_m);
+    store(v_codes, i, new_v);
+  }
+  if (lane != 0) return;
+  arrays.m_scales[block] = m_most;
+  arrays.v_scales[block] = v_most;
 }
 
 template <class W, class G>
-void launch_update(const AdamWConstants& constants, const DeviceChunk& chunk, cudaStream_t stream) {
-  const auto go = [&](auto width) {
-    const int64_t blocks = blocks_for(blocks_for(chunk.elements, width), kThreads);
-    update<W, G, width><<<grid(blocks), kThreads, 0, stream>>>(constants, chunk);
-  };
+void launch(const AdamWConstants& constants, const AdamWArrays& arrays, cudaStream_t stream) {
   // The parts of a chunk follow each other: all begin at a multiple of the pack when its length is one.
-  chunk.elements % kWide == 0 ? go(std::integral_constant<int, kWide>{}) : go(std::integral_constant<int, 1>{});
+  const auto go = [&](auto width) {
+    constexpr int kWidth = decltype(width)::value;
+    const auto blocks = grid(blocks_for(blocks_for(arrays.count, kWidth), kThreads));
+    switch (arrays.moments) {
+      case MomentFormat::f32:
+        return update<W, G, float, kWidth><<<blocks, kThreads, 0, stream>>>(constants, arrays);
+      case MomentFormat::bf16:
+        return update<W, G, uint16_t, kWidth><<<blocks, kThreads, 0, stream>>>(constants, arrays);
+      case MomentFormat::int8: {
+        const int64_t threads = blocks_for(arrays.count, kStateBlock) * kWarp;
+        return update_int8<W, G, kWidth>
+            <<<grid(blocks_for(threads, kThreads)), kThreads, 0, stream>>>(constants, arrays);
+      }
+    }
+  };
+  arrays.count % kWide == 0 ? go(std::integral_constant<int, kWide>{}) : go(std::integral_constant<int, 1>{});
+}
+
+template <class W>
+void launch_for_gradients(const AdamWConstants& constants, const AdamWArrays& arrays, cudaStream_t stream) {
+  switch (arrays.gradient_dtype) {
+    case Dtype::f32:
+      return launch<W, float>(constants, arrays, stream);
+    case Dtype::bf16:
+      return launch<W, uint16_t>(constants, arrays, stream);
+    default:
+      return launch<W, F16>(constants, arrays, stream);
+  }
 }
 
 // Sixteen neighbouring threads per run: thread j adds up elements j, j + 16, ..., then all sixteen sums are added in
@@ -96,14 +251,31 @@ __global__ void add_squares(const G* gradients, int64_t elements, double* runs) 
 
 }  // namespace
 
-void adamw(const AdamWSettings& settings, const DeviceChunk& chunk, CUstream_st* stream) {
-  if (chunk.elements == 0) return;
-  const AdamWConstants constants = constants_of(settings);
-  const auto with = [&]<class W>(W) {
-    chunk.gradient_dtype == Dtype::f32 ? launch_update<W, float>(constants, chunk, stream)
-                                       : launch_update<W, uint16_t>(constants, chunk, stream);
-  };
-  chunk.lo != nullptr ? with(uint16_t{}) : with(float{});
+void load_dynamic_tables() {
+  for (const DynamicMap map : {DynamicMap::with_sign, DynamicMap::unsigned_only}) {
+    const auto at = static_cast<size_t>(map);
+    const auto& values = dynamic_values(map);
+    check_cuda(cudaMemcpyToSymbol(values_of_codes, values.data(), sizeof values, at * sizeof values),
+               "copying the values of 8-bit moments");
+    const DynamicCodes& codes = dynamic_codes(map);
+    check_cuda(cudaMemcpyToSymbol(codes_of_steps, codes.data(), sizeof codes, at * sizeof codes),
+               "copying the codes of 8-bit moments");
+  }
+}
+
+void adamw(const AdamWSettings& settings, const AdamWArrays& arrays, CUstream_st* stream) {
+  if (arrays.count == 0) return;
+  const AdamWConstants constants = constants_of(settings, arrays.group);
+  switch (arrays.weight_dtype) {
+    case Dtype::f32:
+      launch_for_gradients<float>(constants, arrays, stream);
+      break;
+    case Dtype::bf16:
+      launch_for_gradients<uint16_t>(constants, arrays, stream);
+      break;
+    default:
+      launch_for_gradients<F16>(constants, arrays, stream);
+  }
   check_cuda(cudaGetLastError(), "starting an AdamW kernel");
 }
 
@@ -111,10 +283,16 @@ void squared_norm(const void* gradients, Dtype dtype, int64_t elements, double* 
   if (elements == 0) return;
   const int64_t threads = blocks_for(elements, kNormRunElements) * kSums;
   const dim3 blocks = grid(blocks_for(threads, kThreads));
-  if (dtype == Dtype::f32) {
-    add_squares<<<blocks, kThreads, 0, stream>>>(static_cast<const float*>(gradients), elements, runs);
-  } else {
-    add_squares<<<blocks, kThreads, 0, stream>>>(static_cast<const uint16_t*>(gradients), elements, runs);
+  const auto start = [&](const auto* of) { add_squares<<<blocks, kThreads, 0, stream>>>(of, elements, runs); };
+  switch (dtype) {
+    case Dtype::f32:
+      start(static_cast<const float*>(gradients));
+      break;
+    case Dtype::bf16:
+      start(static_cast<const uint16_t*>(gradients));
+      break;
+    default:
+      start(static_cast<const F16*>(gradients));
   }
   check_cuda(cudaGetLastError(), "starting the kernel of a norm");
 }

@@ -8,16 +8,11 @@ struct CUstream_st;
 
 namespace sluice::optim::cuda {
 
-// All of `elements`; 16-byte aligned. The first `decayed` ones decay.
-struct DeviceChunk {
-  void* weights = nullptr;  // bf16, or fp32 where lo is null
-  const void* gradients = nullptr;
-  float *m = nullptr, *v = nullptr;
-  int16_t* lo = nullptr;
-  int64_t elements = 0, decayed = 0;
-  Dtype gradient_dtype = Dtype::f32;
-};
-void adamw(const AdamWSettings& settings, const DeviceChunk& chunk, CUstream_st* stream);
+// Values and codes of the dynamic type, to where kernels find them: before the first update of int8 moments.
+void load_dynamic_tables();
+
+// All pointers are to the GPU's memory, 16-byte aligned; `first` is a multiple of four.
+void adamw(const AdamWSettings& settings, const AdamWArrays& arrays, CUstream_st* stream);
 
 // runs[i]: the sum of squares of the i-th kNormRunElements elements.
 void squared_norm(const void* gradients, Dtype dtype, int64_t elements, double* runs, CUstream_st* stream);

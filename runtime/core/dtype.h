@@ -46,8 +46,9 @@ constexpr std::string_view name_of(Dtype dtype) {
 
 // A tensor handed to a kernel starts at a multiple of this: MKL's results change with alignment.
 inline constexpr int64_t kTensorAlignmentBytes = 64;
-// Offsets of tensors inside a parameter group are multiples of this many elements (64 B in bf16).
-inline constexpr int64_t kTensorAlignmentElements = 32;
+// Offsets of tensors inside a parameter group are multiples of this many elements: a block of 8-bit optimizer states
+// (core/state_layout.h) holds one tensor's.
+inline constexpr int64_t kTensorAlignmentElements = 256;
 
 // bits(master) = (bits(hi) << 16) + lo, exactly, for every bit pattern (arithmetic modulo 2^32).
 // hi is the bf16 nearest to master, a tie going away from zero so that lo fits in int16.

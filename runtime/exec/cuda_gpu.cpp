@@ -180,9 +180,13 @@ class CudaGpu final : public Gpu {
     const CudaMemory memory(CudaMemoryKind::device, Bytes{kElements * kBytesOfEach}, "timing updates");
     const std::span<std::byte> bytes = memory.bytes();
     check_cuda(cudaMemset(bytes.data(), 0, bytes.size()), "clearing memory");
-    std::byte* const weights = bytes.data() + kElements * (4 + 10);
-    const GroupChunk chunk{weights,     bytes.data(), bytes.data() + kElements * 4, kElements, kElements,
-                           Dtype::bf16, Dtype::f32};
+    const StateLayout layout(MomentFormat::f32, Dtype::bf16);
+    const GroupChunk chunk{.weights = bytes.data() + kElements * (4 + 10),
+                           .gradients = bytes.data(),
+                           .states = bytes.data() + kElements * 4,
+                           .layout = &layout,
+                           .elements = kElements,
+                           .decayed = kElements};
     TimedStream stream;
     const auto kernels = make_cuda_group_kernels(stream.get());
     kernels->update(chunk, {});

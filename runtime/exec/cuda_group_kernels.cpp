@@ -11,15 +11,14 @@ namespace {
 
 class CudaGroupKernels final : public GroupKernels {
  public:
-  explicit CudaGroupKernels(cudaStream_t stream) : stream_(stream) {}
+  explicit CudaGroupKernels(cudaStream_t stream) : stream_(stream) { optim::cuda::load_dynamic_tables(); }
 
   void update(const GroupChunk& chunk, const optim::AdamWSettings& settings) override {
-    const StatesView states = chunk.states_view();
-    optim::cuda::adamw(
-        settings,
-        {chunk.weights, chunk.gradients, states.m.data(), states.v.data(),
-         states.lo.empty() ? nullptr : states.lo.data(), chunk.elements, chunk.decayed, chunk.gradient_dtype},
-        stream_);
+    optim::AdamWSettings undecayed = settings;
+    undecayed.weight_decay = 0;
+    for_each_alike(chunk, 0, chunk.elements, [&](const optim::AdamWArrays& arrays, bool decays) {
+      optim::cuda::adamw(decays ? settings : undecayed, arrays, stream_);
+    });
   }
   void squared_norm(const std::byte* gradients, Dtype dtype, int64_t elements, double* runs) override {
     optim::cuda::squared_norm(gradients, dtype, elements, runs, stream_);

@@ -14,6 +14,7 @@
 #include "runtime/exec/arena.h"
 #include "runtime/exec/compute_op.h"
 #include "runtime/exec/device.h"
+#include "runtime/exec/first_states.h"
 #include "runtime/exec/group_chunk.h"
 #include "runtime/exec/lane_thread.h"
 
@@ -93,7 +94,7 @@ struct Executor::Impl {
     }
   }
 
-  Dtype gradient_dtype() const { return shape.gradient_bytes_per_element == 4 ? Dtype::f32 : Dtype::bf16; }
+  Dtype gradient_dtype() const { return shape.gradient_bytes_per_element == 4 ? Dtype::f32 : model.compute_dtype; }
   double now_us() const { return clock.now_us(); }
   const plan::Buffer& buffer(plan::BufferId id) const { return planned.layout.at(id); }
   Arena& arena(Tier tier) {
@@ -287,8 +288,9 @@ struct Executor::Impl {
     return chunks[static_cast<size_t>(op.begin /
                                       chunk_elements(planned.plan, shape.groups[static_cast<size_t>(op.group)]))];
   }
+  const StateLayout& layout_of(const Op& op) const { return shape.groups[static_cast<size_t>(op.group)].states; }
   SourceChunk states_chunk(const Op& op) const {
-    return locate_states(sources.states[static_cast<size_t>(op.group)], op.begin, op.end);
+    return locate_states(sources.states[static_cast<size_t>(op.group)], layout_of(op), op.begin, op.end);
   }
 
   void issue_transfer(OpId id, const Op& op) {
@@ -344,38 +346,19 @@ struct Executor::Impl {
   }
 
   void issue_init_states(OpId id, const Op& op) {
-    const StatesView states(address(operand_of(op, Role::destination)), op.end - op.begin,
-                            model.compute_dtype == Dtype::bf16);
+    const StatesChunk chunk{&layout_of(op), op.begin, op.end, address(operand_of(op, Role::destination))};
     const Operand* source = find_operand(op, Role::source);
-    const std::byte* staging = source == nullptr ? nullptr : address(*source);
-    const auto staging_bytes = source == nullptr ? 0 : static_cast<size_t>(source->bytes);
-    const bool from_checkpoint = staging != nullptr && !sources.states.empty();
-    on_pool(id, op, [this, &op, states, staging, staging_bytes, from_checkpoint](int64_t first, int64_t last) {
-      if (from_checkpoint) {
-        copy_states(states_chunk(op), staging, states, first, last);
-        return;
-      }
-      std::ranges::fill(slice(states.m, first, last), 0.0f);
-      std::ranges::fill(slice(states.v, first, last), 0.0f);
-      if (states.lo.empty()) return;
-      if (staging == nullptr) {
-        std::ranges::fill(slice(states.lo, first, last), int16_t{0});
-      } else {
-        unpack_low_bits(weights_chunk(op), {staging, staging_bytes}, op.begin + first, op.begin + last, op.begin,
-                        states.lo.data());
-      }
-    });
-  }
-  static void copy_states(const SourceChunk& chunk, const std::byte* staging, StatesView states, int64_t first,
-                          int64_t last) {
-    const auto copy = [&](size_t part, auto to) {
-      const size_t each = sizeof(to[0]);
-      std::memcpy(to.data() + first, staging + chunk.parts[part].staging + static_cast<size_t>(first) * each,
-                  static_cast<size_t>(last - first) * each);
-    };
-    copy(0, states.m);
-    copy(1, states.v);
-    if (!states.lo.empty()) copy(2, states.lo);
+    std::span<const std::byte> staging;
+    if (source != nullptr) staging = {address(*source), static_cast<size_t>(source->bytes)};
+    if (source != nullptr && !sources.states.empty()) {
+      on_pool(id, op, [chunk, staging, from = states_chunk(op)](int64_t first, int64_t last) {
+        restore_states(chunk, from, staging, first, last);
+      });
+      return;
+    }
+    const SourceChunk* from = source == nullptr ? nullptr : &weights_chunk(op);
+    on_pool(id, op,
+            [chunk, staging, from](int64_t first, int64_t last) { start_states(chunk, from, staging, first, last); });
   }
 
   // --- what is done to a group beside its passes: on the pool, or on the device that keeps it ------------------
@@ -418,7 +401,9 @@ struct Executor::Impl {
     chunk.elements = op.end - op.begin;
     chunk.decayed =
         std::clamp(model.groups[static_cast<size_t>(op.group)].decay_elements - op.begin, int64_t{0}, chunk.elements);
-    chunk.weight_dtype = model.compute_dtype;
+    chunk.layout = &layout_of(op);
+    chunk.group = op.group;
+    chunk.begin = op.begin;
     chunk.gradient_dtype = gradient_dtype();
     const optim::AdamWSettings settings = op.early ? inputs.early_update : inputs.update;
     if (on_device_itself(op)) {

@@ -5,20 +5,38 @@
 namespace sluice::exec {
 namespace {
 
-void update_alike(const GroupChunk& chunk, int64_t first, int64_t last, const optim::AdamWSettings& settings) {
-  if (first >= last) return;
-  const optim::GradientView gradients =
-      gradient_view(chunk.gradients + first * size_of(chunk.gradient_dtype), chunk.gradient_dtype, last - first);
-  const StatesView states = chunk.states_view();
-  const std::span<float> m = slice(states.m, first, last), v = slice(states.v, first, last);
-  std::byte* weights = chunk.weights + first * size_of(chunk.weight_dtype);
-  const auto count = static_cast<size_t>(last - first);
-  if (chunk.weight_dtype == Dtype::bf16) {
-    optim::adamw_split(optim::best_isa(), settings, {reinterpret_cast<uint16_t*>(weights), count},
-                       slice(states.lo, first, last), gradients, m, v);
+template <class T = void>
+T* place(const GroupChunk& chunk, const StateSpans& spans, StatePart part, int64_t number) {
+  const StateSpan& span = spans[static_cast<size_t>(part)];
+  if (span.count == 0) return nullptr;
+  return reinterpret_cast<T*>(chunk.states + span.offset + (number - span.begin) * size_of(span.dtype));
+}
+
+// Elements [first, last) of the chunk, whose moments are all exact or all not.
+optim::AdamWArrays arrays_of(const GroupChunk& chunk, const StateSpans& spans, int64_t first, int64_t last,
+                             bool exact) {
+  const StateLayout& layout = *chunk.layout;
+  const int64_t element = chunk.begin + first;
+  optim::AdamWArrays arrays{.count = last - first,
+                            .weight_dtype = layout.weights(),
+                            .weights = chunk.weights + first * size_of(layout.weights()),
+                            .master = place(chunk, spans, StatePart::master, element),
+                            .gradient_dtype = chunk.gradient_dtype,
+                            .gradients = chunk.gradients + first * size_of(chunk.gradient_dtype),
+                            .moments = exact ? MomentFormat::f32 : layout.moments(),
+                            .group = chunk.group,
+                            .first = element};
+  if (exact) {
+    const int64_t number = layout.span(StatePart::m_exact, 0, element).count;
+    arrays.m = place(chunk, spans, StatePart::m_exact, number);
+    arrays.v = place(chunk, spans, StatePart::v_exact, number);
   } else {
-    optim::adamw_f32(optim::best_isa(), settings, {reinterpret_cast<float*>(weights), count}, gradients, m, v);
+    arrays.m = place(chunk, spans, StatePart::m, element);
+    arrays.v = place(chunk, spans, StatePart::v, element);
+    arrays.m_scales = place<float>(chunk, spans, StatePart::m_scales, element / kStateBlock);
+    arrays.v_scales = place<float>(chunk, spans, StatePart::v_scales, element / kStateBlock);
   }
+  return arrays;
 }
 
 }  // namespace
@@ -26,15 +44,35 @@ void update_alike(const GroupChunk& chunk, int64_t first, int64_t last, const op
 optim::GradientView gradient_view(const std::byte* at, Dtype dtype, int64_t elements) {
   const auto count = static_cast<size_t>(elements);
   if (dtype == Dtype::f32) return {{reinterpret_cast<const float*>(at), count}, {}};
-  return {{}, {reinterpret_cast<const uint16_t*>(at), count}};
+  const std::span bits(reinterpret_cast<const uint16_t*>(at), count);
+  return dtype == Dtype::bf16 ? optim::GradientView{{}, bits} : optim::GradientView{{}, {}, bits};
+}
+
+void for_each_alike(const GroupChunk& chunk, int64_t first, int64_t last,
+                    const std::function<void(const optim::AdamWArrays& arrays, bool decays)>& act) {
+  const StateSpans spans = chunk.layout->spans(chunk.begin, chunk.begin + chunk.elements);
+  const auto act_on = [&](int64_t from, int64_t to, bool exact) {
+    const int64_t border = std::clamp(chunk.decayed, from, to);
+    if (from < border) act(arrays_of(chunk, spans, from, border, exact), true);
+    if (border < to) act(arrays_of(chunk, spans, border, to, exact), false);
+  };
+  int64_t at = first;
+  for (const ElementRange& range : chunk.layout->exact()) {
+    const int64_t from = std::clamp(range.begin - chunk.begin, at, last),
+                  to = std::clamp(range.end - chunk.begin, at, last);
+    if (at < from) act_on(at, from, false);
+    if (from < to) act_on(from, to, true);
+    at = to;
+  }
+  if (at < last) act_on(at, last, false);
 }
 
 void update_range(const GroupChunk& chunk, int64_t first, int64_t last, const optim::AdamWSettings& settings) {
-  const int64_t border = std::clamp(chunk.decayed, first, last);
   optim::AdamWSettings undecayed = settings;
   undecayed.weight_decay = 0;
-  update_alike(chunk, first, border, settings);
-  update_alike(chunk, border, last, undecayed);
+  for_each_alike(chunk, first, last, [&](const optim::AdamWArrays& arrays, bool decays) {
+    optim::adamw(optim::best_isa(), decays ? settings : undecayed, arrays);
+  });
 }
 
 }  // namespace sluice::exec

@@ -98,28 +98,36 @@ void run_on(optim::WorkerPool& pool, int64_t elements, int64_t grain,
 
 // --- optimizer ----------------------------------------------------------------------------------------------------
 
-OptimizerLoad::OptimizerLoad(int threads, std::span<std::byte> memory) : pool_(threads), memory_(memory) {
-  constexpr int64_t kPieceMost = MiB(4).count, kBytesPerElement = 4 * sizeof(float);
-  const int64_t all = std::min(static_cast<int64_t>(memory.size()), kBytesMost.count) / kBytesPerElement;
-  piece_ = std::min(kPieceMost, all);
-  elements_ = round_down(all, piece_);
-  SLUICE_CHECK(elements_ > 0, "the optimizer load needs its memory");
-  std::fill_n(reinterpret_cast<float*>(memory_.data()), 4 * elements_, 1e-3f);
+OptimizerLoad::OptimizerLoad(int threads, std::span<std::byte> memory, UpdateKind kind)
+    : pool_(threads), kind_(std::move(kind)) {
+  constexpr int64_t kElementsMost = MiB(4).count;
+  const int64_t all = std::min(static_cast<int64_t>(memory.size()), kBytesMost.count);
+  const int64_t weight = size_of(kind_.states.weights()), gradient = size_of(kind_.gradients);
+  const auto bytes_of = [&](int64_t elements) {
+    return elements * (weight + gradient) + kind_.states.bytes(0, elements);
+  };
+  const int64_t most = all / bytes_of(kStateChunkStep) * kStateChunkStep, elements = std::min(kElementsMost, most);
+  SLUICE_CHECK(elements > 0, "the optimizer load needs its memory");
+  std::fill_n(reinterpret_cast<float*>(memory.data()), all / static_cast<int64_t>(sizeof(float)), 1e-3f);
+  for (int64_t at = 0; at + bytes_of(elements) <= all; at += bytes_of(elements)) {
+    std::byte* const begin = memory.data() + at;
+    chunks_.push_back({.weights = begin,
+                       .gradients = begin + elements * weight,
+                       .states = begin + elements * (weight + gradient),
+                       .layout = &kind_.states,
+                       .elements = elements,
+                       .gradient_dtype = kind_.gradients});
+  }
+  bytes_moved_ = 2 * bytes_of(elements) - elements * gradient;
 }
 
 double OptimizerLoad::work() {
   constexpr int64_t kGrain = 1 << 16;
-  auto* floats = reinterpret_cast<float*>(memory_.data());
-  const auto part = [&](int64_t which, int64_t first, int64_t last) {
-    return std::span(floats + which * elements_ + next_ + first, static_cast<size_t>(last - first));
-  };
-  run_on(pool_, piece_, kGrain, [&](int64_t first, int64_t last) {
-    optim::adamw_f32(optim::best_isa(), {.learning_rate = 1e-3}, part(0, first, last), {part(1, first, last), {}},
-                     part(2, first, last), part(3, first, last));
-  });
-  next_ = (next_ + piece_) % elements_;
-  constexpr double kBytesMoved = 28;  // of an element: p, m, v both ways, g one
-  return kBytesMoved * static_cast<double>(piece_);
+  const GroupChunk& chunk = chunks_[next_];
+  run_on(pool_, chunk.elements, kGrain,
+         [&](int64_t first, int64_t last) { update_range(chunk, first, last, {.learning_rate = 1e-3}); });
+  next_ = (next_ + 1) % chunks_.size();
+  return static_cast<double>(bytes_moved_);
 }
 
 // --- copies -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "optim/worker_pool.h"
+#include "runtime/exec/group_chunk.h"
 #include "swap/swap_engine.h"
 
 namespace sluice::exec {
@@ -48,19 +49,24 @@ class RepeatedLoad : public Load {
   std::function<void()> body_;
 };
 
-// AdamW over fp32 states.
+// AdamW over chunks of one kind.
+struct UpdateKind {
+  StateLayout states{MomentFormat::f32, Dtype::f32};
+  Dtype gradients = Dtype::f32;
+};
 class OptimizerLoad : public Load {
  public:
   // Of memory beyond that, nothing is used.
   static constexpr Bytes kBytesMost = MiB(128);
-  OptimizerLoad(int threads, std::span<std::byte> memory);
+  OptimizerLoad(int threads, std::span<std::byte> memory, UpdateKind kind = {});
   double work() override;  // bytes that it reads and writes
 
  private:
   optim::WorkerPool pool_;
-  std::span<std::byte> memory_;
-  int64_t elements_, piece_;
-  int64_t next_ = 0;
+  const UpdateKind kind_;
+  std::vector<GroupChunk> chunks_;
+  int64_t bytes_moved_ = 0;  // by the update of one chunk
+  size_t next_ = 0;
 };
 
 // One thread that copies.

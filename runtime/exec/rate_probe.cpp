@@ -62,7 +62,7 @@ plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions&
                           ? options.optimizer_threads
                           : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   {
-    OptimizerLoad update(threads, options.memory);
+    OptimizerLoad update(threads, options.memory, options.update);
     profile.optimizer = probe.lane(Lane::optim, update);
   }
   if (options.link_each_way.count > 0) {

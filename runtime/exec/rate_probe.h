@@ -6,7 +6,7 @@
 #include <functional>
 #include <span>
 
-#include "runtime/core/dtype.h"
+#include "runtime/exec/probe_loads.h"
 #include "runtime/plan/machine_profile.h"
 #include "swap/swap_engine.h"
 
@@ -16,6 +16,7 @@ struct RateProbeOptions {
   // What compute does all the time, once per call (block_pass.h). None: it takes nothing from the other lanes.
   std::function<void()> compute_load;
   int optimizer_threads = 0;  // 0: one per core
+  UpdateKind update;
   // Host memory for the probe, 4096-byte aligned. Its content is lost. Less than kRateProbeBytes measures a little less
   // well: caches hold more of it, drives have fewer requests in flight.
   std::span<std::byte> memory;

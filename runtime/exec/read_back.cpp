@@ -27,12 +27,11 @@ void ReadBack::states_of(int g, int set, const StatesSink& sink) {
   const plan::Layout& layout = planned_.layout;
   const plan::GroupShape& group = shape_.groups[static_cast<size_t>(g)];
   const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
-  const int64_t each = group.state_bytes_per_element;
   for (int64_t begin = 0, chunk = 0; begin < group.elements; begin += planned_.plan.chunk_elements, ++chunk) {
     const int64_t end = std::min(begin + planned_.plan.chunk_elements, group.elements);
-    const int64_t bytes = (end - begin) * each;
+    const int64_t offset = group.states.bytes(0, begin), bytes = group.states.bytes(begin, end);
     if (where.states == Tier::host) {
-      sink(g, begin, end, bytes_of(layout.find(plan::states_name(where, g, set)), begin * each, bytes));
+      sink(g, begin, end, bytes_of(layout.find(plan::states_name(where, g, set)), offset, bytes));
       continue;
     }
     const plan::BufferId passing = layout.find(plan::kStatesRingFirst);
@@ -40,7 +39,7 @@ void ReadBack::states_of(int g, int set, const StatesSink& sink) {
     if (where.states == Tier::disk) {
       fetch(layout.find(plan::states_extent_name(g, chunk, set)), passing);
     } else {
-      from_device(layout.find(plan::states_name(where, g, set)), begin * each, on_host);
+      from_device(layout.find(plan::states_name(where, g, set)), offset, on_host);
     }
     sink(g, begin, end, on_host);
   }

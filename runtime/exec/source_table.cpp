@@ -121,14 +121,18 @@ GroupSource locate(const models::ParameterGroup& group, std::span<const models::
   return source;
 }
 
-SourceChunk locate_states(const StateSource& source, int64_t begin, int64_t end) {
+SourceChunk locate_states(const StateSource& source, const StateLayout& layout, int64_t begin, int64_t end) {
   SourceChunk chunk;
-  for (const models::TensorLocation* tensor : {&source.m, &source.v, &source.lo}) {
-    if (tensor->bytes == 0) continue;
-    const int64_t each = size_of(tensor->dtype);
-    const SourceRun run{tensor->file, tensor->offset + begin * each, (end - begin) * each, chunk.staging_bytes};
+  const StateSpans spans = layout.spans(begin, end);
+  for (size_t part = 0; part < spans.size(); ++part) {
+    const StateSpan& span = spans[part];
+    SourcePart& place = chunk.parts.emplace_back();
+    if (span.count == 0) continue;
+    const models::TensorLocation& tensor = source[part];
+    const SourceRun run{tensor.file, tensor.offset + span.begin * size_of(span.dtype), span.bytes(),
+                        chunk.staging_bytes};
+    place = {run.staging + run.offset % 4096, span.dtype, span.begin, span.begin + span.count};
     chunk.runs.push_back(run);
-    chunk.parts.push_back({run.staging + run.offset % 4096, tensor->dtype, begin, end});
     chunk.staging_bytes += aligned_span(run.offset, run.bytes);
   }
   return chunk;

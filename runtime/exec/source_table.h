@@ -1,12 +1,14 @@
 // Which bytes of the user's files make up each chunk of each group, and where they lie in staging once read.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "models/parameter_group.h"
 #include "models/safetensors.h"
+#include "runtime/core/state_layout.h"
 #include "runtime/core/units.h"
 
 namespace sluice::exec {
@@ -45,11 +47,10 @@ struct GroupSource {
 GroupSource locate(const models::ParameterGroup& group, std::span<const models::TensorLocation> tensors, int first_file,
                    int64_t chunk_elements);
 
-// The flat states of one group in a checkpoint: three tensors, each [elements].
-struct StateSource {
-  models::TensorLocation m, v, lo;  // lo absent (bytes 0) for fp32 weights
-};
-SourceChunk locate_states(const StateSource& source, int64_t begin, int64_t end);
+// The states of one group in a checkpoint: a flat tensor for every part that the layout gives the group.
+using StateSource = std::array<models::TensorLocation, kStateParts>;
+// parts[i] of the result is the i-th StatePart; its begin and end count that part's numbers.
+SourceChunk locate_states(const StateSource& source, const StateLayout& layout, int64_t begin, int64_t end);
 
 // Writes elements [begin, end) of a group, in the compute dtype or as packed; `weights` points to element
 // `chunk_begin`. Gaps become zeros. Of a packed group begin and end are multiples of 4. To bf16 it rounds as

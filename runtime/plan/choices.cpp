@@ -114,7 +114,7 @@ void Choices::add_groups(const JobShape& shape, const PlanRequest& request) {
     std::vector<Tier> states = request.states ? std::vector<Tier>{*on_host(request.states)} : memory;
     if (may_live_there) states.insert(states.begin(), Tier::device);
     if (lives_there) states = {Tier::device};
-    add_tier(ChoiceKind::states, "states", group.elements * group.state_bytes_per_element, states);
+    add_tier(ChoiceKind::states, "states", group.state_bytes().count, states);
     add_tier(ChoiceKind::gradients, "gradients", group.elements * shape.gradient_bytes_per_element,
              request.gradients ? std::vector<Tier>{*on_host(request.gradients)} : memory);
     Choice update{.kind = ChoiceKind::update, .index = static_cast<int>(g)};

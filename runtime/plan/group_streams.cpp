@@ -20,10 +20,10 @@ GroupStreams::GroupStreams(const JobShape& shape, const Plan& plan, const Phase&
   }
   for (const GroupShape& each : shape.groups) {
     staging_bytes_ = std::max(staging_bytes_, each.staging_bytes.count);
-    if (each.trainable)
-      states_chunk_bytes_ =
-          std::max(states_chunk_bytes_, std::min(each.elements, plan_.chunk_elements) * each.state_bytes_per_element);
   }
+  for (int g = 0; g < groups(); ++g)
+    if (group(g).trainable)
+      for (const Chunk& chunk : chunks(g)) states_chunk_bytes_ = std::max(states_chunk_bytes_, states_bytes(g, chunk));
 }
 
 std::vector<GroupStreams::Chunk> GroupStreams::chunks(int g) const {
@@ -56,11 +56,11 @@ BufferId GroupStreams::weights_extent(int g, int set) {
   return layout_.lasting(weights_extent_name(g, set), Tier::disk, Tag::weights, group(g).weight_bytes().count);
 }
 BufferId GroupStreams::home_states(int g, int set) {
-  return layout_.lasting(states_name(group_plan(g), g, set), group_plan(g).states, Tag::states, states_bytes(g));
+  return layout_.lasting(states_name(group_plan(g), g, set), group_plan(g).states, Tag::states,
+                         group(g).state_bytes().count);
 }
 BufferId GroupStreams::states_extent(int g, const Chunk& chunk, int set) {
-  return layout_.lasting(states_extent_name(g, chunk.number, set), Tier::disk, Tag::states,
-                         chunk.elements() * group(g).state_bytes_per_element);
+  return layout_.lasting(states_extent_name(g, chunk.number, set), Tier::disk, Tag::states, states_bytes(g, chunk));
 }
 BufferId GroupStreams::home_gradients(int g) {
   const char* name = on_device(g) ? "gradients.device" : "gradients.host";
@@ -75,12 +75,11 @@ BufferId GroupStreams::load_ring(int g) {
   return rings_.next(load_ring_name(group(g)), 1, Tier::host, Tag::staging, group(g).weight_bytes().count);
 }
 Operand GroupStreams::home_states_chunk(int g, const Chunk& chunk, int set, Role role, Access access) {
-  const int64_t each = group(g).state_bytes_per_element;
-  return part(role, access, home_states(g, set), chunk.begin * each, chunk.elements() * each);
+  return part(role, access, home_states(g, set), group(g).states.bytes(0, chunk.begin), states_bytes(g, chunk));
 }
 Operand GroupStreams::ring_states_chunk(int g, const Chunk& chunk, Role role, Access access) {
   const BufferId buffer = rings_.next("states.ring", plan_.chunk_ring, Tier::host, Tag::states, states_chunk_bytes_);
-  return part(role, access, buffer, 0, chunk.elements() * group(g).state_bytes_per_element);
+  return part(role, access, buffer, 0, states_bytes(g, chunk));
 }
 Operand GroupStreams::gradients_chunk(int g, const Chunk& chunk) {
   const int64_t each = shape_.gradient_bytes_per_element;
@@ -105,11 +104,11 @@ BufferId GroupStreams::stage_weights(int g, const Chunk& chunk) {
   return staging;
 }
 BufferId GroupStreams::stage_states(int g, const Chunk& chunk) {
-  // Three ranges (m, v, lo), each an aligned superset.
-  const int64_t bytes = plan_.chunk_elements * group(g).state_bytes_per_element + 3 * 2 * 4096;
+  // Each part an aligned superset.
+  const int64_t bytes = states_chunk_bytes_ + kStateParts * 2 * 4096;
   const BufferId staging = rings_.next("staging.states", 2, Tier::host, Tag::staging, bytes);
   Op op{.kind = OpKind::read_source, .lane = Lane::read, .group = g, .begin = chunk.begin, .end = chunk.end};
-  op.bytes = chunk.elements() * group(g).state_bytes_per_element;
+  op.bytes = states_bytes(g, chunk);
   op.operands = {whole(Role::destination, Access::write, staging, /*i=*/1)};
   emit(std::move(op));
   return staging;

@@ -63,7 +63,7 @@ class GroupStreams : protected OpEmitter {
   const GroupPlan& group_plan(int g) const { return plan_.groups[index(g)]; }
   std::vector<Chunk> chunks(int g) const;
   int64_t gradient_bytes(int g) const { return group(g).elements * shape_.gradient_bytes_per_element; }
-  int64_t states_bytes(int g) const { return group(g).elements * group(g).state_bytes_per_element; }
+  int64_t states_bytes(int g, const Chunk& chunk) const { return group(g).states.bytes(chunk.begin, chunk.end); }
 
   // Groups that are updated behind backward may have two sets.
   bool is_early(int g) const { return group(g).trainable && group_plan(g).update == UpdateTime::behind_backward; }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/state_layout.h"
 #include "runtime/core/units.h"
 
 namespace sluice::plan {
@@ -16,11 +17,12 @@ struct GroupShape {
   bool trainable = false;
   int64_t elements = 0;
   int64_t weight_bytes_per_element = 2;  // compute dtype; 1: packed, in low bits
-  int64_t state_bytes_per_element = 10;  // lo, m, v beside a bf16 weight; m, v (8) beside an fp32 one
+  StateLayout states;                    // of a trained group
   // A chunk of weights as it lies in the user's files, read as aligned supersets: the largest over all chunks.
   Bytes staging_bytes;
 
   Bytes weight_bytes() const { return {elements * weight_bytes_per_element}; }
+  Bytes state_bytes() const { return {states.bytes(0, elements)}; }
 };
 
 struct SlotShape {

@@ -133,7 +133,7 @@ class Walk {
   }
   int64_t elements() const { return op_->end - op_->begin; }
   int64_t weights_each() const { return group(op_->group).weight_bytes_per_element; }
-  int64_t states_bytes() const { return elements() * group(op_->group).state_bytes_per_element; }
+  int64_t states_bytes() const { return group(op_->group).states.bytes(op_->begin, op_->end); }
 
   // Staging holds aligned supersets of unknown length: all that was read is one thing.
   void read_source() {

@@ -36,21 +36,28 @@ std::optional<int64_t> step_of(const std::string& name) {
   return step;
 }
 
-struct StateNames {
-  std::string m, v, lo;
-  explicit StateNames(const std::string& group) : m(group + ".exp_avg"), v(group + ".exp_avg_sq"), lo(group + ".lo") {}
-};
+std::string state_name(const models::ParameterGroup& group, StatePart part) {
+  return group.name + "." + std::string(name_of(part));
+}
 
-models::TensorFileLayout states_layout(const models::Model& model) {
-  std::vector<models::NewTensor> tensors;
-  for (const models::ParameterGroup& group : model.groups) {
+// Calls act(group, part, span) for every part of every trained group's states.
+template <class Act>
+void for_each_state(const ModelSetup& setup, const Act& act) {
+  for (size_t g = 0; g < setup.model.groups.size(); ++g) {
+    const models::ParameterGroup& group = setup.model.groups[g];
     if (!group.trainable) continue;
-    const StateNames names(group.name);
-    tensors.push_back({names.m, Dtype::f32, {group.elements}});
-    tensors.push_back({names.v, Dtype::f32, {group.elements}});
-    if (model.compute_dtype == Dtype::bf16) tensors.push_back({names.lo, Dtype::i16, {group.elements}});
+    const StateSpans spans = setup.states[g].spans(0, group.elements);
+    for (size_t part = 0; part < spans.size(); ++part)
+      if (spans[part].count > 0) act(g, static_cast<StatePart>(part), spans[part]);
   }
-  return models::plan_tensor_file(tensors, {{"format", "sluice-states-1"}});
+}
+
+models::TensorFileLayout states_layout(const ModelSetup& setup) {
+  std::vector<models::NewTensor> tensors;
+  for_each_state(setup, [&](size_t g, StatePart part, const StateSpan& span) {
+    tensors.push_back({state_name(setup.model.groups[g], part), span.dtype, {span.count}});
+  });
+  return models::plan_tensor_file(tensors, {{"format", "sluice-states-2"}});
 }
 
 // Receives groups from the executor and puts every tensor where the output's plan says.
@@ -59,7 +66,7 @@ class Writer {
   Writer(const ModelSetup& setup, const models::ModelOutput& output, const fs::path& folder)
       : setup_(setup),
         output_(output),
-        states_layout_(states_layout(setup.model)),
+        states_layout_(states_layout(setup)),
         states_(folder, kStatesFile, states_layout_) {
     for (const models::PlannedTensorFile& file : output.tensor_files)
       files_.emplace_back(folder, file.name, file.layout);
@@ -69,7 +76,7 @@ class Writer {
   void weights(int g, std::span<const std::byte> bytes) {
     const models::ParameterGroup& group = setup_.model.groups[static_cast<size_t>(g)];
     if (widens(group)) {
-      // The low halves follow with the states; adapters are small enough to wait for them here.
+      // What the masters have beyond them follows with the states; adapters are small enough to wait for them here.
       high_.assign(reinterpret_cast<const uint16_t*>(bytes.data()),
                    reinterpret_cast<const uint16_t*>(bytes.data()) + group.elements);
       master_.assign(static_cast<size_t>(group.elements), 0);
@@ -80,21 +87,16 @@ class Writer {
 
   void states(int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
     const models::ParameterGroup& group = setup_.model.groups[static_cast<size_t>(g)];
-    const StateNames names(group.name);
-    const auto count = static_cast<size_t>(end - begin);
-    states_.write(state_places_.at(names.m).offset + begin * 4, bytes.subspan(0, count * 4));
-    states_.write(state_places_.at(names.v).offset + begin * 4, bytes.subspan(count * 4, count * 4));
-    if (setup_.model.compute_dtype != Dtype::bf16) return;
-    const std::span<const std::byte> lo = bytes.subspan(count * 8, count * 2);
-    states_.write(state_places_.at(names.lo).offset + begin * 2, lo);
-    if (!widens(group)) return;
-    for (size_t i = 0; i < count; ++i) {
-      int16_t low;
-      std::memcpy(&low, lo.data() + i * 2, sizeof low);
-      const size_t at = static_cast<size_t>(begin) + i;
-      master_[at] = join_master(high_[at], low);
+    const StateSpans spans = setup_.states[static_cast<size_t>(g)].spans(begin, end);
+    for (size_t part = 0; part < spans.size(); ++part) {
+      const StateSpan& span = spans[part];
+      if (span.count == 0) continue;
+      const int64_t place = state_places_.at(state_name(group, static_cast<StatePart>(part))).offset;
+      states_.write(place + span.begin * size_of(span.dtype),
+                    bytes.subspan(static_cast<size_t>(span.offset), static_cast<size_t>(span.bytes())));
     }
-    if (end == group.elements) write_tensors(group, std::as_bytes(std::span(master_)), 4);
+    if (widens(group))
+      keep_masters(group, begin, end, bytes.data() + spans[static_cast<size_t>(StatePart::master)].offset);
   }
 
   void sync() {
@@ -109,7 +111,20 @@ class Writer {
  private:
   // Adapters are saved as their fp32 masters, as peft saves them.
   bool widens(const models::ParameterGroup& group) const {
-    return models::is_adapter_group(group) && setup_.model.compute_dtype == Dtype::bf16;
+    return models::is_adapter_group(group) && setup_.model.compute_dtype != Dtype::f32;
+  }
+  void keep_masters(const models::ParameterGroup& group, int64_t begin, int64_t end, const std::byte* beside) {
+    const std::span to = std::span(master_).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+    if (setup_.model.compute_dtype == Dtype::f16) {
+      std::memcpy(to.data(), beside, to.size_bytes());
+    } else {
+      for (size_t i = 0; i < to.size(); ++i) {
+        int16_t low;
+        std::memcpy(&low, beside + i * sizeof low, sizeof low);
+        to[i] = join_master(high_[static_cast<size_t>(begin) + i], low);
+      }
+    }
+    if (end == group.elements) write_tensors(group, std::as_bytes(std::span(master_)), 4);
   }
   void write_tensors(const models::ParameterGroup& group, std::span<const std::byte> bytes, int64_t each) {
     for (const models::ParameterTensor& tensor : group.tensors) {
@@ -304,17 +319,13 @@ void add_resumed_states(const Resume& resume, const ModelSetup& setup, exec::Job
   const models::TensorIndex index = models::TensorIndex::of_file(resume.folder / kStatesFile);
   const auto file = static_cast<int>(sources.files.size());
   sources.files.push_back(resume.folder / kStatesFile);
-  for (const models::ParameterGroup& group : setup.model.groups) {
-    exec::StateSource states;
-    if (group.trainable) {
-      const StateNames names(group.name);
-      states.m = index.at(names.m, {group.elements});
-      states.v = index.at(names.v, {group.elements});
-      if (setup.model.compute_dtype == Dtype::bf16) states.lo = index.at(names.lo, {group.elements});
-      states.m.file = states.v.file = states.lo.file = file;
-    }
-    sources.states.push_back(states);
-  }
+  sources.states.resize(setup.model.groups.size());
+  for_each_state(setup, [&](size_t g, StatePart part, const StateSpan& span) {
+    models::TensorLocation& place = sources.states[g][static_cast<size_t>(part)];
+    place = index.at(state_name(setup.model.groups[g], part), {span.count});
+    SLUICE_CHECK(place.dtype == span.dtype, "a checkpoint of this job's record has its states' types");
+    place.file = file;
+  });
 }
 
 void publish_result(const fs::path& checkpoint, const fs::path& output_dir) {

@@ -328,17 +328,23 @@ class ConfigReader {
     config_.seed = static_cast<uint64_t>(seed);
   }
 
-  // All are AdamW with fp32 states; where those live is the plan's matter.
-  static std::string read_optimizer_name(const Setting& setting) {
+  // All are AdamW; where its states live is the plan's matter, and 8-bit ones are a format of theirs.
+  std::string read_optimizer_name(const Setting& setting) {
     const std::string name = read_text(setting, "adamw_torch");
-    static const std::set<std::string> same = {"adamw_torch", "adamw_torch_fused", "adamw", "paged_adamw_32bit",
+    static const std::set<std::string> fp32 = {"adamw_torch", "adamw_torch_fused", "adamw", "paged_adamw_32bit",
                                                "paged_adamw"};
-    if (same.contains(name)) return "adamw_torch";
-    const bool eight_bits = name.find("8bit") != std::string::npos;
-    const std::string fix = "use " + setting.spelling + ": adamw_torch";
-    if (!eight_bits) refuse(setting, setting.spelling + ": '" + name + "' is not supported", fix);
-    refuse(setting, setting.spelling + ": '" + name + "' is not supported yet",
-           fix + "; its states are fp32, and `offload: {optimizer: disk}` keeps them out of memory");
+    static const std::set<std::string> eight_bits = {"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"};
+    if (name.starts_with("paged_"))
+      config_.notes.push_back(
+          setting.place() + ": " + setting.spelling + ": " + name +
+          " is paged as any optimizer is here: its states leave memory when the plan needs the room");
+    if (eight_bits.contains(name)) {
+      config_.offload.optimizer_state = MomentFormat::int8;
+      return "adamw_8bit";
+    }
+    if (fp32.contains(name)) return "adamw_torch";
+    refuse(setting, setting.spelling + ": '" + name + "' is not supported",
+           "use " + setting.spelling + ": adamw_torch, or adamw_8bit");
   }
 
   void read_precision() {
@@ -455,13 +461,16 @@ class ConfigReader {
     refuse_elsewhere("offload.gradients", offload.gradients);
   }
 
-  void read_optimizer_state() const {
+  void read_optimizer_state() {
     const Setting* state = find("offload.optimizer_state");
     if (state == nullptr) return;
-    static constexpr std::array<Choice<bool>, 3> formats = {{{"fp32", true}, {"bf16", false}, {"8bit", false}}};
-    if (!read_choice(*state, formats))
-      refuse(*state, "offload.optimizer_state: " + shown(state->value) + " is not supported yet",
-             "use offload.optimizer_state: fp32");
+    static constexpr std::array<Choice<MomentFormat>, 3> formats = {
+        {{"fp32", MomentFormat::f32}, {"bf16", MomentFormat::bf16}, {"8bit", MomentFormat::int8}}};
+    const MomentFormat format = read_choice(*state, formats);
+    if (config_.optimizer == "adamw_8bit" && format != MomentFormat::int8)
+      refuse(*state, "offload.optimizer_state: " + shown(state->value) + " contradicts the 8-bit optimizer",
+             "remove it, or use optimizer: adamw_torch");
+    config_.offload.optimizer_state = format;
   }
 
   Settings settings_;

@@ -10,6 +10,7 @@
 
 #include "models/low_bit.h"
 #include "runtime/core/dtype.h"
+#include "runtime/core/state_layout.h"
 #include "runtime/core/units.h"
 
 namespace sluice::train {
@@ -38,7 +39,7 @@ struct OffloadConfig {
   Residence optimizer = Residence::automatic;
   ActivationFate activations = ActivationFate::automatic;
   UpdateChoice update = UpdateChoice::automatic;  // when: plan::UpdateTime
-  std::string optimizer_state = "fp32";
+  MomentFormat optimizer_state = MomentFormat::f32;
   std::vector<std::filesystem::path> nvme_path;  // default: {output_dir}
   std::optional<Bytes> max_gpu, max_cpu, max_disk;
   std::optional<int> prefetch;      // blocks fetched ahead; default: the plan's choice

@@ -39,8 +39,7 @@ Bytes trained_and_frozen(const plan::JobShape& shape) {
   Bytes sum;
   for (const plan::GroupShape& group : shape.groups) {
     sum += group.weight_bytes();
-    if (group.trainable)
-      sum += Bytes{group.elements * (group.state_bytes_per_element + shape.gradient_bytes_per_element)};
+    if (group.trainable) sum += group.state_bytes() + Bytes{group.elements * shape.gradient_bytes_per_element};
   }
   return sum;
 }
@@ -56,6 +55,12 @@ plan::MachineProfile probed(const Job& job, exec::RateProbeOptions options) {
   return exec::probe_rates(&swap, options);
 }
 
+// Of the job's large tensors.
+exec::UpdateKind update_kind(const Job& job) {
+  return {StateLayout(job.config.offload.optimizer_state, job.setup.model.compute_dtype),
+          pass_size(job.setup, job.batch).gradient_dtype};
+}
+
 }  // namespace
 
 Bytes probe_memory(const Job& job) {
@@ -66,6 +71,7 @@ Bytes probe_memory(const Job& job) {
 
 plan::MachineProfile measure_rates(const Job& job) {
   exec::RateProbeOptions options;
+  options.update = update_kind(job);
   // A GPU takes nothing from the other lanes. On the CPU: takes its memory at once.
   if (!job.gpu) options.compute_load = exec::layer_load(job.setup.model, pass_size(job.setup, job.batch));
   if (job.config.device == DeviceKind::emulated) options.link_each_way = emulated_link(job.config);
@@ -74,6 +80,7 @@ plan::MachineProfile measure_rates(const Job& job) {
 
 plan::MachineProfile measure_rates_without_compute(const Job& job, const plan::Machine* target) {
   exec::RateProbeOptions options;
+  options.update = update_kind(job);
   if (job.request.memory == plan::DeviceMemory::separate) options.link_each_way = link_to_rehearse(job, target);
   return probed(job, std::move(options));
 }

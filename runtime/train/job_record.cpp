@@ -54,6 +54,7 @@ std::string shown(const nlohmann::json& value) {
 nlohmann::ordered_json record_of(const Config& config) {
   return {
       {"compute_dtype", name_of(config.compute_dtype)},
+      {"optimizer_state", name_of(config.offload.optimizer_state)},
       {"adapter", config.adapter == Adapter::lora},
       {"seed", config.seed},
       {"micro_batch_size", config.micro_batch_size},

@@ -140,12 +140,39 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
   setup.model = models::build_decoder(setup.spec, setup.adapter, config.compute_dtype, models::cpu_ops(),
                                       setup.low_bits.formats());
   setup.places = models::locate_base_weights(setup.base, setup.spec, setup.model.groups);
+  for (const models::ParameterGroup& group : setup.model.groups)
+    setup.states.push_back(state_layout_of(group, config.offload.optimizer_state, config.compute_dtype));
   if (setup.adapter_tensors) {
     models::GroupSources adapters = models::locate_adapter_weights(*setup.adapter_tensors, setup.model.groups);
     for (size_t g = 0; g < adapters.size(); ++g)
       if (!adapters[g].empty()) setup.places[g] = std::move(adapters[g]);
   }
   return setup;
+}
+
+namespace {
+
+// Tensors too small for 8-bit moments, as whole blocks.
+std::vector<ElementRange> exact_ranges(const models::ParameterGroup& group) {
+  std::vector<ElementRange> ranges;
+  for (const models::ParameterTensor& tensor : group.tensors) {
+    if (tensor.elements >= kExactElements) continue;
+    const ElementRange range{round_down(tensor.offset, kStateBlock),
+                             round_up(tensor.offset + tensor.elements, kStateBlock)};
+    if (!ranges.empty() && range.begin <= ranges.back().end) {
+      ranges.back().end = range.end;
+    } else {
+      ranges.push_back(range);
+    }
+  }
+  return ranges;
+}
+
+}  // namespace
+
+StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat moments, Dtype weights) {
+  if (!group.trainable) return {};
+  return {moments, weights, moments == MomentFormat::int8 ? exact_ranges(group) : std::vector<ElementRange>()};
 }
 
 void write_initial_adapter(const ModelSetup& setup, uint64_t seed, const std::filesystem::path& file) {
@@ -195,14 +222,13 @@ exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements) {
 }
 
 exec::PassSize pass_size(const ModelSetup& setup, const BatchShape& batch) {
-  const bool bf16 = setup.model.compute_dtype == Dtype::bf16 && batch.micro_batches == 1;
-  return {batch.tokens_max, std::min(batch.document_max, batch.tokens_max), bf16 ? Dtype::bf16 : Dtype::f32};
+  const Dtype gradients = batch.micro_batches == 1 ? setup.model.compute_dtype : Dtype::f32;
+  return {batch.tokens_max, std::min(batch.document_max, batch.tokens_max), gradients};
 }
 
 plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources, const BatchShape& batch,
                         const exec::BlockPasses& passes) {
   const models::Model& model = setup.model;
-  const bool split = model.compute_dtype == Dtype::bf16;
   const int64_t weight_bytes = size_of(model.compute_dtype);
   plan::JobShape shape;
   shape.tokens_max = batch.tokens_max;
@@ -211,7 +237,7 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
   shape.gradient_bytes_per_element = size_of(pass_size(setup, batch).gradient_dtype);
   for (size_t g = 0; g < model.groups.size(); ++g)
     shape.groups.push_back({model.groups[g].name, model.groups[g].trainable, model.groups[g].elements,
-                            model.groups[g].weight_bytes_per_element(model.compute_dtype), split ? 10 : 8,
+                            model.groups[g].weight_bytes_per_element(model.compute_dtype), setup.states[g],
                             Bytes{sources.weights[g].staging_bytes_max}});
   for (const auto& block : model.blocks) {
     plan::BlockShape each;
@@ -248,8 +274,9 @@ Bytes measuring_memory(const models::Model& model, const exec::PassSize& size) {
 std::vector<uint8_t> source_low_bits(const ModelSetup& setup, const exec::JobSources& sources) {
   std::vector<uint8_t> low_bits;
   for (size_t g = 0; g < setup.model.groups.size(); ++g)
-    low_bits.push_back(setup.model.compute_dtype == Dtype::bf16 && setup.model.groups[g].trainable &&
-                       sources.weights[g].wider_than_bf16);
+    low_bits.push_back(setup.model.groups[g].trainable &&
+                       (setup.model.compute_dtype == Dtype::f16 ||
+                        (setup.model.compute_dtype == Dtype::bf16 && sources.weights[g].wider_than_bf16)));
   return low_bits;
 }
 

@@ -22,6 +22,7 @@ struct ModelSetup {
   models::DecoderSpec spec;
   std::optional<models::AdapterSpec> adapter;
   models::Model model;
+  std::vector<StateLayout> states;                     // per group; of frozen ones meaningless
   models::TensorIndex stored;                          // the files of base_model, or of the checkpoint
   LowBitBase low_bits;                                 // empty: the base streams from those as it is
   models::TensorIndex base;                            // what streams
@@ -32,6 +33,10 @@ struct ModelSetup {
 
 // Reads headers only. `weights_from`: the checkpoint to go on from, or empty. Throws SetupError.
 ModelSetup set_up_model(const Config& config, const std::filesystem::path& weights_from);
+
+// How the optimizer's states of a trained group lie: with 8-bit moments, tensors of fewer than kExactElements keep
+// fp32.
+StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat moments, Dtype weights);
 
 // Fresh adapter weights (A uniform in +-1/sqrt(in), as peft's kaiming_uniform(sqrt 5); B zero) as a file, for groups
 // without a place.

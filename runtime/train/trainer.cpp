@@ -191,7 +191,8 @@ class Trainer {
             config_.adam_epsilon,
             config_.weight_decay,
             step + 1,
-            factor};
+            factor,
+            config_.seed};
   }
 
   // Updates behind backward took the gradients as they were. Where the norm exceeds the limit after all, they are done

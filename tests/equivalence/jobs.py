@@ -21,5 +21,6 @@ METHODS = {
 PRECISIONS = {"fp32": {"bf16": False}, "bf16": {"bf16": True}}
 
 
-def job_of(workshop, model, method, precision, **keys):
-    return workshop.job(workshop.model(model), RECIPE, seed=11, **METHODS[method], **PRECISIONS[precision], **keys)
+def job_of(workshop, model, method, precision, states="fp32", offload=None, **keys):
+    return workshop.job(workshop.model(model), RECIPE, seed=11, offload={**(offload or {}), "optimizer_state": states},
+                        **METHODS[method], **PRECISIONS[precision], **keys)

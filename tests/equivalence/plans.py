@@ -61,6 +61,7 @@ ALL = FEW + (
 # On a GPU the plans of the emulated one run there, and are compared with each other: a CPU's bits are others.
 if os.environ.get("SLUICE_TEST_DEVICE") == "cuda":
     FEW = ALL = tuple(replace(setting, device="cuda") for setting in ALL if setting.device == "emulated")
+    EMULATED_DEVICE = next(setting for setting in ALL if setting.name == EMULATED_DEVICE.name)
 
 
 def plan_of(run):

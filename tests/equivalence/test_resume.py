@@ -7,7 +7,8 @@ from equivalence import jobs, outcome, plans
 from golden import sluice_run
 
 HALF = jobs.RECIPE.steps // 2
-CASES = (("full", "fp32"), ("full", "bf16"), ("lora", "bf16"), ("qlora", "bf16"))
+CASES = (("full", "fp32", "bf16"), ("full", "bf16", "fp32"), ("full", "bf16", "8bit"), ("lora", "bf16", "8bit"),
+         ("qlora", "bf16", "fp32"))
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
@@ -36,7 +37,9 @@ def test_a_copied_checkpoint_resumes_to_the_same_end_under_any_plan(straight, tm
     job, run = straight
     copied = tmp_path / "elsewhere" / f"checkpoint-{HALF}"
     shutil.copytree(run.output_dir / copied.name, copied)
-    resumed = sluice_run.train({**job, **setting.keys(), "resume_from_checkpoint": str(copied)}, tmp_path / "resumed")
+    offload = {**setting.offload, "optimizer_state": job["offload"]["optimizer_state"]}
+    resumed = sluice_run.train({**job, "device": setting.device, "offload": offload,
+                                "resume_from_checkpoint": str(copied)}, tmp_path / "resumed")
     assert_second_half(resumed, run)
 
 

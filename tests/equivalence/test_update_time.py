@@ -16,9 +16,10 @@ PLACES = {
 }
 
 
-def job_at(workshop, place, update, method, precision, limit, **keys):
+def job_at(workshop, place, update, method, precision, states, limit, **keys):
     device, offload = PLACES[place]
-    return {**jobs.job_of(workshop, jobs.TINY, method, precision, device=device, offload={**offload, **update}, **keys),
+    return {**jobs.job_of(workshop, jobs.TINY, method, precision, states, device=device, offload={**offload, **update},
+                           **keys),
             "max_grad_norm": limit}
 
 
@@ -28,7 +29,7 @@ def assert_behind(run):
     return plan
 
 
-@pytest.fixture(params=(("full", "bf16"), ("lora", "fp32")), ids="-".join)
+@pytest.fixture(params=(("full", "bf16", "fp32"), ("full", "bf16", "8bit"), ("lora", "fp32", "bf16")), ids="-".join)
 def kind(request):
     return request.param
 

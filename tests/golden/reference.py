@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import bitsandbytes
 import peft
 import torch
 import transformers
@@ -23,6 +24,7 @@ class Recipe:
     beta2: float = 0.99
     epsilon: float = 1e-8
     grad_norm_max: float = 1.0
+    optimizer: str = "adamw_torch"
 
     @property
     def rows_per_step(self):
@@ -44,6 +46,7 @@ class Recipe:
             adam_beta2=self.beta2,
             adam_epsilon=self.epsilon,
             max_grad_norm=self.grad_norm_max,
+            optimizer=self.optimizer,
         )
 
 
@@ -96,7 +99,8 @@ def optimizer_of(model, recipe):
         {"params": [p for name, p in trainable.items() if name in decayed], "weight_decay": recipe.weight_decay},
         {"params": [p for name, p in trainable.items() if name not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), eps=recipe.epsilon)
+    kind = {"adamw_torch": torch.optim.AdamW, "adamw_bnb_8bit": bitsandbytes.optim.AdamW8bit}[recipe.optimizer]
+    return kind(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), eps=recipe.epsilon)
 
 
 def train(model, rows, recipe, labels=None):

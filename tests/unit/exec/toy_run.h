@@ -152,7 +152,8 @@ class Toy {
 
   void describe_job(int micro_batches) {
     for (const models::ParameterGroup& group : model_.groups) {
-      shape_.groups.push_back({group.name, true, group.elements, 4, 8, Bytes{group.elements * 4 + 8192}});
+      shape_.groups.push_back({group.name, true, group.elements, 4, StateLayout(MomentFormat::f32, Dtype::f32),
+                               Bytes{group.elements * 4 + 8192}});
       sources_.weights.push_back(locate(group, places_[shape_.groups.size() - 1], 0, kToyChunk));
     }
     for (const auto& block : model_.blocks) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "models/ops/low_bit_kernels.h"
+#include "runtime/core/dynamic_map.h"
 
 namespace {
 
@@ -91,7 +92,7 @@ void expand(LowBitFormat format, int64_t rows, int64_t columns, char** files) {
 int main(int argc, char** argv) {
   const std::string command = argc > 1 ? argv[1] : "";
   if (command == "dynamic" && argc == 3) {
-    write<float>(argv[2], dynamic_values());
+    write<float>(argv[2], dynamic_values(DynamicMap::with_sign));
   } else if (command == "quantise" && argc == 10) {
     quantise(format_of(argv[2], argv[3]), std::atoll(argv[4]), std::atoll(argv[5]), argv + 6);
   } else if (command == "expand" && argc == 11) {

@@ -6,6 +6,7 @@
 
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/cuda_memory.h"
+#include "runtime/core/half.h"
 #include "tests/unit/optim/random_states.h"
 
 namespace sluice::optim {
@@ -52,45 +53,91 @@ class AdamWCudaTest : public testing::Test {
     if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0) GTEST_SKIP() << "no GPU";
   }
 
-  // The first `decayed` elements decay, as norms and biases that follow do not.
-  static void update_on_host(States& s, bool split, bool bf16, size_t decayed, AdamWSettings settings) {
-    const auto update = [&](size_t begin, size_t end) {
-      const auto cut = [&](auto& x) { return std::span(x).subspan(begin, end - begin); };
-      const GradientView gradients = bf16 ? GradientView{{}, cut(s.g_bf16)} : GradientView{cut(s.g), {}};
-      split ? adamw_split(best_isa(), settings, cut(s.hi), cut(s.lo), gradients, cut(s.m), cut(s.v))
-            : adamw_f32(best_isa(), settings, cut(s.p), gradients, cut(s.m), cut(s.v));
-    };
-    update(0, decayed);
-    settings.weight_decay = 0;
-    update(decayed, s.p.size());
+  // All that an update of those types touches, by AdamWArrays' names.
+  struct Arrays {
+    std::vector<std::byte> weights, master, gradients, m, v, m_scales, v_scales;
+    bool operator==(const Arrays&) const = default;
+  };
+  template <class Value>
+  static std::vector<std::byte> bytes_of(const std::vector<Value>& values) {
+    const auto bytes = std::as_bytes(std::span(values));
+    return {bytes.begin(), bytes.end()};
   }
-  static void update_on_gpu(States& s, bool split, bool bf16, size_t decayed, const AdamWSettings& settings) {
-    const OnGpu<float> p(s.p), g(s.g), m(s.m), v(s.v);
-    const OnGpu<uint16_t> hi(s.hi), g_bf16(s.g_bf16);
-    const OnGpu<int16_t> lo(s.lo);
-    cuda::adamw(
-        settings,
-        {split ? static_cast<void*>(hi.data()) : p.data(), bf16 ? static_cast<const void*>(g_bf16.data()) : g.data(),
-         m.data(), v.data(), split ? lo.data() : nullptr, static_cast<int64_t>(s.p.size()),
-         static_cast<int64_t>(decayed), bf16 ? Dtype::bf16 : Dtype::f32},
-        nullptr);
-    s.p = p.back(), s.m = m.back(), s.v = v.back(), s.hi = hi.back(), s.lo = lo.back();
+  static std::vector<std::byte> stored(const std::vector<float>& values, Dtype dtype) {
+    if (dtype == Dtype::f32) return bytes_of(values);
+    std::vector<uint16_t> bits;
+    for (const float value : values) bits.push_back(dtype == Dtype::bf16 ? float_to_bf16(value) : float_to_f16(value));
+    return bytes_of(bits);
+  }
+  static Arrays arrays_of(const States& s, Dtype weights, Dtype gradients, MomentFormat moments) {
+    Arrays arrays;
+    arrays.weights = weights == Dtype::bf16 ? bytes_of(s.hi) : stored(s.p, weights);
+    if (weights == Dtype::bf16) arrays.master = bytes_of(s.lo);
+    if (weights == Dtype::f16) arrays.master = bytes_of(s.p);
+    arrays.gradients = stored(s.g, gradients);
+    if (moments != MomentFormat::int8) {
+      const Dtype dtype = moments == MomentFormat::f32 ? Dtype::f32 : Dtype::bf16;
+      arrays.m = stored(s.m, dtype);
+      arrays.v = stored(s.v, dtype);
+      return arrays;
+    }
+    const size_t blocks = (s.p.size() + kStateBlock - 1) / kStateBlock;
+    for (size_t i = 0; i < s.p.size(); ++i) {
+      arrays.m.push_back(static_cast<std::byte>(s.hi[i]));
+      arrays.v.push_back(static_cast<std::byte>(s.lo[i]));
+    }
+    std::vector<float> scales(blocks, 0.02f);
+    scales[0] = 0;
+    arrays.m_scales = arrays.v_scales = bytes_of(scales);
+    return arrays;
+  }
+  template <class Place>
+  static AdamWArrays pointers(Arrays& arrays, size_t count, Dtype weights, Dtype gradients, MomentFormat moments,
+                              const Place& place) {
+    return {.count = static_cast<int64_t>(count),
+            .weight_dtype = weights,
+            .weights = place(arrays.weights),
+            .master = place(arrays.master),
+            .gradient_dtype = gradients,
+            .gradients = place(arrays.gradients),
+            .moments = moments,
+            .m = place(arrays.m),
+            .v = place(arrays.v),
+            .m_scales = static_cast<float*>(place(arrays.m_scales)),
+            .v_scales = static_cast<float*>(place(arrays.v_scales)),
+            .group = 3,
+            .first = 4096};
   }
 };
 
 TEST_F(AdamWCudaTest, GivesTheHostsBits) {
+  constexpr Dtype kDtypes[] = {Dtype::f32, Dtype::bf16, Dtype::f16};
+  cuda::load_dynamic_tables();
   for (const size_t count : kCounts)
     for (const double beta1 : {0.9, 0.3})
-      for (const bool split : {false, true})
-        for (const bool bf16 : {false, true}) {
-          AdamWSettings settings = kSettings;
-          settings.beta1 = beta1;
-          States host = finite_states(count, count), gpu = host;
-          update_on_host(host, split, bf16, count / 3, settings);
-          update_on_gpu(gpu, split, bf16, count / 3, settings);
-          EXPECT_TRUE(same_bits(host, gpu))
-              << count << " elements, beta1 " << beta1 << ", split " << split << ", bf16 gradients " << bf16;
-        }
+      for (const Dtype weights : kDtypes)
+        for (const Dtype gradients : kDtypes)
+          for (const MomentFormat moments : {MomentFormat::f32, MomentFormat::bf16, MomentFormat::int8}) {
+            AdamWSettings settings = kSettings;
+            settings.beta1 = beta1;
+            settings.seed = count;
+            Arrays host = arrays_of(finite_states(count, count), weights, gradients, moments), gpu = host;
+            const auto on_host = [](std::vector<std::byte>& bytes) -> void* {
+              return bytes.empty() ? nullptr : bytes.data();
+            };
+            adamw(best_isa(), settings, pointers(host, count, weights, gradients, moments, on_host));
+            std::vector<std::pair<std::vector<std::byte>*, OnGpu<std::byte>>> there;
+            const auto on_gpu = [&](std::vector<std::byte>& bytes) -> void* {
+              if (bytes.empty()) return nullptr;
+              there.emplace_back(&bytes, OnGpu<std::byte>(bytes));
+              return there.back().second.data();
+            };
+            there.reserve(7);
+            cuda::adamw(settings, pointers(gpu, count, weights, gradients, moments, on_gpu), nullptr);
+            for (auto& [bytes, memory] : there) *bytes = memory.back();
+            EXPECT_TRUE(host == gpu) << count << " elements, beta1 " << beta1 << ", weights " << name_of(weights)
+                                     << ", gradients " << name_of(gradients) << ", moments " << name_of(moments);
+          }
 }
 
 TEST_F(AdamWCudaTest, NormsHaveTheHostsBits) {

@@ -9,12 +9,10 @@ an IEEE root put in MKL's place (2 ulp everywhere), and as they are (m and v 2 u
 eighth of it: more than 99% of the elements at a learning rate of 1e-3).
 """
 
-import os
-import subprocess
-
 import numpy as np
 import pytest
 import torch
+from adamw_steps import adamw_step, ulps_apart
 
 ELEMENTS = 10_007  # not a multiple of any vector: the kernels' tails are compared too
 STEPS = 8
@@ -35,26 +33,14 @@ SETTINGS = [  # lr, betas, eps, weight_decay
 ]
 
 
-def ulps_apart(a, b):
-    """Per element: how many fp32 values lie between."""
-
-    def place(x):  # fp32 bit patterns in the order of their values
-        bits = x.view(np.int32).astype(np.int64)
-        return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-
-    return np.abs(place(a) - place(b))
-
-
 def ieee_root(x):
     return torch.from_numpy(np.sqrt(x.numpy()))
 
 
-def our_step(file, p, g, m, v, lr, betas, eps, weight_decay, step):
-    torch.cat([p, g, m, v]).numpy().tofile(file)
-    settings = [repr(x) for x in (lr, *betas, eps, weight_decay, step)]
-    subprocess.run([os.environ["SLUICE_ADAMW_STEP"], file, *settings], check=True)
-    p, _, m, v = np.fromfile(file, dtype=np.float32).reshape(4, -1)
-    return {"p": p, "m": m, "v": v}
+def our_step(folder, p, g, m, v, **settings):
+    arrays = {"weights": p.numpy(), "gradients": g.numpy(), "m": m.numpy(), "v": v.numpy()}
+    after = adamw_step(folder, arrays, **settings)
+    return {"p": after["weights"], "m": after["m"], "v": after["v"]}
 
 
 def steps_side_by_side(file, implementation, lr, betas, eps, weight_decay):

@@ -123,9 +123,9 @@ class Actor {
     return known;
   }
   void act_on_group(const GroupShape& group) {
-    const int64_t elements = op_.end - op_.begin, states_bytes = elements * group.state_bytes_per_element;
-    // Three tensors of a checkpoint, each an aligned superset.
-    const int64_t stored_states_bytes = states_bytes + 3 * 8192;
+    const int64_t elements = op_.end - op_.begin, states_bytes = group.states.bytes(op_.begin, op_.end);
+    // Tensors of a checkpoint, each an aligned superset.
+    const int64_t stored_states_bytes = states_bytes + kStateParts * 8192;
     const int64_t weights_bytes = elements * group.weight_bytes_per_element;
     const Operand *from = first(op_, Role::source), *to = first(op_, Role::destination);
     const Operand* gradients = first(op_, Role::gradients);

@@ -19,7 +19,7 @@ class RandomJobs {
     job.boundary_bytes = Bytes{between(20'000, 200'000)};
     const bool adapter = coin(), alike = coin();
     const auto add_group = [&](int64_t elements, bool trainable) {
-      job.groups.push_back({"group", trainable, elements, 2, 10, Bytes{elements * 2 + 8192}});
+      job.groups.push_back({"group", trainable, elements, 2, StateLayout(), Bytes{elements * 2 + 8192}});
       return static_cast<int>(job.groups.size()) - 1;
     };
     const Bytes scratch{between(20'000, 100'000)};

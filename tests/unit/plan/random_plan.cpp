@@ -14,7 +14,8 @@ bool coin(Random& random) { return pick(random, 0, 1) == 0; }
 // Blocks get their times, which decide what the planner prefers.
 class ShapeMaker {
  public:
-  explicit ShapeMaker(Random& random) : random_(random), split_(coin(random)) {}
+  explicit ShapeMaker(Random& random)
+      : random_(random), split_(coin(random)), moments_(static_cast<MomentFormat>(pick(random, 0, 2))) {}
 
   JobShape make() {
     const bool adapters = pick(random_, 0, 2) == 0;
@@ -41,7 +42,11 @@ class ShapeMaker {
 
  private:
   int add_group(const char* name, int64_t elements, bool trainable) {
-    job_.groups.push_back({name, trainable, elements, split_ ? 2 : 4, split_ ? 10 : 8, Bytes{elements * 4 + 8192}});
+    std::vector<ElementRange> exact;
+    if (moments_ == MomentFormat::int8 && coin(random_)) exact.push_back({256, 256 * pick(random_, 2, 20)});
+    job_.groups.push_back({name, trainable, elements, split_ ? 2 : 4,
+                           StateLayout(moments_, split_ ? Dtype::bf16 : Dtype::f32, std::move(exact)),
+                           Bytes{elements * 4 + 8192}});
     return static_cast<int>(job_.groups.size()) - 1;
   }
   void add_block(const char* name, std::vector<int> groups, std::vector<SlotShape> slots, double forward_us) {
@@ -63,6 +68,7 @@ class ShapeMaker {
 
   Random& random_;
   const bool split_;  // bf16 weights with their low halves among the states, or fp32 ones
+  const MomentFormat moments_;
   JobShape job_;
 };
 

@@ -12,7 +12,7 @@ inline JobShape toy_job(int micro_batches, bool adapter = false, int layers = 3)
   job.boundary_bytes = Bytes{64 * 32 * 2};
   job.gradient_bytes_per_element = micro_batches == 1 ? 2 : 4;
   const auto add_group = [&](const char* name, int64_t elements, bool trainable) {
-    job.groups.push_back({name, trainable, elements, 2, 10, Bytes{elements * 2 + 8192}});
+    job.groups.push_back({name, trainable, elements, 2, StateLayout(), Bytes{elements * 2 + 8192}});
     return static_cast<int>(job.groups.size()) - 1;
   };
   const auto scratch = [](ComputePass pass, std::span<const uint8_t>) {

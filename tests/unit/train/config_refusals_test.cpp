@@ -194,17 +194,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"bf16: full\n",
                 "job.yaml:5:1: bf16: full (no fp32 masters) is not supported\n  fix: use bf16: true, which keeps fp32 "
                 "masters"},
-        Refusal{
-            "optimizer: adamw_bnb_8bit\n",
-            "job.yaml:5:1: optimizer: 'adamw_bnb_8bit' is not supported yet\n  fix: use optimizer: adamw_torch; its "
-            "states are fp32, and `offload: {optimizer: disk}` keeps them out of memory"},
-        Refusal{"optim: paged_adamw_8bit\n",
-                "job.yaml:5:1: optim: 'paged_adamw_8bit' is not supported yet\n  fix: use optim: adamw_torch; its "
-                "states are fp32, and `offload: {optimizer: disk}` keeps them out of memory"},
-        Refusal{"optim: lion_32bit\n",
-                "job.yaml:5:1: optim: 'lion_32bit' is not supported\n  fix: use optim: adamw_torch"},
-        Refusal{"offload: {optimizer_state: 8bit}\n",
-                "job.yaml:5:11: offload.optimizer_state: '8bit' is not supported yet\n  fix: use "
+        Refusal{"optim: lion_8bit\n",
+                "job.yaml:5:1: optim: 'lion_8bit' is not supported\n  fix: use optim: adamw_torch, or adamw_8bit"},
+        Refusal{"optimizer: adamw_bnb_8bit\noffload: {optimizer_state: fp32}\n",
+                "job.yaml:6:11: offload.optimizer_state: 'fp32' contradicts the 8-bit optimizer\n  fix: remove it, or "
+                "use optimizer: adamw_torch"},
+        Refusal{"offload: {optimizer_state: 4bit}\n",
+                "job.yaml:5:28: offload.optimizer_state must be fp32, bf16 or 8bit, not '4bit'\n  fix: for example: "
                 "offload.optimizer_state: fp32"},
         Refusal{"deepspeed: zero3.json\n",
                 "job.yaml:5:1: deepspeed: 'zero3.json' is not supported\n  fix: remove it, and say where things live "

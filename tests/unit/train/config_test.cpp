@@ -39,7 +39,7 @@ TEST_F(ConfigTest, a_minimal_job_gets_the_documented_defaults) {
   EXPECT_EQ(config.output_dir, "model-out");
   EXPECT_EQ(config.offload.nvme_path, std::vector<std::filesystem::path>{"model-out"});
   EXPECT_EQ(config.offload.max_gpu, std::nullopt);
-  EXPECT_EQ(config.offload.optimizer_state, "fp32");
+  EXPECT_EQ(config.offload.optimizer_state, MomentFormat::f32);
   EXPECT_TRUE(config.notes.empty());
 }
 
@@ -307,6 +307,21 @@ TEST_F(ConfigTest, low_bits_are_asked_for_in_the_words_of_axolotl_transformers_a
 TEST_F(ConfigTest, an_existing_adapter_needs_no_rank_and_no_target) {
   std::filesystem::create_directory("adapter");
   EXPECT_EQ(load(minimal("adapter: lora\nlora_model_dir: adapter\n")).lora_model_dir, "adapter");
+}
+
+TEST_F(ConfigTest, eight_bit_optimizers_are_a_format_of_states) {
+  for (const char* name : {"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"}) {
+    const Config config = load(minimal("optimizer: " + std::string(name) + "\n"));
+    EXPECT_EQ(config.optimizer, "adamw_8bit");
+    EXPECT_EQ(config.offload.optimizer_state, MomentFormat::int8);
+    EXPECT_EQ(config.notes.size(), std::string(name).starts_with("paged") ? 1U : 0U);
+  }
+  const auto format = [&](const std::string& name) {
+    return load(minimal("offload: {optimizer_state: " + name + "}\n")).offload.optimizer_state;
+  };
+  EXPECT_EQ(format("fp32"), MomentFormat::f32);
+  EXPECT_EQ(format("bf16"), MomentFormat::bf16);
+  EXPECT_EQ(format("8bit"), MomentFormat::int8);
 }
 
 TEST_F(ConfigTest, the_spellings_of_adamw_are_one_optimizer) {
