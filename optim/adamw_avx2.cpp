@@ -40,6 +40,7 @@ struct Eight {
   }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F sqrt(F x) { return _mm256_sqrt_ps(x); }
+  static F quotient(F x, F by, F) { return x / by; }
 
   static Draws draw(RoundingKey key, uint32_t first) {
     const __m256i lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
@@ -65,19 +66,24 @@ struct Eight {
     for (const float each : all) found = each > found ? each : found;
     return found;
   }
-  static F values_of(const uint8_t* codes, const float* values) {
-    const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
-    return _mm256_i32gather_ps(values, index, 4);
+
+  static void expand(const uint8_t* codes, int64_t count, DynamicMap map, float* to) {
+    const float* const values = dynamic_values(map).data();
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
+      _mm256_store_ps(to + i, _mm256_i32gather_ps(values, index, 4));
+    }
   }
-  static void store_codes(uint8_t* at, F normed, const uint8_t* code_of_step) {
-    const F one = broadcast(1.0f);
-    const F clamped = _mm256_max_ps(_mm256_min_ps(normed, one), broadcast(-1.0f));
-    const F step = (clamped + one) * broadcast(0.5f) * broadcast(kDynamicSteps - 1) + broadcast(0.5f);
-    const __m256i found =
-        _mm256_i32gather_epi32(reinterpret_cast<const int*>(code_of_step), _mm256_cvttps_epi32(step), 1);
-    alignas(32) uint32_t all[kLanes];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(all), found);
-    for (int64_t i = 0; i < kLanes; ++i) at[i] = static_cast<uint8_t>(all[i]);
+  static void store_codes(const float* from, int64_t count, float factor, DynamicMap map, uint8_t* to) {
+    const DynamicLines& lines = dynamic_lines(map);
+    for (int64_t i = 0; i < count; i += 32) {
+      const auto codes = [&](int64_t at) { return codes_on(lines, map, load(from + i + at) * broadcast(factor)); };
+      const __m256i low = _mm256_packus_epi32(codes(0), codes(8)), high = _mm256_packus_epi32(codes(16), codes(24));
+      // Packing works inside each half of a register.
+      const __m256i in_order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i),
+                          _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), in_order));
+    }
   }
 
   class Sums {
@@ -102,6 +108,25 @@ struct Eight {
 
     __m256d sums_[4] = {};
   };
+
+ private:
+  // dynamic_step without its clamp, which the rounding of what is beyond makes up for; then DynamicLines.
+  static __m256i codes_on(const DynamicLines& lines, DynamicMap map, F normed) {
+    const F step = (normed + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f);
+    const F from_middle = _mm256_cvtepi32_ps(_mm256_cvttps_epi32(step)) - broadcast(kMiddleStep);
+    const F a = map == DynamicMap::with_sign ? _mm256_andnot_ps(broadcast(-0.0f), from_middle) : from_middle;
+    F found = fma(broadcast(lines.slope[0]), a, broadcast(lines.begin[0]));
+    for (size_t d = 1; d < kDynamicDecades; ++d) {
+      const F on_line = fma(broadcast(lines.slope[d]), a, broadcast(lines.begin[d]));
+      const F below = _mm256_cmp_ps(a, broadcast(lines.border[d]), _CMP_LT_OQ);
+      found = _mm256_blendv_ps(found, _mm256_min_ps(on_line, broadcast(lines.last[d])), below);
+    }
+    __m256i code = _mm256_cvttps_epi32(_mm256_min_ps(found, broadcast(lines.last[0])));
+    if (map == DynamicMap::with_sign)
+      code = _mm256_add_epi32(_mm256_set1_epi32(127), _mm256_sign_epi32(code, _mm256_castps_si256(from_middle)));
+    const __m256i top = _mm256_castps_si256(_mm256_cmp_ps(from_middle, broadcast(lines.top), _CMP_GT_OQ));
+    return _mm256_sub_epi32(code, top);
+  }
 };
 
 }  // namespace

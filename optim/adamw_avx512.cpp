@@ -1,6 +1,8 @@
 // Sixteen elements at a time; compiled for x86-64-v4 (AVX-512 F, BW, CD, DQ, VL).
 #include <immintrin.h>
 
+#include <limits>
+
 #include "optim/adamw_updates.h"
 
 namespace sluice::optim {
@@ -36,6 +38,11 @@ struct Sixteen {
   }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F sqrt(F x) { return _mm512_sqrt_ps(x); }
+  static F quotient(F x, F by, F inverse) {
+    const F corrected = corrected_quotient<Sixteen>(x, by, inverse);
+    const F infinity = broadcast(std::numeric_limits<float>::infinity());
+    return _mm512_mask_mov_ps(infinity, _mm512_cmp_ps_mask(x, infinity, _CMP_NEQ_UQ), corrected);
+  }
 
   static Draws draw(RoundingKey key, uint32_t first) {
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -55,16 +62,37 @@ struct Sixteen {
 
   static F larger_magnitude(F most, F x) { return _mm512_max_ps(_mm512_abs_ps(x), most); }
   static float largest(F most) { return _mm512_reduce_max_ps(most); }
-  static F values_of(const uint8_t* codes, const float* values) {
-    const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    return _mm512_i32gather_ps(index, values, 4);
+
+  // 64 codes at a time: bytes of the values are looked up plane by plane, then put together.
+  static void expand(const uint8_t* codes, int64_t count, DynamicMap map, float* to) {
+    const DynamicPlanes& planes = dynamic_planes(map);
+    for (int64_t i = 0; i < count; i += 64) {
+      const __m512i index = in_unpacking_order(_mm512_loadu_si512(codes + i));
+      const __mmask64 upper = _mm512_movepi8_mask(index);
+      __m512i bytes[4];
+      for (int plane = 0; plane < 4; ++plane) {
+        const auto quarter = [&](int part) { return _mm512_load_si512(planes.bytes[plane] + 64 * part); };
+        const __m512i low = _mm512_permutex2var_epi8(quarter(0), index, quarter(1));
+        const __m512i high = _mm512_permutex2var_epi8(quarter(2), index, quarter(3));
+        bytes[plane] = _mm512_mask_mov_epi8(low, upper, high);
+      }
+      const __m512i low_01 = _mm512_unpacklo_epi8(bytes[0], bytes[1]),
+                    high_01 = _mm512_unpackhi_epi8(bytes[0], bytes[1]);
+      const __m512i low_23 = _mm512_unpacklo_epi8(bytes[2], bytes[3]),
+                    high_23 = _mm512_unpackhi_epi8(bytes[2], bytes[3]);
+      _mm512_store_si512(to + i, _mm512_unpacklo_epi16(low_01, low_23));
+      _mm512_store_si512(to + i + 16, _mm512_unpackhi_epi16(low_01, low_23));
+      _mm512_store_si512(to + i + 32, _mm512_unpacklo_epi16(high_01, high_23));
+      _mm512_store_si512(to + i + 48, _mm512_unpackhi_epi16(high_01, high_23));
+    }
   }
-  static void store_codes(uint8_t* at, F normed, const uint8_t* code_of_step) {
-    const F one = broadcast(1.0f);
-    const F clamped = _mm512_max_ps(_mm512_min_ps(normed, one), broadcast(-1.0f));
-    const F step = (clamped + one) * broadcast(0.5f) * broadcast(kDynamicSteps - 1) + broadcast(0.5f);
-    const __m512i found = _mm512_i32gather_epi32(_mm512_cvttps_epi32(step), code_of_step, 1);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm512_cvtepi32_epi8(found));
+  static void store_codes(const float* from, int64_t count, float factor, DynamicMap map, uint8_t* to) {
+    const DynamicLines& lines = dynamic_lines(map);
+    for (int64_t i = 0; i < count; i += 64) {
+      const auto codes = [&](int64_t at) { return codes_on(lines, map, load(from + i + at) * broadcast(factor)); };
+      const __m512i low = _mm512_packus_epi32(codes(0), codes(16)), high = _mm512_packus_epi32(codes(32), codes(48));
+      _mm512_storeu_si512(to + i, in_unpacking_order(_mm512_packus_epi16(low, high)));
+    }
   }
 
   class Sums {
@@ -88,6 +116,33 @@ struct Sixteen {
 
     __m512d sums_[2] = {};
   };
+
+ private:
+  // Unpacking and packing work inside each quarter of a register: its 16 groups of four bytes, turned as a matrix.
+  static __m512i in_unpacking_order(__m512i bytes) {
+    const __m512i turned = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    return _mm512_permutexvar_epi32(turned, bytes);
+  }
+  // dynamic_step without its clamp, which the rounding of what is beyond makes up for; then DynamicLines.
+  static __m512i codes_on(const DynamicLines& lines, DynamicMap map, F normed) {
+    const F step = (normed + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f);
+    const F from_middle = _mm512_cvtepi32_ps(_mm512_cvttps_epi32(step)) - broadcast(kMiddleStep);
+    const F a = map == DynamicMap::with_sign ? _mm512_abs_ps(from_middle) : from_middle;
+    F found = fma(broadcast(lines.slope[0]), a, broadcast(lines.begin[0]));
+    for (size_t d = 1; d < kDynamicDecades; ++d) {
+      const __mmask16 below = _mm512_cmp_ps_mask(a, broadcast(lines.border[d]), _CMP_LT_OQ);
+      const F on_line = fma(broadcast(lines.slope[d]), a, broadcast(lines.begin[d]));
+      found = _mm512_mask_min_ps(found, below, on_line, broadcast(lines.last[d]));
+    }
+    __m512i code = _mm512_cvttps_epi32(_mm512_min_ps(found, broadcast(lines.last[0])));
+    if (map == DynamicMap::with_sign) {
+      const __m512i zero_code = _mm512_set1_epi32(127);
+      const __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(from_middle));
+      code = _mm512_mask_sub_epi32(_mm512_add_epi32(zero_code, code), negative, zero_code, code);
+    }
+    const __mmask16 top = _mm512_cmp_ps_mask(from_middle, broadcast(lines.top), _CMP_GT_OQ);
+    return _mm512_mask_add_epi32(code, top, code, _mm512_set1_epi32(1));
+  }
 };
 
 }  // namespace

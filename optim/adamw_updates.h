@@ -122,26 +122,20 @@ void store_block(const float* from, int64_t count, float most, DynamicMap map, u
   *scale = most;
   if (most == 0) {
     for (int64_t i = 0; i < count; ++i) codes[i] = 0;
-    return;
+  } else if (count == kStateBlock) {
+    Lanes::store_codes(from, count, 1.0f / most, map, codes);
+  } else {
+    One::store_codes(from, count, 1.0f / most, map, codes);
   }
-  const float factor = 1.0f / most;
-  const uint8_t* const code_of_step = dynamic_codes(map).data();
-  int64_t i = 0;
-  for (; i + Lanes::kLanes <= count; i += Lanes::kLanes)
-    Lanes::store_codes(codes + i, Lanes::load(from + i) * Lanes::broadcast(factor), code_of_step);
-  for (; i < count; ++i) One::store_codes(codes + i, from[i] * factor, code_of_step);
 }
 
-// Two walks over each block: the update, which leaves fp32 moments in the first-level cache and finds the largest, then
-// the codes.
+// Each block is expanded into the first-level cache, updated there, which finds the largest moments too, and stored.
 template <class Lanes, class Weights, class G>
 void update_int8(const AdamWConstants& constants, const AdamWArrays& arrays) {
   const Weights weights(arrays);
   const auto* const g = static_cast<const G*>(arrays.gradients);
   auto* const m_codes = static_cast<uint8_t*>(arrays.m);
   auto* const v_codes = static_cast<uint8_t*>(arrays.v);
-  const float* const m_values = dynamic_values(DynamicMap::with_sign).data();
-  const float* const v_values = dynamic_values(DynamicMap::unsigned_only).data();
   const AdamWStep<Lanes> wide(constants);
   const AdamWStep<One> narrow(constants);
   BlockMoments block;
@@ -149,9 +143,8 @@ void update_int8(const AdamWConstants& constants, const AdamWArrays& arrays) {
                                  typename L::F& v_most) {
     const int64_t at = begin + i, scale = begin / kStateBlock;
     const auto gradient = step.scaled(L::load(g + at));
-    const auto old_m = L::values_of(m_codes + at, m_values) * L::broadcast(arrays.m_scales[scale]);
-    const auto old_v = L::values_of(v_codes + at, v_values) * L::broadcast(arrays.v_scales[scale]);
-    const auto m = step.next_m_of_int8(old_m, gradient), v = step.next_v(old_v, gradient);
+    const auto m = step.next_m_of_int8(L::load(block.m + i) * L::broadcast(arrays.m_scales[scale]), gradient);
+    const auto v = step.next_v(L::load(block.v + i) * L::broadcast(arrays.v_scales[scale]), gradient);
     L::store(block.m + i, m);
     L::store(block.v + i, v);
     m_most = L::larger_magnitude(m_most, m);
@@ -159,7 +152,12 @@ void update_int8(const AdamWConstants& constants, const AdamWArrays& arrays) {
     weights.store(lanes, at, step.next_p(weights.load(lanes, at), m, v));
   };
   for (int64_t begin = 0; begin < arrays.count; begin += kStateBlock) {
-    const int64_t count = std::min(kStateBlock, arrays.count - begin);
+    const int64_t count = std::min(kStateBlock, arrays.count - begin), scale = begin / kStateBlock;
+    const auto expand = [&](const uint8_t* codes, DynamicMap map, float* to) {
+      count == kStateBlock ? Lanes::expand(codes, count, map, to) : One::expand(codes, count, map, to);
+    };
+    expand(m_codes + begin, DynamicMap::with_sign, block.m);
+    expand(v_codes + begin, DynamicMap::unsigned_only, block.v);
     auto m_wide = Lanes::broadcast(0), v_wide = Lanes::broadcast(0);
     float m_most = 0, v_most = 0;
     weights.streams([&]<class... P>(P*... p) {
@@ -170,7 +168,6 @@ void update_int8(const AdamWConstants& constants, const AdamWArrays& arrays) {
     });
     m_most = std::max(m_most, Lanes::largest(m_wide));
     v_most = std::max(v_most, Lanes::largest(v_wide));
-    const int64_t scale = begin / kStateBlock;
     store_block<Lanes>(block.m, count, m_most, DynamicMap::with_sign, m_codes + begin, arrays.m_scales + scale);
     store_block<Lanes>(block.v, count, v_most, DynamicMap::unsigned_only, v_codes + begin, arrays.v_scales + scale);
   }

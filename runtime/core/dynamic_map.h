@@ -21,7 +21,7 @@ const DynamicCodes& dynamic_codes(DynamicMap map);  // by dynamic_step
 
 // Of a number divided by the block's largest magnitude: |normed| <= 1 but for rounding.
 constexpr uint32_t dynamic_step(float normed) {
-  const float clamped = normed < -1.0f ? -1.0f : normed > 1.0f ? 1.0f : normed;
+  const float clamped = !(normed > -1.0f) ? -1.0f : normed > 1.0f ? 1.0f : normed;  // what is no number has one too
   return static_cast<uint32_t>((clamped + 1.0f) * 0.5f * static_cast<float>(kDynamicSteps - 1) + 0.5f);
 }
 

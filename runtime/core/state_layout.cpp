@@ -39,16 +39,39 @@ std::string_view name_of(StatePart part) {
   return names[static_cast<size_t>(part)];
 }
 
-StateLayout::StateLayout(MomentFormat moments, Dtype weights, std::vector<ElementRange> exact)
-    : moments_(moments), weights_(weights), exact_(std::move(exact)) {
+StateLayout::StateLayout(MomentFormat moments, Dtype weights, std::vector<ElementRange> exact,
+                         std::vector<ElementRange> gaps)
+    : moments_(moments), weights_(weights), exact_(std::move(exact)), gaps_(std::move(gaps)) {
   SLUICE_CHECK(weights == Dtype::f32 || weights == Dtype::bf16 || weights == Dtype::f16, "weights are floating point");
-  SLUICE_CHECK(exact_.empty() || moments == MomentFormat::int8, "moments in floating point are all of one format");
+  SLUICE_CHECK((exact_.empty() && gaps_.empty()) || moments == MomentFormat::int8,
+               "moments in floating point are all of one format");
   int64_t last = 0;
   for (const ElementRange& range : exact_) {
     SLUICE_CHECK(last <= range.begin && range.begin < range.end, "exact ranges ascend");
     SLUICE_CHECK(range.begin % kStateBlock == 0 && range.end % kStateBlock == 0, "exact ranges are whole blocks");
     last = range.end;
   }
+  last = 0;
+  for (const ElementRange& range : gaps_) {
+    SLUICE_CHECK(last <= range.begin && range.begin < range.end && range.end % kStateBlock == 0,
+                 "gaps ascend and end with a block");
+    last = range.end;
+  }
+}
+
+StateLayout::Run StateLayout::run_at(int64_t element, int64_t end) const {
+  Run run{Kind::plain, end};
+  const auto look_at = [&](const std::vector<ElementRange>& ranges, Kind kind) {
+    for (const ElementRange& range : ranges) {
+      if (element >= range.end) continue;
+      if (element >= range.begin) run.kind = kind;
+      run.end = std::min(run.end, element >= range.begin ? range.end : range.begin);
+      return;
+    }
+  };
+  look_at(exact_, Kind::exact);
+  look_at(gaps_, Kind::gap);
+  return run;
 }
 
 int64_t StateLayout::exact_before(int64_t element) const {

@@ -52,12 +52,21 @@ class StateLayout {
  public:
   // fp32 moments of bf16 weights.
   StateLayout() = default;
-  // `exact`: of int8 moments, the elements that keep fp32 ones: ascending, apart, at multiples of kStateBlock.
-  StateLayout(MomentFormat moments, Dtype weights, std::vector<ElementRange> exact = {});
+  // Of int8 moments; both ascend. `exact`: the elements that keep fp32 ones, whole blocks. `gaps`: elements that are no
+  // parameter's, up to a block's end: they are not updated, as int8 moments of zero beside others do not stay zero.
+  StateLayout(MomentFormat moments, Dtype weights, std::vector<ElementRange> exact = {},
+              std::vector<ElementRange> gaps = {});
 
   MomentFormat moments() const { return moments_; }
   Dtype weights() const { return weights_; }
-  const std::vector<ElementRange>& exact() const { return exact_; }
+
+  // From `element` on as far as all are alike.
+  enum class Kind : uint8_t { plain, exact, gap };
+  struct Run {
+    Kind kind = Kind::plain;
+    int64_t end = 0;
+  };
+  Run run_at(int64_t element, int64_t end) const;
 
   // [begin, end) of the group, with int8 moments from a block's begin on. A part that is not there has no count.
   StateSpans spans(int64_t begin, int64_t end) const;
@@ -74,7 +83,7 @@ class StateLayout {
 
   MomentFormat moments_ = MomentFormat::f32;
   Dtype weights_ = Dtype::bf16;
-  std::vector<ElementRange> exact_;
+  std::vector<ElementRange> exact_, gaps_;
 };
 
 }  // namespace sluice

@@ -51,20 +51,16 @@ optim::GradientView gradient_view(const std::byte* at, Dtype dtype, int64_t elem
 void for_each_alike(const GroupChunk& chunk, int64_t first, int64_t last,
                     const std::function<void(const optim::AdamWArrays& arrays, bool decays)>& act) {
   const StateSpans spans = chunk.layout->spans(chunk.begin, chunk.begin + chunk.elements);
-  const auto act_on = [&](int64_t from, int64_t to, bool exact) {
-    const int64_t border = std::clamp(chunk.decayed, from, to);
-    if (from < border) act(arrays_of(chunk, spans, from, border, exact), true);
-    if (border < to) act(arrays_of(chunk, spans, border, to, exact), false);
-  };
-  int64_t at = first;
-  for (const ElementRange& range : chunk.layout->exact()) {
-    const int64_t from = std::clamp(range.begin - chunk.begin, at, last),
-                  to = std::clamp(range.end - chunk.begin, at, last);
-    if (at < from) act_on(at, from, false);
-    if (from < to) act_on(from, to, true);
+  for (int64_t at = first; at < last;) {
+    const StateLayout::Run run = chunk.layout->run_at(chunk.begin + at, chunk.begin + last);
+    const int64_t to = run.end - chunk.begin, border = std::clamp(chunk.decayed, at, to);
+    const bool exact = run.kind == StateLayout::Kind::exact;
+    if (run.kind != StateLayout::Kind::gap) {
+      if (at < border) act(arrays_of(chunk, spans, at, border, exact), true);
+      if (border < to) act(arrays_of(chunk, spans, border, to, exact), false);
+    }
     at = to;
   }
-  if (at < last) act_on(at, last, false);
 }
 
 void update_range(const GroupChunk& chunk, int64_t first, int64_t last, const optim::AdamWSettings& settings) {

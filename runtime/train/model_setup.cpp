@@ -152,27 +152,35 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
 
 namespace {
 
-// Tensors too small for 8-bit moments, as whole blocks.
-std::vector<ElementRange> exact_ranges(const models::ParameterGroup& group) {
-  std::vector<ElementRange> ranges;
-  for (const models::ParameterTensor& tensor : group.tensors) {
-    if (tensor.elements >= kExactElements) continue;
-    const ElementRange range{round_down(tensor.offset, kStateBlock),
-                             round_up(tensor.offset + tensor.elements, kStateBlock)};
-    if (!ranges.empty() && range.begin <= ranges.back().end) {
-      ranges.back().end = range.end;
-    } else {
-      ranges.push_back(range);
+// Grows the last range, or begins one.
+void append(std::vector<ElementRange>& ranges, ElementRange range) {
+  if (!ranges.empty() && range.begin <= ranges.back().end) {
+    ranges.back().end = std::max(ranges.back().end, range.end);
+  } else {
+    ranges.push_back(range);
+  }
+}
+
+StateLayout int8_layout(const models::ParameterGroup& group, Dtype weights) {
+  std::vector<ElementRange> exact, gaps;
+  for (size_t i = 0; i < group.tensors.size(); ++i) {
+    const models::ParameterTensor& tensor = group.tensors[i];
+    const int64_t end = tensor.offset + tensor.elements;
+    const int64_t next = i + 1 < group.tensors.size() ? group.tensors[i + 1].offset : group.elements;
+    if (tensor.elements < kExactElements) {
+      append(exact, {round_down(tensor.offset, kStateBlock), round_up(end, kStateBlock)});
+    } else if (end < next) {
+      gaps.push_back({end, next});
     }
   }
-  return ranges;
+  return {MomentFormat::int8, weights, std::move(exact), std::move(gaps)};
 }
 
 }  // namespace
 
 StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat moments, Dtype weights) {
   if (!group.trainable) return {};
-  return {moments, weights, moments == MomentFormat::int8 ? exact_ranges(group) : std::vector<ElementRange>()};
+  return moments == MomentFormat::int8 ? int8_layout(group, weights) : StateLayout(moments, weights);
 }
 
 void write_initial_adapter(const ModelSetup& setup, uint64_t seed, const std::filesystem::path& file) {

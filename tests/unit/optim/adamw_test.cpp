@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <random>
+
 #include "tests/unit/optim/random_states.h"
 
 namespace sluice::optim {
@@ -31,6 +34,99 @@ TEST(AdamW, EveryInstructionSetGivesTheScalarBits) {
         update_everything(isa, settings, other);
         EXPECT_TRUE(same_bits(scalar, other)) << name_of(isa) << ", " << count << " elements, beta1 " << beta1;
       }
+    }
+  }
+}
+
+// All formats of weights, gradients and moments on arrays of random bytes that are finite numbers.
+struct ArraysOfAllKinds {
+  explicit ArraysOfAllKinds(size_t count) {
+    std::mt19937_64 random(count);
+    std::normal_distribution<float> normal;
+    for (auto* values : {&weights, &master, &gradients, &m, &v}) {
+      values->resize(count);
+      for (float& value : *values) value = normal(random);
+    }
+    for (size_t i = 0; i < count; ++i) v[i] = std::fabs(v[i]) * (i % 7 == 0 ? 1e-12f : 1.0f);
+    for (size_t i = 0; i < count; ++i) {
+      m_bf16.push_back(float_to_bf16(m[i]));
+      v_bf16.push_back(float_to_bf16(v[i]));
+      // Numbers whether read as one fp32 or as two of 16 bits.
+      const auto twice = [](uint32_t half) { return std::bit_cast<float>(half << 16 | half); };
+      gradients[i] = twice(float_to_bf16(gradients[i] * 0.01f) & 0xbfffu);
+    }
+    for (auto* codes : {&m_codes, &v_codes}) {
+      codes->resize(count);
+      for (uint8_t& code : *codes) code = static_cast<uint8_t>(random());
+    }
+    m_scales.assign(count / kStateBlock + 1, 0.3f);
+    v_scales = m_scales;
+    m_scales[0] = 0;
+  }
+  AdamWArrays arrays(Dtype weight_dtype, Dtype gradient_dtype, MomentFormat moments) {
+    const auto moments_in = [&](auto& f32, auto& bf16, auto& codes) -> void* {
+      if (moments == MomentFormat::f32) return f32.data();
+      return moments == MomentFormat::bf16 ? static_cast<void*>(bf16.data()) : codes.data();
+    };
+    return {.count = static_cast<int64_t>(weights.size()),
+            .weight_dtype = weight_dtype,
+            .weights = weights.data(),
+            .master = weight_dtype == Dtype::f32 ? nullptr : master.data(),
+            .gradient_dtype = gradient_dtype,
+            .gradients = gradients.data(),
+            .moments = moments,
+            .m = moments_in(m, m_bf16, m_codes),
+            .v = moments_in(v, v_bf16, v_codes),
+            .m_scales = m_scales.data(),
+            .v_scales = v_scales.data(),
+            .group = 2,
+            .first = 512};
+  }
+  bool operator==(const ArraysOfAllKinds& other) const {
+    return same_bits(weights, other.weights) && same_bits(master, other.master) && same_bits(m, other.m) &&
+           same_bits(v, other.v) && m_bf16 == other.m_bf16 && v_bf16 == other.v_bf16 && m_codes == other.m_codes &&
+           v_codes == other.v_codes && same_bits(m_scales, other.m_scales) && same_bits(v_scales, other.v_scales);
+  }
+
+  std::vector<float> weights, master, gradients, m, v, m_scales, v_scales;
+  std::vector<uint16_t> m_bf16, v_bf16;
+  std::vector<uint8_t> m_codes, v_codes;
+};
+
+TEST(AdamW, EveryInstructionSetGivesTheScalarBitsInEveryFormat) {
+  constexpr Dtype kDtypes[] = {Dtype::f32, Dtype::bf16, Dtype::f16};
+  for (const size_t count : {1, 77, 256, 300, 1024, 5000})
+    for (const Dtype weights : kDtypes)
+      for (const Dtype gradients : kDtypes)
+        for (const MomentFormat moments : {MomentFormat::f32, MomentFormat::bf16, MomentFormat::int8}) {
+          const ArraysOfAllKinds start(count);
+          ArraysOfAllKinds scalar = start;
+          AdamWSettings settings = kSettings;
+          settings.seed = 5;
+          adamw(Isa::scalar, settings, scalar.arrays(weights, gradients, moments));
+          ASSERT_FALSE(scalar == start);
+          for (const Isa isa : runnable_isas()) {
+            ArraysOfAllKinds other = start;
+            adamw(isa, settings, other.arrays(weights, gradients, moments));
+            EXPECT_TRUE(scalar == other) << name_of(isa) << ", " << count << " elements of " << name_of(weights)
+                                         << ", gradients " << name_of(gradients) << ", moments " << name_of(moments);
+          }
+        }
+}
+
+// Bit by bit, over every mantissa, for divisors that bias corrections are.
+TEST(AdamW, DivisionByTheBiasCorrectionIsExact) {
+  constexpr size_t kCount = 1 << 16;
+  for (const int64_t step : {1, 2, 3, 10, 1000}) {
+    for (uint32_t begin = 0x3f800000u; begin < 0x40000000u; begin += kCount * 16) {
+      std::vector<float> p(kCount, 0.0f), g(kCount, 0.0f), m(kCount, 1.0f), v(kCount);
+      for (size_t i = 0; i < kCount; ++i) v[i] = std::bit_cast<float>(begin + static_cast<uint32_t>(16 * i));
+      std::vector<float> scalar_p = p, scalar_m = m, scalar_v = v;
+      AdamWSettings settings = kSettings;
+      settings.step = step;
+      adamw_f32(best_isa(), settings, p, {.f32 = g, .bf16 = {}}, m, v);
+      adamw_f32(Isa::scalar, settings, scalar_p, {.f32 = g, .bf16 = {}}, scalar_m, scalar_v);
+      ASSERT_TRUE(same_bits(p, scalar_p)) << "step " << step << ", from " << begin;
     }
   }
 }
