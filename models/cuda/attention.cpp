@@ -2,10 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 
+#include "runtime/core/cuda_error.h"
 #include "runtime/core/result.h"
 
 namespace sluice::models::cuda {
@@ -28,7 +31,40 @@ void within_the_cap(const Body& body) try {
   throw RunError({ErrorCode::capacity,
                   std::string("attention wants more memory than the plan gave it: ") + error.what_without_backtrace(),
                   ""});
+} catch (const c10::Error& error) {
+  throw RunError({ErrorCode::io, std::string("LibTorch's attention: ") + error.what_without_backtrace(), ""});
 }
+
+// What flash attention's backward adds the gradient of queries up in: fp32 rows of a head's size, 128 more per document
+// than it has tokens. Where the order of sums is fixed, so many copies of them that documents and heads fill the GPU
+// (mha_varlen_bwd of LibTorch's flash_api.cpp). Few documents make many copies, many short ones many rows.
+class SumRows {
+ public:
+  SumRows(int processors, AttentionBackward mode, AttentionLimits limits)
+      : processors_(processors), mode_(mode), limits_(limits) {}
+
+  int64_t of(int64_t heads, int64_t documents, int64_t tokens) const {
+    constexpr int64_t kGap = 128;
+    const int64_t all = documents * heads;
+    const int64_t copies = mode_ == AttentionBackward::deterministic ? (processors_ + all - 1) / all : 1;
+    return copies * (tokens + kGap * documents);
+  }
+  // What one document and what a micro-batch of the longest ones may take.
+  int64_t most(int64_t heads) const {
+    const int64_t longest = std::max<int64_t>(1, limits_.document);
+    const int64_t documents = std::max<int64_t>(1, (limits_.tokens + longest - 1) / longest);
+    return std::max(of(heads, 1, longest), of(heads, documents, limits_.tokens));
+  }
+  // Bytes of that many rows.
+  static int64_t bytes(int64_t rows, int64_t heads, int64_t head_dim) {
+    return rows * heads * round_up(head_dim, head_dim <= 128 ? 32 : 64) * size_of(Dtype::f32);
+  }
+
+ private:
+  int64_t processors_;
+  AttentionBackward mode_;
+  AttentionLimits limits_;
+};
 
 // LibTorch's choice of algorithms, while this lives: the switch is global, and other calls refuse to run under it.
 class Determinism {
@@ -56,6 +92,8 @@ class Determinism {
 struct Attention::Impl {
   at::TensorOptions options;
   AttentionBackward mode;
+  SumRows sum_rows;
+  int64_t sum_bytes = 0;  // the most that a backward was asked for so far
   // What flash attention leaves about its random numbers. Without dropout they say nothing, and its backward wants
   // them all the same.
   at::Tensor random_state, random_unused;
@@ -102,16 +140,43 @@ struct Attention::Impl {
     random_unused = unused;
   }
   void flash_backward(const AttentionShape& s, const Documents& documents, const Heads3& in, const at::Tensor& output,
-                      const at::Tensor& log_sum_exp, const at::Tensor& output_gradient, Heads3 gradient) {
+                      const at::Tensor& log_sum_exp, const at::Tensor& output_gradient, const Heads3& gradient) {
     SLUICE_CHECK(random_state.defined(), "attention went backward before it ever went forward");
-    const at::Tensor at_starts = starts(documents);
-    const auto [dq, dk, dv] =
-        at::_flash_attention_backward(output_gradient, in.q, in.k, in.v, output, log_sum_exp, at_starts, at_starts,
-                                      documents.longest, documents.longest, /*dropout_p=*/0.0, /*is_causal=*/true,
-                                      random_state, random_unused, static_cast<double>(s.scale), before(s), after(s));
-    gradient.q.copy_(dq);
-    gradient.k.copy_(dk);
-    gradient.v.copy_(dv);
+    take_the_most(s);
+    const auto count = static_cast<int64_t>(documents.starts.size()) - 1;
+    for (int64_t first = 0, end = 0; first < count; first = end) {
+      end = end_of_call(s, documents, first);
+      const int64_t begin = documents.starts[static_cast<size_t>(first)];
+      const int64_t tokens = documents.starts[static_cast<size_t>(end)] - begin;
+      const auto part = [&](const at::Tensor& rows) { return rows.narrow(0, begin, tokens); };
+      int64_t longest = 0;
+      for (auto d = static_cast<size_t>(first); d < static_cast<size_t>(end); ++d)
+        longest = std::max<int64_t>(longest, documents.starts[d + 1] - documents.starts[d]);
+      at::Tensor at_starts = starts(documents).narrow(0, first, end - first + 1);
+      if (begin > 0) at_starts = at_starts.sub(begin);
+      const auto [dq, dk, dv] = at::_flash_attention_backward(
+          part(output_gradient), part(in.q), part(in.k), part(in.v), part(output),
+          log_sum_exp.narrow(1, begin, tokens).contiguous(), at_starts, at_starts, longest, longest, /*dropout_p=*/0.0,
+          /*is_causal=*/true, random_state, random_unused, static_cast<double>(s.scale), before(s), after(s));
+      part(gradient.q).copy_(dq);
+      part(gradient.k).copy_(dk);
+      part(gradient.v).copy_(dv);
+    }
+  }
+  // The most documents from `first` on that one call takes: all of them, if not very many are very short.
+  int64_t end_of_call(const AttentionShape& s, const Documents& documents, int64_t first) const {
+    const auto start = [&](int64_t d) { return int64_t{documents.starts[static_cast<size_t>(d)]}; };
+    int64_t end = static_cast<int64_t>(documents.starts.size()) - 1;
+    const int64_t most = sum_rows.most(s.heads);
+    while (end > first + 1 && sum_rows.of(s.heads, end - first, start(end) - start(first)) > most) --end;
+    return end;
+  }
+  // Once, so that passes which are measured have taken what any later one may.
+  void take_the_most(const AttentionShape& s) {
+    const int64_t bytes = SumRows::bytes(sum_rows.most(s.heads), s.heads, s.head_dim);
+    if (bytes <= sum_bytes) return;
+    at::empty({bytes}, options.dtype(at::kByte));  // given back at once, to LibTorch's allocator
+    sum_bytes = bytes;
   }
 
   // --- fp32: one document after the other, keys repeated for the queries that share them ------------------------
@@ -173,10 +238,14 @@ struct Attention::Impl {
   }
 };
 
-Attention::Attention(int device, AttentionBackward mode) : impl_(std::make_unique<Impl>()) {
+Attention::Attention(int device, AttentionBackward mode, AttentionLimits limits) {
   at::globalContext().lazyInitDevice(at::kCUDA);
-  impl_->options = at::TensorOptions().device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
-  impl_->mode = mode;
+  int processors = 0;
+  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "asking what the GPU is");
+  impl_ = std::make_unique<Impl>(
+      Impl{.options = at::TensorOptions().device(at::kCUDA, static_cast<c10::DeviceIndex>(device)),
+           .mode = mode,
+           .sum_rows = {processors, mode, limits}});
 }
 Attention::~Attention() = default;
 

@@ -21,7 +21,7 @@ struct GpuMemory {
 };
 
 struct OpsSize {
-  int64_t tokens_max = 0;  // of all micro-batches of a step
+  int64_t tokens_max = 0;  // of all micro-batches of a step, each of the same share at most
   int micro_batches_max = 0;
   int64_t positions_max = 0;  // of a document
   bool deterministic = true;  // attention's backward; else the faster one
