@@ -126,15 +126,23 @@ struct Attention::Impl {
     return s.window > 0 ? std::optional<int64_t>(0) : std::nullopt;
   }
 
+  // LibTorch's kernels load 16 bytes of a head at a time. Zeros behind it change no product.
+  static at::Tensor padded(const at::Tensor& heads) {
+    const int64_t size = heads.size(-1), wanted = round_up(size, 16 / heads.element_size());
+    return wanted == size ? heads : at::constant_pad_nd(heads, {0, wanted - size});
+  }
+  static void copy_back(const at::Tensor& to, const at::Tensor& from) { to.copy_(from.narrow(-1, 0, to.size(-1))); }
+
   // --- bf16: all documents at once -----------------------------------------------------------------------------
 
   void flash(const AttentionShape& s, const Documents& documents, const Heads3& in, at::Tensor output,
              at::Tensor log_sum_exp) {
     const at::Tensor at_starts = starts(documents);
     const auto [out, lse, state, unused, debug] = at::_flash_attention_forward(
-        in.q, in.k, in.v, at_starts, at_starts, documents.longest, documents.longest, /*dropout_p=*/0.0,
-        /*is_causal=*/true, /*return_debug_mask=*/false, static_cast<double>(s.scale), before(s), after(s));
-    output.copy_(out);
+        padded(in.q), padded(in.k), padded(in.v), at_starts, at_starts, documents.longest, documents.longest,
+        /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, static_cast<double>(s.scale), before(s),
+        after(s));
+    copy_back(output, out);
     log_sum_exp.copy_(lse);
     random_state = state;
     random_unused = unused;
@@ -149,18 +157,19 @@ struct Attention::Impl {
       const int64_t begin = documents.starts[static_cast<size_t>(first)];
       const int64_t tokens = documents.starts[static_cast<size_t>(end)] - begin;
       const auto part = [&](const at::Tensor& rows) { return rows.narrow(0, begin, tokens); };
+      const auto operand = [&](const at::Tensor& rows) { return padded(part(rows)); };
       int64_t longest = 0;
       for (auto d = static_cast<size_t>(first); d < static_cast<size_t>(end); ++d)
         longest = std::max<int64_t>(longest, documents.starts[d + 1] - documents.starts[d]);
       at::Tensor at_starts = starts(documents).narrow(0, first, end - first + 1);
       if (begin > 0) at_starts = at_starts.sub(begin);
       const auto [dq, dk, dv] = at::_flash_attention_backward(
-          part(output_gradient), part(in.q), part(in.k), part(in.v), part(output),
+          operand(output_gradient), operand(in.q), operand(in.k), operand(in.v), operand(output),
           log_sum_exp.narrow(1, begin, tokens).contiguous(), at_starts, at_starts, longest, longest, /*dropout_p=*/0.0,
           /*is_causal=*/true, random_state, random_unused, static_cast<double>(s.scale), before(s), after(s));
-      part(gradient.q).copy_(dq);
-      part(gradient.k).copy_(dk);
-      part(gradient.v).copy_(dv);
+      copy_back(part(gradient.q), dq);
+      copy_back(part(gradient.k), dk);
+      copy_back(part(gradient.v), dv);
     }
   }
   // The most documents from `first` on that one call takes: all of them, if not very many are very short.
@@ -194,8 +203,9 @@ struct Attention::Impl {
   static at::Tensor part(const at::Tensor& all, Document document) {
     return all.narrow(0, document.begin, document.length).unsqueeze(0);
   }
+  static at::Tensor operand(const at::Tensor& all, Document document) { return padded(part(all, document)); }
   static at::Tensor repeated(const AttentionShape& s, const at::Tensor& all, Document document) {
-    return part(all, document).repeat_interleave(s.heads / s.kv_heads, 2);
+    return padded(part(all, document).repeat_interleave(s.heads / s.kv_heads, 2));
   }
   static std::optional<int64_t> window(const AttentionShape& s) {
     return s.window > 0 ? std::optional(s.window) : std::nullopt;
@@ -205,10 +215,10 @@ struct Attention::Impl {
                  at::Tensor log_sum_exp) {
     for_documents(documents, [&](Document document) {
       const auto [out, lse, seed, offset, longest_query, longest_key] = at::_efficient_attention_forward(
-          part(in.q, document), repeated(s, in.k, document), repeated(s, in.v, document), std::nullopt, std::nullopt,
+          operand(in.q, document), repeated(s, in.k, document), repeated(s, in.v, document), std::nullopt, std::nullopt,
           std::nullopt, std::nullopt, std::nullopt, /*dropout_p=*/0.0, kCausal, /*compute_log_sumexp=*/true,
           static_cast<double>(s.scale), std::nullopt, window(s));
-      part(output, document).copy_(out);
+      copy_back(part(output, document), out);
       log_sum_exp.narrow(1, document.begin, document.length).copy_(lse.squeeze(0).narrow(1, 0, document.length));
       random_state = seed;
       random_unused = offset;
@@ -224,16 +234,16 @@ struct Attention::Impl {
                                       std::numeric_limits<float>::infinity(), options.dtype(at::kFloat));
       lse.squeeze(0).narrow(1, 0, length).copy_(log_sum_exp.narrow(1, document.begin, length));
       const auto [dq, dk, dv, bias] = at::_efficient_attention_backward(
-          part(output_gradient, document), part(in.q, document), repeated(s, in.k, document),
-          repeated(s, in.v, document), std::nullopt, part(output, document), std::nullopt, std::nullopt, length, length,
-          lse, /*dropout_p=*/0.0, random_state, random_unused, kCausal, /*bias_requires_grad=*/false,
+          operand(output_gradient, document), operand(in.q, document), repeated(s, in.k, document),
+          repeated(s, in.v, document), std::nullopt, operand(output, document), std::nullopt, std::nullopt, length,
+          length, lse, /*dropout_p=*/0.0, random_state, random_unused, kCausal, /*bias_requires_grad=*/false,
           static_cast<double>(s.scale), std::nullopt, window(s));
-      part(gradient.q, document).copy_(dq);
+      copy_back(part(gradient.q, document), dq);
       const auto shared = [&](const at::Tensor& of_queries) {
-        return of_queries.view({1, length, s.kv_heads, s.heads / s.kv_heads, s.head_dim}).sum(3);
+        return of_queries.view({1, length, s.kv_heads, s.heads / s.kv_heads, of_queries.size(3)}).sum(3);
       };
-      part(gradient.k, document).copy_(shared(dk));
-      part(gradient.v, document).copy_(shared(dv));
+      copy_back(part(gradient.k, document), shared(dk));
+      copy_back(part(gradient.v, document), shared(dv));
     });
   }
 };
