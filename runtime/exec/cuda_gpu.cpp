@@ -223,10 +223,12 @@ class CudaGpu final : public Gpu {
     return now.total - now.free;
   }
   // `taken`: by all, as CUDA sees it. That library counts otherwise (what the driver reserved, for one): it is compared
-  // with itself. Where it is not there, the context remains with the others.
+  // with itself. Where it is not there, nobody saw how large the context is.
   Bytes taken_by_us(Bytes taken) const {
+    constexpr Bytes kContextUnseen = MiB(512);
     const std::optional<Bytes> used = used_before_ ? gpu_bytes_used(pci_bus_id(device_)) : std::nullopt;
-    return std::clamp(used ? *used - *used_before_ : taken - taken_at_begin_, Bytes{}, taken);
+    const Bytes ours = used ? *used - *used_before_ : taken - taken_at_begin_ + kContextUnseen;
+    return std::clamp(ours, Bytes{}, taken);
   }
 
   int device_;
