@@ -176,6 +176,10 @@ class OneGpu final : public CudaDevice {
       bool runs = enqueued_.wait(op.after);
       if (runs) try {
           outcome = enqueue(lane, op, body);
+        } catch (const SluiceException& error) {
+          Error named = error.error();
+          named.message = describe(schedule_->ops[index(op.id)]) + ": " + named.message;
+          outcome.result = std::move(named);
         } catch (const std::exception& error) {
           outcome.result = Error{ErrorCode::io, describe(schedule_->ops[index(op.id)]) + ": " + error.what(), ""};
         }

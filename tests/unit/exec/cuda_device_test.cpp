@@ -69,19 +69,20 @@ TEST_F(CudaDeviceTest, LanesWaitForEachOther) {
   }
 }
 
-// The two directions run at once: together less than one after the other.
+// The two directions run at once. The threads that start them may wake one after the other, but not every time.
 TEST_F(CudaDeviceTest, CopiesBothWaysOverlap) {
   const auto half = static_cast<size_t>(MiB(16).count);
   const plan::Schedule schedule = ops(2);
   std::byte* const at = device_->memory().data();
-  std::vector<LaneEvent> ended;
-  for (int round = 0; round < 2; ++round) {  // the first copy of a stream starts late
+  bool overlapped = false;
+  for (int round = 0; round < 20 && !overlapped; ++round) {
     device_->begin_phase(schedule);
     device_->post_copy({0, Lane::h2d, {}}, at, host_.memory().data(), Bytes{static_cast<int64_t>(half)});
     device_->post_copy({1, Lane::d2h, {}}, host_.memory().data() + half, at + half, Bytes{static_cast<int64_t>(half)});
-    ended = events(2);
+    const std::vector<LaneEvent> ended = events(2);
+    overlapped = std::max(ended[0].begin_us, ended[1].begin_us) < std::min(ended[0].end_us, ended[1].end_us);
   }
-  EXPECT_LT(std::max(ended[0].begin_us, ended[1].begin_us), std::min(ended[0].end_us, ended[1].end_us));
+  EXPECT_TRUE(overlapped);
 }
 
 // What was pinned is in two pieces, and the end of the range in none: CUDA takes no such copy as one.
