@@ -135,8 +135,8 @@ struct Attention::Impl {
 
   // --- bf16: all documents at once -----------------------------------------------------------------------------
 
-  void flash(const AttentionShape& s, const Documents& documents, const Heads3& in, at::Tensor output,
-             at::Tensor log_sum_exp) {
+  void flash(const AttentionShape& s, const Documents& documents, const Heads3& in, const at::Tensor& output,
+             const at::Tensor& log_sum_exp) {
     const at::Tensor at_starts = starts(documents);
     const auto [out, lse, state, unused, debug] = at::_flash_attention_forward(
         padded(in.q), padded(in.k), padded(in.v), at_starts, at_starts, documents.longest, documents.longest,
@@ -211,8 +211,8 @@ struct Attention::Impl {
     return s.window > 0 ? std::optional(s.window) : std::nullopt;
   }
 
-  void efficient(const AttentionShape& s, const Documents& documents, const Heads3& in, at::Tensor output,
-                 at::Tensor log_sum_exp) {
+  void efficient(const AttentionShape& s, const Documents& documents, const Heads3& in, const at::Tensor& output,
+                 const at::Tensor& log_sum_exp) {
     for_documents(documents, [&](Document document) {
       const auto [out, lse, seed, offset, longest_query, longest_key] = at::_efficient_attention_forward(
           operand(in.q, document), repeated(s, in.k, document), repeated(s, in.v, document), std::nullopt, std::nullopt,

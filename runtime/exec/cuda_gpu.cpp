@@ -216,7 +216,7 @@ class CudaGpu final : public Gpu {
 
  private:
   // LibTorch keeps what is smaller than a MiB apart, in segments of two.
-  static constexpr Bytes kSmallBlocks = MiB(16);
+  static constexpr Bytes kSmallBlocks = MiB(24);
 
   Bytes taken_by_all() const {
     const CudaUsage now = cuda_usage(device_);
