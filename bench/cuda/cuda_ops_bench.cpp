@@ -1,11 +1,13 @@
 // Row kernels of a GPU, in bytes that they must read and write per second, over what a plain addition of two vectors
-// reaches on the same GPU; products and attention in FLOP/s beside LibTorch's own calls. A Qwen2.5-7B layer, bf16.
+// reaches on the same GPU; products and attention in FLOP/s beside LibTorch's own calls, cuDNN's attention among them;
+// what it costs to enqueue a call. A Qwen2.5-7B layer, bf16.
 //
 //     build/release/cuda_ops_bench
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAEvent.h>
 
+#include <chrono>
 #include <cstdio>
 
 #include "models/cuda/cuda_ops.h"
@@ -57,6 +59,8 @@ class Bench {
     low_bits();
     products();
     attention(batch);
+    cudnn_attention();
+    enqueuing();
   }
 
  private:
@@ -217,6 +221,57 @@ class Bench {
     std::printf("| attention backward, deterministic | %.0f TFLOP/s | |\n", back / 1e12);
   }
 
+  // The candidate beside flash attention, by LibTorch: rows of whole documents. Whether its backward adds in one order
+  // is seen, not known.
+  void cudnn_attention() const try {
+    const int64_t h = kAttention.heads, kv = kAttention.kv_heads, d = kAttention.head_dim, rows = kTokens / kDocument;
+    const Tensor qkv = random({rows, kDocument, h + 2 * kv, d});
+    const auto heads = [&](int64_t first, int64_t count) { return qkv.narrow(2, first, count).transpose(1, 2); };
+    const Tensor q = heads(0, h), k = heads(h, kv), v = heads(h + kv, kv);
+    const Tensor dy = random({rows, kDocument, h, d}).transpose(1, 2), none;
+    const double scale = static_cast<double>(kAttention.scale);
+    const auto forward = [&] {
+      return at::_cudnn_attention_forward(q, k, v, std::nullopt, std::nullopt, std::nullopt, kDocument, kDocument,
+                                          /*compute_log_sumexp=*/true, /*dropout_p=*/0.0, /*is_causal=*/true,
+                                          /*return_debug_mask=*/false, scale);
+    };
+    const auto saved = forward();
+    const auto backward = [&] {
+      return at::_cudnn_attention_backward(dy, q, k, v, std::get<0>(saved), std::get<1>(saved), std::get<6>(saved),
+                                           std::get<7>(saved), none, none, none, kDocument, kDocument,
+                                           /*dropout_p=*/0.0, /*is_causal=*/true, scale);
+    };
+    const double pairs = static_cast<double>(kTokens) * kDocument / 2, flops = 4.0 * pairs * static_cast<double>(h * d);
+    const Tensor first = std::get<0>(backward());
+    bool same = true;
+    for (int i = 0; i < 5; ++i) same = same && std::get<0>(backward()).equal(first);
+    std::printf("| attention by cuDNN | %.0f TFLOP/s | |\n", flops / seconds_of(forward) / 1e12);
+    std::printf("| attention backward by cuDNN, %s | %.0f TFLOP/s | |\n",
+                same ? "the same bits" : "other bits each time", 2.5 * flops / seconds_of(backward) / 1e12);
+  } catch (const c10::Error& error) {
+    std::printf("| attention by cuDNN | refused: %.200s | |\n", error.what_without_backtrace());
+  }
+
+  // On the host, of calls that the GPU is done with long before: what a graph of them could save.
+  void enqueuing() {
+    const Tensor small = random({64, kHidden}), w = random({kHidden, kHidden}), y = at::empty_like(small);
+    const auto cost = [&](const char* name, const auto& body) {
+      constexpr int kCalls = 200;
+      body();
+      at::cuda::getCurrentCUDAStream().synchronize();
+      const auto begin = std::chrono::steady_clock::now();
+      for (int i = 0; i < kCalls; ++i) body();
+      const std::chrono::duration<double, std::micro> spent = std::chrono::steady_clock::now() - begin;
+      at::cuda::getCurrentCUDAStream().synchronize();
+      std::printf("| enqueuing %s | %.1f us | |\n", name, spent.count() / kCalls);
+    };
+    cost("a row kernel", [&] { k().add(small.data_ptr(), y.data_ptr(), y.data_ptr(), 64 * kHidden); });
+    cost("a product", [&] {
+      ops_->multiply_by_transposed(Dtype::bf16, {small.data_ptr(), 64, kHidden}, {w.data_ptr(), kHidden, kHidden},
+                                   {y.data_ptr()});
+    });
+  }
+
   std::unique_ptr<Ops> ops_;
   Tensor x_, y_, z_;
   double ceiling_ = 0;
@@ -230,6 +285,7 @@ int main() {
     std::printf("no GPU here\n");
     return 0;
   }
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // what was measured is not lost when a later op fails
   std::printf("| op, bf16 | rate | over |\n|---|---|---|\n");
   const sluice::models::cuda::Bench bench;
 }

@@ -2,10 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 
+#include "runtime/core/cuda_error.h"
 #include "runtime/core/result.h"
 
 namespace sluice::models::cuda {
@@ -28,7 +31,40 @@ void within_the_cap(const Body& body) try {
   throw RunError({ErrorCode::capacity,
                   std::string("attention wants more memory than the plan gave it: ") + error.what_without_backtrace(),
                   ""});
+} catch (const c10::Error& error) {
+  throw RunError({ErrorCode::io, std::string("LibTorch's attention: ") + error.what_without_backtrace(), ""});
 }
+
+// What flash attention's backward adds the gradient of queries up in: fp32 rows of a head's size, 128 more per document
+// than it has tokens. Where the order of sums is fixed, so many copies of them that documents and heads fill the GPU
+// (mha_varlen_bwd of LibTorch's flash_api.cpp). Few documents make many copies, many short ones many rows.
+class SumRows {
+ public:
+  SumRows(int processors, AttentionBackward mode, AttentionLimits limits)
+      : processors_(processors), mode_(mode), limits_(limits) {}
+
+  int64_t of(int64_t heads, int64_t documents, int64_t tokens) const {
+    constexpr int64_t kGap = 128;
+    const int64_t all = documents * heads;
+    const int64_t copies = mode_ == AttentionBackward::deterministic ? (processors_ + all - 1) / all : 1;
+    return copies * (tokens + kGap * documents);
+  }
+  // What one document and what a micro-batch of the longest ones may take.
+  int64_t most(int64_t heads) const {
+    const int64_t longest = std::max<int64_t>(1, limits_.document);
+    const int64_t documents = std::max<int64_t>(1, (limits_.tokens + longest - 1) / longest);
+    return std::max(of(heads, 1, longest), of(heads, documents, limits_.tokens));
+  }
+  // Bytes of that many rows.
+  static int64_t bytes(int64_t rows, int64_t heads, int64_t head_dim) {
+    return rows * heads * round_up(head_dim, head_dim <= 128 ? 32 : 64) * size_of(Dtype::f32);
+  }
+
+ private:
+  int64_t processors_;
+  AttentionBackward mode_;
+  AttentionLimits limits_;
+};
 
 // LibTorch's choice of algorithms, while this lives: the switch is global, and other calls refuse to run under it.
 class Determinism {
@@ -56,6 +92,8 @@ class Determinism {
 struct Attention::Impl {
   at::TensorOptions options;
   AttentionBackward mode;
+  SumRows sum_rows;
+  int64_t sum_bytes = 0;  // the most that a backward was asked for so far
   // What flash attention leaves about its random numbers. Without dropout they say nothing, and its backward wants
   // them all the same.
   at::Tensor random_state, random_unused;
@@ -88,30 +126,66 @@ struct Attention::Impl {
     return s.window > 0 ? std::optional<int64_t>(0) : std::nullopt;
   }
 
+  // LibTorch's kernels load 16 bytes of a head at a time. Zeros behind it change no product.
+  static at::Tensor padded(const at::Tensor& heads) {
+    const int64_t size = heads.size(-1), wanted = round_up(size, 16 / heads.element_size());
+    return wanted == size ? heads : at::constant_pad_nd(heads, {0, wanted - size});
+  }
+  static void copy_back(const at::Tensor& to, const at::Tensor& from) { to.copy_(from.narrow(-1, 0, to.size(-1))); }
+
   // --- bf16: all documents at once -----------------------------------------------------------------------------
 
-  void flash(const AttentionShape& s, const Documents& documents, const Heads3& in, at::Tensor output,
-             at::Tensor log_sum_exp) {
+  void flash(const AttentionShape& s, const Documents& documents, const Heads3& in, const at::Tensor& output,
+             const at::Tensor& log_sum_exp) {
     const at::Tensor at_starts = starts(documents);
     const auto [out, lse, state, unused, debug] = at::_flash_attention_forward(
-        in.q, in.k, in.v, at_starts, at_starts, documents.longest, documents.longest, /*dropout_p=*/0.0,
-        /*is_causal=*/true, /*return_debug_mask=*/false, static_cast<double>(s.scale), before(s), after(s));
-    output.copy_(out);
+        padded(in.q), padded(in.k), padded(in.v), at_starts, at_starts, documents.longest, documents.longest,
+        /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, static_cast<double>(s.scale), before(s),
+        after(s));
+    copy_back(output, out);
     log_sum_exp.copy_(lse);
     random_state = state;
     random_unused = unused;
   }
   void flash_backward(const AttentionShape& s, const Documents& documents, const Heads3& in, const at::Tensor& output,
-                      const at::Tensor& log_sum_exp, const at::Tensor& output_gradient, Heads3 gradient) {
+                      const at::Tensor& log_sum_exp, const at::Tensor& output_gradient, const Heads3& gradient) {
     SLUICE_CHECK(random_state.defined(), "attention went backward before it ever went forward");
-    const at::Tensor at_starts = starts(documents);
-    const auto [dq, dk, dv] =
-        at::_flash_attention_backward(output_gradient, in.q, in.k, in.v, output, log_sum_exp, at_starts, at_starts,
-                                      documents.longest, documents.longest, /*dropout_p=*/0.0, /*is_causal=*/true,
-                                      random_state, random_unused, static_cast<double>(s.scale), before(s), after(s));
-    gradient.q.copy_(dq);
-    gradient.k.copy_(dk);
-    gradient.v.copy_(dv);
+    take_the_most(s);
+    const auto count = static_cast<int64_t>(documents.starts.size()) - 1;
+    for (int64_t first = 0, end = 0; first < count; first = end) {
+      end = end_of_call(s, documents, first);
+      const int64_t begin = documents.starts[static_cast<size_t>(first)];
+      const int64_t tokens = documents.starts[static_cast<size_t>(end)] - begin;
+      const auto part = [&](const at::Tensor& rows) { return rows.narrow(0, begin, tokens); };
+      const auto operand = [&](const at::Tensor& rows) { return padded(part(rows)); };
+      int64_t longest = 0;
+      for (auto d = static_cast<size_t>(first); d < static_cast<size_t>(end); ++d)
+        longest = std::max<int64_t>(longest, documents.starts[d + 1] - documents.starts[d]);
+      at::Tensor at_starts = starts(documents).narrow(0, first, end - first + 1);
+      if (begin > 0) at_starts = at_starts.sub(begin);
+      const auto [dq, dk, dv] = at::_flash_attention_backward(
+          operand(output_gradient), operand(in.q), operand(in.k), operand(in.v), operand(output),
+          log_sum_exp.narrow(1, begin, tokens).contiguous(), at_starts, at_starts, longest, longest, /*dropout_p=*/0.0,
+          /*is_causal=*/true, random_state, random_unused, static_cast<double>(s.scale), before(s), after(s));
+      copy_back(part(gradient.q), dq);
+      copy_back(part(gradient.k), dk);
+      copy_back(part(gradient.v), dv);
+    }
+  }
+  // The most documents from `first` on that one call takes: all of them, if not very many are very short.
+  int64_t end_of_call(const AttentionShape& s, const Documents& documents, int64_t first) const {
+    const auto start = [&](int64_t d) { return int64_t{documents.starts[static_cast<size_t>(d)]}; };
+    int64_t end = static_cast<int64_t>(documents.starts.size()) - 1;
+    const int64_t most = sum_rows.most(s.heads);
+    while (end > first + 1 && sum_rows.of(s.heads, end - first, start(end) - start(first)) > most) --end;
+    return end;
+  }
+  // Once, so that passes which are measured have taken what any later one may.
+  void take_the_most(const AttentionShape& s) {
+    const int64_t bytes = SumRows::bytes(sum_rows.most(s.heads), s.heads, s.head_dim);
+    if (bytes <= sum_bytes) return;
+    at::empty({bytes}, options.dtype(at::kByte));  // given back at once, to LibTorch's allocator
+    sum_bytes = bytes;
   }
 
   // --- fp32: one document after the other, keys repeated for the queries that share them ------------------------
@@ -129,21 +203,22 @@ struct Attention::Impl {
   static at::Tensor part(const at::Tensor& all, Document document) {
     return all.narrow(0, document.begin, document.length).unsqueeze(0);
   }
+  static at::Tensor operand(const at::Tensor& all, Document document) { return padded(part(all, document)); }
   static at::Tensor repeated(const AttentionShape& s, const at::Tensor& all, Document document) {
-    return part(all, document).repeat_interleave(s.heads / s.kv_heads, 2);
+    return padded(part(all, document).repeat_interleave(s.heads / s.kv_heads, 2));
   }
   static std::optional<int64_t> window(const AttentionShape& s) {
     return s.window > 0 ? std::optional(s.window) : std::nullopt;
   }
 
-  void efficient(const AttentionShape& s, const Documents& documents, const Heads3& in, at::Tensor output,
-                 at::Tensor log_sum_exp) {
+  void efficient(const AttentionShape& s, const Documents& documents, const Heads3& in, const at::Tensor& output,
+                 const at::Tensor& log_sum_exp) {
     for_documents(documents, [&](Document document) {
       const auto [out, lse, seed, offset, longest_query, longest_key] = at::_efficient_attention_forward(
-          part(in.q, document), repeated(s, in.k, document), repeated(s, in.v, document), std::nullopt, std::nullopt,
+          operand(in.q, document), repeated(s, in.k, document), repeated(s, in.v, document), std::nullopt, std::nullopt,
           std::nullopt, std::nullopt, std::nullopt, /*dropout_p=*/0.0, kCausal, /*compute_log_sumexp=*/true,
           static_cast<double>(s.scale), std::nullopt, window(s));
-      part(output, document).copy_(out);
+      copy_back(part(output, document), out);
       log_sum_exp.narrow(1, document.begin, document.length).copy_(lse.squeeze(0).narrow(1, 0, document.length));
       random_state = seed;
       random_unused = offset;
@@ -159,24 +234,28 @@ struct Attention::Impl {
                                       std::numeric_limits<float>::infinity(), options.dtype(at::kFloat));
       lse.squeeze(0).narrow(1, 0, length).copy_(log_sum_exp.narrow(1, document.begin, length));
       const auto [dq, dk, dv, bias] = at::_efficient_attention_backward(
-          part(output_gradient, document), part(in.q, document), repeated(s, in.k, document),
-          repeated(s, in.v, document), std::nullopt, part(output, document), std::nullopt, std::nullopt, length, length,
-          lse, /*dropout_p=*/0.0, random_state, random_unused, kCausal, /*bias_requires_grad=*/false,
+          operand(output_gradient, document), operand(in.q, document), repeated(s, in.k, document),
+          repeated(s, in.v, document), std::nullopt, operand(output, document), std::nullopt, std::nullopt, length,
+          length, lse, /*dropout_p=*/0.0, random_state, random_unused, kCausal, /*bias_requires_grad=*/false,
           static_cast<double>(s.scale), std::nullopt, window(s));
-      part(gradient.q, document).copy_(dq);
+      copy_back(part(gradient.q, document), dq);
       const auto shared = [&](const at::Tensor& of_queries) {
-        return of_queries.view({1, length, s.kv_heads, s.heads / s.kv_heads, s.head_dim}).sum(3);
+        return of_queries.view({1, length, s.kv_heads, s.heads / s.kv_heads, of_queries.size(3)}).sum(3);
       };
-      part(gradient.k, document).copy_(shared(dk));
-      part(gradient.v, document).copy_(shared(dv));
+      copy_back(part(gradient.k, document), shared(dk));
+      copy_back(part(gradient.v, document), shared(dv));
     });
   }
 };
 
-Attention::Attention(int device, AttentionBackward mode) : impl_(std::make_unique<Impl>()) {
+Attention::Attention(int device, AttentionBackward mode, AttentionLimits limits) {
   at::globalContext().lazyInitDevice(at::kCUDA);
-  impl_->options = at::TensorOptions().device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
-  impl_->mode = mode;
+  int processors = 0;
+  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "asking what the GPU is");
+  impl_ = std::make_unique<Impl>(
+      Impl{.options = at::TensorOptions().device(at::kCUDA, static_cast<c10::DeviceIndex>(device)),
+           .mode = mode,
+           .sum_rows = {processors, mode, limits}});
 }
 Attention::~Attention() = default;
 

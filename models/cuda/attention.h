@@ -1,6 +1,6 @@
 // Attention on a GPU by LibTorch's kernels: flash attention (Dao 2023, "FlashAttention-2") in bf16, its
 // memory-efficient attention in fp32, document by document. LibTorch's allocator gives them what they want beside
-// their operands.
+// their operands; no micro-batch within the limits makes the backward take more of it than the first call of a shape.
 #pragma once
 
 #include <memory>
@@ -19,10 +19,15 @@ struct Documents {
 // Deterministic: the backward adds in one order, and takes more memory and time for it.
 enum class AttentionBackward { deterministic, fastest };
 
+// The largest micro-batch, and the longest document.
+struct AttentionLimits {
+  int64_t tokens = 0, document = 0;
+};
+
 // One caller at a time. Enqueues on this thread's stream.
 class Attention {
  public:
-  Attention(int device, AttentionBackward mode);
+  Attention(int device, AttentionBackward mode, AttentionLimits limits);
   ~Attention();
 
   // As Ops::attention. log_sum_exp: [heads, N].

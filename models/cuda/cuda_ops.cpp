@@ -77,8 +77,8 @@ class Angles {
     const RopeAngles angles = table.angles(positions_max_);
     memory_ = CudaMemory(CudaMemoryKind::device, Bytes{2 * static_cast<int64_t>(bytes)}, "rotation angles");
     float* at = memory_.as<float>();
-    check_cuda(cudaMemcpy(at, angles.cos, bytes, cudaMemcpyHostToDevice), "copying the angles");
-    check_cuda(cudaMemcpy(at + count(table), angles.sin, bytes, cudaMemcpyHostToDevice), "copying the angles");
+    copy_to_device(at, {reinterpret_cast<const std::byte*>(angles.cos), bytes}, "the angles");
+    copy_to_device(at + count(table), {reinterpret_cast<const std::byte*>(angles.sin), bytes}, "the angles");
     table_ = &table;
   }
 
@@ -95,7 +95,8 @@ class CudaOps final : public Ops {
         batches_(options.tokens_max, options.micro_batches_max),
         angles_(options.positions_max),
         attention_(options.device,
-                   options.deterministic ? AttentionBackward::deterministic : AttentionBackward::fastest) {}
+                   options.deterministic ? AttentionBackward::deterministic : AttentionBackward::fastest,
+                   {options.tokens_max / options.micro_batches_max, options.positions_max}) {}
 
   void place(std::span<const MicroBatch> batches) override {
     check_cuda(cudaSetDevice(device_), "choosing GPU " + std::to_string(device_));

@@ -14,7 +14,7 @@ namespace sluice::models::cuda {
 
 struct CudaOpsOptions {
   int device = 0;
-  int64_t tokens_max = 0;  // of all micro-batches that are placed at once
+  int64_t tokens_max = 0;  // of all micro-batches that are placed at once, each of the same share at most
   int64_t micro_batches_max = 0;
   int64_t positions_max = 0;  // of a document
   bool deterministic = true;  // attention's backward; else the faster one

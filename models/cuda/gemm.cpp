@@ -86,6 +86,16 @@ Key key_of(const Product& p) {
            alignment_of(p.y, y_stride, p.y_dtype)}};
 }
 
+std::string text_of(const Key& key) {
+  const auto [a_rows, a_columns, b_rows, b_columns] = key.sizes;
+  const auto matrix = [](int64_t rows, int64_t columns, bool transposed) {
+    return '[' + std::to_string(rows) + ", " + std::to_string(columns) + (transposed ? "]^T" : "]");
+  };
+  return "a product " + matrix(a_rows, a_columns, key.transposed == Transposed::first) + ' ' +
+         matrix(b_rows, b_columns, key.transposed == Transposed::second) + " in " + std::string(name_of(key.dtype)) +
+         " into " + std::string(name_of(key.y_dtype));
+}
+
 // A product made ready. cuBLASLt counts columns first, so y = a b is asked for as y^T = b^T a^T: a row-major matrix is
 // its own transpose there, and b comes first.
 struct Ready {
@@ -125,8 +135,8 @@ struct Ready {
     int count = 0;
     check_blas(cublasLtMatmulAlgoGetHeuristic(library, description.get(), first.get(), second.get(), result.get(),
                                               result.get(), preference.get(), 1, &found, &count),
-               "asking for a product's algorithm");
-    SLUICE_CHECK(count == 1, "cuBLASLt knows no algorithm for a product");
+               "asking for the algorithm of " + text_of(key));
+    check_blas(count == 1 ? found.state : CUBLAS_STATUS_NOT_SUPPORTED, "asking for the algorithm of " + text_of(key));
     algorithm = found.algo;
   }
 };
@@ -155,13 +165,14 @@ Gemm::~Gemm() = default;
 
 void Gemm::multiply(const Product& p) {
   SLUICE_CHECK(p.a.rows > 0 && p.a.columns > 0 && p.b.rows > 0 && p.b.columns > 0, "a product of nothing");
-  const Ready& ready = impl_->prepared(key_of(p));
+  const Key key = key_of(p);
+  const Ready& ready = impl_->prepared(key);
   const float one = 1, beta = p.into == Into::accumulate ? 1 : 0;
-  check_blas(
+  const cublasStatus_t status =
       cublasLtMatmul(impl_->library.get(), ready.description.get(), &one, p.b.data, ready.first.get(), p.a.data,
                      ready.second.get(), &beta, p.y, ready.result.get(), p.y, ready.result.get(), &ready.algorithm,
-                     impl_->workspace.as<void>(), static_cast<size_t>(kWorkspace.count), stream()),
-      "a product");
+                     impl_->workspace.as<void>(), static_cast<size_t>(kWorkspace.count), stream());
+  if (status != CUBLAS_STATUS_SUCCESS) check_blas(status, text_of(key));
 }
 
 }  // namespace sluice::models::cuda

@@ -1,6 +1,5 @@
 #include "models/cuda/low_bit_kernels.h"
 #include "models/cuda/packed.cuh"
-#include "runtime/core/cuda_error.h"
 #include "runtime/core/dynamic_map.h"
 
 namespace sluice::models::cuda {
@@ -121,8 +120,7 @@ void expand_to(const Source& from, LowBitFormat format, T* to, int64_t stride) {
 LowBitTables::LowBitTables()
     : memory_(CudaMemoryKind::device, Bytes{(2 * kValues + kDynamic) * 4}, "values of low bits") {
   const auto upload = [&](int at, std::span<const float> values) {
-    check_cuda(cudaMemcpy(memory_.as<float>() + at, values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
-               "copying the values of low bits");
+    copy_to_device(memory_.as<float>() + at, std::as_bytes(values), "the values of low bits");
   };
   upload(0, low_bit_values(LowBit::nf4));
   upload(kValues, low_bit_values(LowBit::fp4));

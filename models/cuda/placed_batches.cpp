@@ -1,12 +1,9 @@
 #include "models/cuda/placed_batches.h"
 
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "runtime/core/check.h"
-#include "runtime/core/cuda_error.h"
 
 namespace sluice::models::cuda {
 namespace {
@@ -83,9 +80,7 @@ void PlacedBatches::place(std::span<const MicroBatch> batches) {
     placed_.push_back(placed);
   }
   const auto bytes = static_cast<size_t>(used_ * size_of(Dtype::i32));
-  if (bytes > 0)
-    check_cuda(cudaMemcpy(device_.as<int32_t>(), staging_.as<int32_t>(), bytes, cudaMemcpyHostToDevice),
-               "copying the micro-batches' numbers");
+  if (bytes > 0) copy_to_device(device_.as<int32_t>(), staging_.bytes().first(bytes), "the micro-batches' numbers");
 }
 
 const PlacedBatch& PlacedBatches::of(const MicroBatch& batch) const {

@@ -1,10 +1,12 @@
 #include <cuda_fp16.h>
 
+#include <span>
 #include <type_traits>
 
 #include "optim/adamw_kernels.h"
 #include "optim/cuda/adamw_cuda.h"
 #include "runtime/core/cuda_error.h"
+#include "runtime/core/cuda_memory.h"
 #include "runtime/core/dynamic_map.h"
 #include "runtime/core/pack.cuh"
 
@@ -252,14 +254,16 @@ __global__ void add_squares(const G* gradients, int64_t elements, double* runs) 
 }  // namespace
 
 void load_dynamic_tables() {
+  const auto upload = [](const auto& symbol, DynamicMap map, const auto& numbers) {
+    void* table = nullptr;
+    check_cuda(cudaGetSymbolAddress(&table, symbol), "finding the tables of 8-bit moments");
+    const auto bytes = std::as_bytes(std::span(numbers));
+    copy_to_device(static_cast<std::byte*>(table) + static_cast<size_t>(map) * bytes.size(), bytes,
+                   "the tables of 8-bit moments");
+  };
   for (const DynamicMap map : {DynamicMap::with_sign, DynamicMap::unsigned_only}) {
-    const auto at = static_cast<size_t>(map);
-    const auto& values = dynamic_values(map);
-    check_cuda(cudaMemcpyToSymbol(values_of_codes, values.data(), sizeof values, at * sizeof values),
-               "copying the values of 8-bit moments");
-    const DynamicCodes& codes = dynamic_codes(map);
-    check_cuda(cudaMemcpyToSymbol(codes_of_steps, codes.data(), sizeof codes, at * sizeof codes),
-               "copying the codes of 8-bit moments");
+    upload(values_of_codes, map, dynamic_values(map));
+    upload(codes_of_steps, map, dynamic_codes(map));
   }
 }
 

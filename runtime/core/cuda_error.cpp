@@ -10,7 +10,7 @@ void check_cuda(int result, const std::string& what) {
   const auto error = static_cast<cudaError_t>(result);
   if (error == cudaSuccess) return;
   throw RunError({ErrorCode::io, what + ": " + cudaGetErrorName(error) + ", " + cudaGetErrorString(error),
-                  "look for messages of the driver with `dmesg | grep -i nvrm`; the last checkpoint is intact"});
+                  "look for messages of the driver with `dmesg | grep -i nvrm`"});
 }
 
 }  // namespace sluice

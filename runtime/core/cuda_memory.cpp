@@ -16,6 +16,13 @@ CudaUsage cuda_usage(int device) {
   return {{static_cast<int64_t>(free)}, {static_cast<int64_t>(total)}};
 }
 
+void copy_to_device(void* to, std::span<const std::byte> from, const std::string& what) {
+  check_cuda(cudaMemcpy(to, from.data(), from.size(), cudaMemcpyHostToDevice), "copying " + what);
+  // Out of pageable memory the call returns once the bytes are staged. Streams that do not block the legacy one, as
+  // ours, would not wait for the rest of the way.
+  check_cuda(cudaStreamSynchronize(cudaStreamLegacy), "copying " + what);
+}
+
 CudaMemory::CudaMemory(CudaMemoryKind kind, Bytes bytes, const std::string& what) : kind_(kind), bytes_(bytes) {
   if (bytes.count == 0) return;
   const auto count = static_cast<size_t>(bytes.count);

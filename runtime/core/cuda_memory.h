@@ -15,6 +15,10 @@ struct CudaUsage {
 };
 CudaUsage cuda_usage(int device);
 
+// From the host's memory, pinned or not, to the device's. All of it is there when this returns, whatever stream reads
+// it next. `what` is being copied ("the angles").
+void copy_to_device(void* to, std::span<const std::byte> from, const std::string& what);
+
 enum class CudaMemoryKind { device, pinned };
 
 class CudaMemory {

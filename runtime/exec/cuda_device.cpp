@@ -3,10 +3,12 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <future>
 #include <utility>
 
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/cuda_memory.h"
+#include "runtime/exec/copy_parts.h"
 #include "runtime/exec/cuda_group_kernels.h"
 #include "runtime/exec/op_board.h"
 
@@ -63,7 +65,7 @@ class Stream {
 class PinnedMemory {
  public:
   ~PinnedMemory() {
-    for (std::byte* piece : pieces_) cudaHostUnregister(piece);
+    for (const std::span<std::byte> piece : parts_.pieces()) cudaHostUnregister(piece.data());
   }
   PinnedMemory() = default;
   PinnedMemory(const PinnedMemory&) = delete;
@@ -79,14 +81,16 @@ class PinnedMemory {
                cudaGetErrorString(result) +
                "): copies from and to it are slower; raise `ulimit -l`, or give Windows more memory for WSL2";
       }
-      pieces_.push_back(piece.data());
+      parts_.add(piece);
       memory = memory.subspan(piece.size());
     }
     return "";
   }
 
+  const CopyParts& parts() const { return parts_; }
+
  private:
-  std::vector<std::byte*> pieces_;
+  CopyParts parts_;
 };
 
 // The two threads of one lane.
@@ -110,8 +114,8 @@ class OneGpu final : public CudaDevice {
         d2h_("d2h", "d2h.done", /*urgent=*/false) {
     group_kernels_ = make_cuda_group_kernels(compute_.stream.get());
     for (LaneThreads* lane : {&compute_, &h2d_, &d2h_})
-      for (LaneThread* thread : {&lane->enqueuer, &lane->watcher}) thread->post([this] { select(device_); });
-    compute_.enqueuer.post([hook = options.on_compute_thread, stream = compute_stream()] { hook(stream); });
+      for (LaneThread* thread : {&lane->enqueuer, &lane->watcher}) run_on(*thread, [this] { select(device_); });
+    run_on(compute_.enqueuer, [&] { options.on_compute_thread(compute_stream()); });
   }
 
   std::span<std::byte> memory() const override { return arena_.bytes(); }
@@ -121,7 +125,9 @@ class OneGpu final : public CudaDevice {
   GroupKernels* group_kernels() override { return group_kernels_.get(); }
   void read(std::byte* to, const std::byte* from, Bytes bytes) override {
     select(device_);
-    check_cuda(cudaMemcpy(to, from, static_cast<size_t>(bytes.count), cudaMemcpyDeviceToHost), "copying from the GPU");
+    pinned_.parts().for_parts(to, static_cast<size_t>(bytes.count), [&](size_t begin, size_t count) {
+      check_cuda(cudaMemcpy(to + begin, from + begin, count, cudaMemcpyDeviceToHost), "copying from the GPU");
+    });
   }
 
   void begin_phase(const plan::Schedule& schedule) override {
@@ -139,8 +145,11 @@ class OneGpu final : public CudaDevice {
     const bool to_device = op.lane == Lane::h2d;
     LaneThreads& lane = to_device ? h2d_ : d2h_;
     const auto kind = to_device ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost;
-    post(lane, std::move(op), [to, from, bytes, kind, stream = lane.stream.get()] {
-      check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes.count), kind, stream), "enqueuing a copy");
+    const std::byte* const host = to_device ? from : to;
+    post(lane, std::move(op), [this, to, from, host, bytes, kind, stream = lane.stream.get()] {
+      pinned_.parts().for_parts(host, static_cast<size_t>(bytes.count), [&](size_t begin, size_t count) {
+        check_cuda(cudaMemcpyAsync(to + begin, from + begin, count, kind, stream), "enqueuing a copy");
+      });
       return ComputeOutcome{};
     });
   }
@@ -154,6 +163,12 @@ class OneGpu final : public CudaDevice {
     return device;
   }
   static size_t index(plan::OpId op) { return static_cast<size_t>(op); }
+  // Waits for it; what it throws is thrown here.
+  static void run_on(LaneThread& thread, const std::function<void()>& job) {
+    const auto task = std::make_shared<std::packaged_task<void()>>(job);  // both threads may be the last to touch it
+    thread.post([task] { (*task)(); });
+    task->get_future().get();
+  }
 
   void post(LaneThreads& lane, DeviceOp op, std::function<ComputeOutcome()> body) {
     lane.enqueuer.post([this, &lane, op = std::move(op), body = std::move(body)] {
@@ -161,6 +176,10 @@ class OneGpu final : public CudaDevice {
       bool runs = enqueued_.wait(op.after);
       if (runs) try {
           outcome = enqueue(lane, op, body);
+        } catch (const SluiceException& error) {
+          Error named = error.error();
+          named.message = describe(schedule_->ops[index(op.id)]) + ": " + named.message;
+          outcome.result = std::move(named);
         } catch (const std::exception& error) {
           outcome.result = Error{ErrorCode::io, describe(schedule_->ops[index(op.id)]) + ": " + error.what(), ""};
         }
@@ -194,6 +213,8 @@ class OneGpu final : public CudaDevice {
       if (!outcome.result.ok()) event.error = outcome.result.error();
     } catch (const SluiceException& error) {
       event.error = error.error();
+    } catch (const std::exception& error) {
+      event.error = Error{ErrorCode::io, describe(schedule_->ops[index(id)]) + ": " + error.what(), ""};
     }
     if (event.error) enqueued_.abandon();
     events_.push(std::move(event));

@@ -1,12 +1,15 @@
 // A GPU of this machine through CUDA and LibTorch: what the library exports.
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "models/cuda/cuda_ops.h"
+#include "models/cuda/self_check.h"
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/cuda_memory.h"
 #include "runtime/exec/cuda_device.h"
@@ -64,14 +67,23 @@ class TimedStream {
   std::array<cudaEvent_t, 2> events_{};
 };
 
+// From now on LibTorch cuts what the calling thread's ops take out of one piece of memory: later no op allocates, which
+// would wait for the whole device.
+void hold_transient(Bytes bytes, int device) try {
+  const auto where = at::TensorOptions().device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+  if (bytes.count > 0) at::empty({bytes.count}, where.dtype(at::kByte));  // given back at once, to LibTorch
+} catch (const c10::OutOfMemoryError&) {
+  throw SetupError("what ops take beside the plan's memory, " + to_string(bytes) + ", is not free any more",
+                   "end the other processes that `nvidia-smi` shows, or lower offload.max_gpu");
+}
+
 class CudaPlace final : public PassPlace {
  public:
-  explicit CudaPlace(int device) : device_(device) {}
+  // Ops that the calling thread runs outside of `time` go to the same stream.
+  explicit CudaPlace(int device) : device_(device) { models::cuda::use_stream(stream_.get(), device_); }
 
   std::unique_ptr<Memory> allocate(Bytes bytes) override { return std::make_unique<DeviceMemory>(bytes); }
-  void write(std::byte* to, std::span<const std::byte> from) override {
-    check_cuda(cudaMemcpy(to, from.data(), from.size(), cudaMemcpyHostToDevice), "copying to the GPU");
-  }
+  void write(std::byte* to, std::span<const std::byte> from) override { copy_to_device(to, from, "what a pass reads"); }
   Microseconds time(const std::function<void()>& pass) override {
     models::cuda::use_stream(stream_.get(), device_);
     stream_.begin();
@@ -105,12 +117,13 @@ class CudaPlace final : public PassPlace {
 
 class CudaGpu final : public Gpu {
  public:
-  // `used_before`: by all, before this process had a context there.
-  CudaGpu(int device, Bytes used_before)
+  // `used_before`: by all, as the driver's management library saw it before this process had a context there.
+  CudaGpu(int device, std::optional<Bytes> used_before)
       : device_(device),
         used_before_(used_before),
-        place_((at::globalContext().lazyInitDevice(at::kCUDA),
-                check_cuda(cudaSetDevice(device), "choosing GPU " + std::to_string(device)), device)) {}
+        taken_at_begin_((at::globalContext().lazyInitDevice(at::kCUDA), taken_by_all())),
+        others_(taken_at_begin_ - taken_by_us(taken_at_begin_)),
+        place_(device) {}
 
   std::string name() const override {
     cudaDeviceProp about{};
@@ -119,16 +132,18 @@ class CudaGpu final : public Gpu {
   }
   GpuMemory memory() const override {
     const CudaUsage now = cuda_usage(device_);
-    return {now.total, now.free, std::max(now.total - now.free - used_before_, Bytes{}), used_before_};
+    return {now.total, now.free, taken_by_us(now.total - now.free), others_};
   }
   std::unique_ptr<models::Ops> make_ops(const OpsSize& size) override {
     return models::cuda::make_cuda_ops(
         {device_, size.tokens_max, size.micro_batches_max, size.positions_max, size.deterministic});
   }
   std::unique_ptr<Device> make_device(Bytes memory, EventQueue& events, const PhaseClock& clock) override {
-    return make_cuda_device(
-        {memory, device_, [device = device_](CUstream_st* stream) { models::cuda::use_stream(stream, device); }},
-        events, clock);
+    const auto begin_compute = [device = device_, transient = transient_](CUstream_st* stream) {
+      models::cuda::use_stream(stream, device);
+      hold_transient(transient, device);
+    };
+    return make_cuda_device({memory, device_, begin_compute}, events, clock);
   }
   PassPlace& pass_place() override { return place_; }
 
@@ -179,7 +194,6 @@ class CudaGpu final : public Gpu {
     constexpr int kUpdates = 8;
     const CudaMemory memory(CudaMemoryKind::device, Bytes{kElements * kBytesOfEach}, "timing updates");
     const std::span<std::byte> bytes = memory.bytes();
-    check_cuda(cudaMemset(bytes.data(), 0, bytes.size()), "clearing memory");
     const StateLayout layout(MomentFormat::f32, Dtype::bf16);
     const GroupChunk chunk{.weights = bytes.data() + kElements * (4 + 10),
                            .gradients = bytes.data(),
@@ -188,6 +202,7 @@ class CudaGpu final : public Gpu {
                            .elements = kElements,
                            .decayed = kElements};
     TimedStream stream;
+    check_cuda(cudaMemsetAsync(bytes.data(), 0, bytes.size(), stream.get()), "clearing memory");
     const auto kernels = make_cuda_group_kernels(stream.get());
     kernels->update(chunk, {});
     stream.begin();
@@ -197,27 +212,59 @@ class CudaGpu final : public Gpu {
   }
 
   void limit_transient(Bytes most) override {
-    const double total = static_cast<double>(memory().total.count);
+    const double total = static_cast<double>(cuda_usage(device_).total.count);
     allocator::setMemoryFraction(std::min(1.0, static_cast<double>(most.count) / total),
                                  static_cast<c10::DeviceIndex>(device_));
+    transient_ = Bytes{round_down(std::max(most - kSmallBlocks, Bytes{}).count, MiB(2).count)};
   }
 
  private:
+  // LibTorch keeps what is smaller than a MiB apart, in segments of two.
+  static constexpr Bytes kSmallBlocks = MiB(24);
+
+  Bytes taken_by_all() const {
+    const CudaUsage now = cuda_usage(device_);
+    return now.total - now.free;
+  }
+  // `taken`: by all, as CUDA sees it. That library counts otherwise (what the driver reserved, for one): it is compared
+  // with itself. Where it is not there, nobody saw how large the context is.
+  Bytes taken_by_us(Bytes taken) const {
+    constexpr Bytes kContextUnseen = MiB(512);
+    const std::optional<Bytes> used = used_before_ ? gpu_bytes_used(pci_bus_id(device_)) : std::nullopt;
+    const Bytes ours = used ? *used - *used_before_ : taken - taken_at_begin_ + kContextUnseen;
+    return std::clamp(ours, Bytes{}, taken);
+  }
+
   int device_;
-  Bytes used_before_;
+  std::optional<Bytes> used_before_;
+  Bytes taken_at_begin_;  // by all, this process's context included
+  Bytes others_;
+  Bytes transient_;
   CudaPlace place_;
 };
+
+// Why its architecture does not do; empty: it does. Newer ones than are known compile our kernels when they load.
+std::string too_old(int device) {
+  constexpr int kMajorLeast = 8;  // bf16 products, and LibTorch's flash attention
+  int major = 0, minor = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking what the GPU is");
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking what the GPU is");
+  if (major >= kMajorLeast) return "";
+  return "the GPU has compute capability " + std::to_string(major) + '.' + std::to_string(minor) + ", and " +
+         std::to_string(kMajorLeast) + ".0 (Ampere) is the least that does";
+}
 
 std::unique_ptr<Gpu> open_gpu(int device, std::string& why) {
   if (cuda_devices(why) <= device) {
     if (why.empty()) why = "there is no GPU " + std::to_string(device);
     return nullptr;
   }
+  if (why = too_old(device); !why.empty()) return nullptr;
   // Before the first call that makes a context.
   const std::optional<Bytes> used = gpu_bytes_used(pci_bus_id(device));
-  if (used) return std::make_unique<CudaGpu>(device, *used);
-  const CudaUsage now = cuda_usage(device);
-  return std::make_unique<CudaGpu>(device, now.total - now.free);
+  auto gpu = std::make_unique<CudaGpu>(device, used);
+  models::cuda::check_arithmetic(device);
+  return gpu;
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ struct GpuMemory {
 };
 
 struct OpsSize {
-  int64_t tokens_max = 0;  // of all micro-batches of a step
+  int64_t tokens_max = 0;  // of all micro-batches of a step, each of the same share at most
   int micro_batches_max = 0;
   int64_t positions_max = 0;  // of a document
   bool deterministic = true;  // attention's backward; else the faster one
@@ -46,7 +46,8 @@ class Gpu {
   virtual CopyRates measure_copies() = 0;
   // What AdamW reads and writes per second in the device's memory; takes some milliseconds.
   virtual BytesPerSecond measure_updates() = 0;
-  // LibTorch may hold no more than this for what its kernels want beside the arena. Exceeding it is an error of the op.
+  // LibTorch may hold no more than this for what its kernels want beside the arena; a device that is made afterwards
+  // has it take that at once. Exceeding it is an error of the op.
   virtual void limit_transient(Bytes most) = 0;
 };
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdlib>
 
 #include "tests/blocks/block_device.h"
@@ -10,6 +11,8 @@ std::byte* allocate(int64_t bytes) {
   return static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(bytes)));
 }
 void release(std::byte* memory) { std::free(memory); }
+void write(std::byte* to, std::span<const std::byte> from) { std::copy(from.begin(), from.end(), to); }
+std::vector<std::byte> read(const std::byte* from, int64_t bytes) { return {from, from + bytes}; }
 void finish() {}
 
 }  // namespace sluice::block_device

@@ -3,6 +3,7 @@
 #include "models/cuda/cuda_ops.h"
 #include "models/cuda/stream.h"
 #include "runtime/core/cuda_error.h"
+#include "runtime/core/cuda_memory.h"
 #include "tests/blocks/block_device.h"
 
 namespace sluice::block_device {
@@ -24,10 +25,20 @@ std::unique_ptr<models::Ops> make_ops() {
 
 std::byte* allocate(int64_t bytes) {
   void* memory = nullptr;
-  check_cuda(cudaMallocManaged(&memory, static_cast<size_t>(bytes)), "allocating memory of both sides");
+  check_cuda(cudaMalloc(&memory, static_cast<size_t>(bytes)), "allocating memory of the GPU");
   return static_cast<std::byte*>(memory);
 }
 void release(std::byte* memory) { cudaFree(memory); }
+void write(std::byte* to, std::span<const std::byte> from) {
+  finish();
+  copy_to_device(to, from, "what a block reads");
+}
+std::vector<std::byte> read(const std::byte* from, int64_t bytes) {
+  finish();
+  std::vector<std::byte> found(static_cast<size_t>(bytes));
+  check_cuda(cudaMemcpy(found.data(), from, found.size(), cudaMemcpyDeviceToHost), "copying what a block wrote");
+  return found;
+}
 void finish() { check_cuda(cudaStreamSynchronize(models::cuda::stream()), "waiting for the GPU"); }
 
 }  // namespace sluice::block_device

@@ -29,8 +29,7 @@ using namespace sluice::block_device;
 
 struct Aligned {
   explicit Aligned(int64_t bytes) : data(allocate(round_up(bytes + 64, 64))) {
-    finish();  // what runs may not be in the host's way
-    std::memset(data, 0x5a, static_cast<size_t>(bytes));
+    block_device::write(data, std::vector<std::byte>(static_cast<size_t>(bytes), std::byte{0x5a}));
   }
   Aligned(Aligned&& other) noexcept : data(std::exchange(other.data, nullptr)) {}
   ~Aligned() {
@@ -126,11 +125,12 @@ class Runner {
     for (size_t g = 0; g < model_.groups.size(); ++g) {
       const ParameterGroup& group = model_.groups[g];
       if (!group.trainable) continue;
+      const std::vector<std::byte> gradient = gradient_of(g);
       for (const ParameterTensor& tensor : group.tensors) {
         const auto place = std::find_if(layout.tensors.begin(), layout.tensors.end(),
                                         [&](const auto& t) { return t.name == tensor.name; });
         out.seekp(place->offset);
-        out.write(reinterpret_cast<const char*>(gradients_[g].data + tensor.offset * size_of(gradient_dtype_)),
+        out.write(reinterpret_cast<const char*>(gradient.data() + tensor.offset * size_of(gradient_dtype_)),
                   place->bytes);
       }
     }
@@ -142,16 +142,17 @@ class Runner {
     for (size_t g = 0; g < model_.groups.size(); ++g) {
       if (is_adapter_group(model_.groups[g]) != adapters) continue;
       const ParameterGroup& group = model_.groups[g];
-      weights_[g] = std::make_unique<Aligned>(group.elements * size_of(dtype_));
-      std::memset(weights_[g]->data, 0, static_cast<size_t>(group.elements * size_of(dtype_)));
+      std::vector<std::byte> weights(static_cast<size_t>(group.elements * size_of(dtype_)));
       for (size_t t = 0; t < group.tensors.size(); ++t) {
         const std::vector<float> values = read_tensor(index, places[g][t], group.tensors[t].elements);
         for (size_t i = 0; i < values.size(); ++i) {
-          std::byte* to = weights_[g]->data + (group.tensors[t].offset + static_cast<int64_t>(i)) * size_of(dtype_);
+          std::byte* to = weights.data() + (group.tensors[t].offset + static_cast<int64_t>(i)) * size_of(dtype_);
           const uint16_t half = float_to_bf16(values[i]);
           dtype_ == Dtype::f32 ? std::memcpy(to, &values[i], 4) : std::memcpy(to, &half, 2);
         }
       }
+      weights_[g] = std::make_unique<Aligned>(static_cast<int64_t>(weights.size()));
+      block_device::write(weights_[g]->data, weights);
     }
   }
 
@@ -237,6 +238,10 @@ class Runner {
     return report.loss_sum;
   }
 
+  std::vector<std::byte> gradient_of(size_t g) const {
+    return read(gradients_[g].data, model_.groups[g].elements * size_of(gradient_dtype_));
+  }
+
   bool gaps_are_zero() const {
     for (size_t g = 0; g < model_.groups.size(); ++g) {
       const ParameterGroup& group = model_.groups[g];
@@ -244,10 +249,11 @@ class Runner {
       std::vector<uint8_t> used(static_cast<size_t>(group.elements), 0);
       for (const ParameterTensor& tensor : group.tensors)
         std::fill_n(used.begin() + tensor.offset, tensor.elements, uint8_t{1});
-      const int64_t each = size_of(gradient_dtype_);
-      for (int64_t i = 0; i < group.elements; ++i)
-        for (int64_t byte = 0; used[static_cast<size_t>(i)] == 0 && byte < each; ++byte)
-          if (gradients_[g].data[i * each + byte] != std::byte{0}) return false;
+      const std::vector<std::byte> gradient = gradient_of(g);
+      const auto each = static_cast<size_t>(size_of(gradient_dtype_));
+      for (size_t i = 0; i < used.size(); ++i)
+        for (size_t byte = 0; used[i] == 0 && byte < each; ++byte)
+          if (gradient[i * each + byte] != std::byte{0}) return false;
     }
     return true;
   }

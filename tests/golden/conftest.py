@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 import transformers
@@ -25,12 +27,14 @@ class Workshop:
         return tiny_models.expected_rows(self.rows_file, model_dir)
 
     def job(self, model_dir, recipe, **keys):
+        device = os.environ.get("SLUICE_TEST_DEVICE")
         return {
             "base_model": str(model_dir),
             "datasets": [{"path": str(self.rows_file), "type": "completion"}],
             "dataset_prepared_path": str(self.cache),
             "sequence_len": tiny_models.ROW_TOKENS_MAX,
             "curriculum_sampling": True,
+            **({"device": device} if device else {}),
             **recipe.yaml(),
             **keys,
         }

@@ -54,7 +54,9 @@ struct Outcome {
 
 class Toy {
  public:
-  explicit Toy(const ToyJob& job, const swap::SwapEngine::WrapBackend& wrap = keep_backend) {
+  Toy(const ToyJob& job, const ExecutorOptions& executor) : Toy(job, keep_backend, executor) {}
+  explicit Toy(const ToyJob& job, const swap::SwapEngine::WrapBackend& wrap = keep_backend,
+               const ExecutorOptions& executor = {.optimizer_threads = 2}) {
     namespace fs = std::filesystem;
     std::string name = (fs::temp_directory_path() / "sluice-executor-XXXXXX").string();
     SLUICE_CHECK(mkdtemp(name.data()) != nullptr, "a folder for the test");
@@ -66,7 +68,7 @@ class Toy {
     swap::SwapOptions options;
     options.nvme_paths = {folder_};
     swap_ = std::make_unique<swap::SwapEngine>(options, wrap);
-    executor_ = std::make_unique<Executor>(model_, shape_, planned_, sources_, *swap_, ExecutorOptions{2, {}, {}});
+    executor_ = std::make_unique<Executor>(model_, shape_, planned_, sources_, *swap_, executor);
     make_batches();
   }
   ~Toy() {

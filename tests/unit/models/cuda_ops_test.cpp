@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 
+#include "models/cuda/self_check.h"
 #include "models/cuda/stream.h"
 #include "models/ops/low_bit_kernels.h"
 #include "runtime/core/cuda_error.h"
@@ -236,7 +237,7 @@ TEST_P(CudaOpsTest, RowsAreGatheredAndScattered) {
 // A micro-batch of documents of these lengths, every third token unlabelled.
 struct Numbers {
   std::vector<int32_t> ids, labels, positions, starts{0};
-  explicit Numbers(std::initializer_list<int32_t> lengths, int32_t vocabulary) {
+  explicit Numbers(const std::vector<int32_t>& lengths, int32_t vocabulary) {
     for (const int32_t length : lengths) {
       for (int32_t i = 0; i < length; ++i) {
         const auto at = static_cast<int32_t>(ids.size());
@@ -320,20 +321,21 @@ Tensor attended(const Tensor& q, const Tensor& k, const Tensor& v, int64_t windo
 }
 
 TEST_P(CudaOpsTest, AttentionBothWays) {
-  for (const int64_t window : {0, 16}) {
-    constexpr int64_t kHeads = 6, kKeyHeads = 2, kSize = 64;
-    const AttentionShape shape{kHeads, kKeyHeads, kSize, window, 0.125f};
+  // 12 is no size that LibTorch's kernels take as it is.
+  for (const auto& [size, window] : {std::pair{64, 0}, std::pair{64, 16}, std::pair{12, 0}}) {
+    constexpr int64_t kHeads = 6, kKeyHeads = 2;
+    const AttentionShape shape{kHeads, kKeyHeads, size, window, 0.125f};
     const Numbers batch({37, 200, 64}, 97);
     const std::array<MicroBatch, 1> batches = {batch.view(0)};
     ops_->place(batches);
     const int64_t n = batches[0].tokens;
-    const Tensor qkv = random({n, kHeads + 2 * kKeyHeads, kSize}), dy = random({n, kHeads, kSize});
-    Tensor output = room({n, kHeads, kSize}), gradient = at::full_like(qkv, 7);
+    const Tensor qkv = random({n, kHeads + 2 * kKeyHeads, size}), dy = random({n, kHeads, size});
+    Tensor output = room({n, kHeads, size}), gradient = at::full_like(qkv, 7);
     const Tensor sums = at::empty({kHeads, n}, at::device(at::kCUDA).dtype(at::kFloat));
     ops_->attention(dtype(), shape, batches[0], qkv.data_ptr(), output.data_ptr(), sums.data_ptr<float>(), {});
     ops_->attention_backward(dtype(), shape, batches[0], qkv.data_ptr(), output.data_ptr(), sums.data_ptr<float>(),
                              dy.data_ptr(), gradient.data_ptr(), {});
-    expect_close({output, gradient}, {qkv, dy}, [&](const auto& in) {
+    expect_close({output, gradient}, {qkv, dy}, [&, window = window](const auto& in) {
       const c10::AutoGradMode with_gradients(true);
       const Tensor leaf = in[0].detach().clone().requires_grad_(true);
       std::vector<Tensor> outputs;
@@ -351,6 +353,43 @@ TEST_P(CudaOpsTest, AttentionBothWays) {
                              dy.data_ptr(), again.data_ptr(), {});
     EXPECT_TRUE(again.equal(gradient)) << "the backward adds in another order each time";
   }
+}
+
+// More short documents than one backward call has room for.
+TEST_P(CudaOpsTest, ManyShortDocumentsGoBackwardInSeveralCalls) {
+  constexpr int64_t kHeads = 4, kKeyHeads = 2, kSize = 64, kLongest = 5, kDocuments = 700;
+  ops_ = make_cuda_ops({.tokens_max = kTokens, .micro_batches_max = 1, .positions_max = kLongest});
+  const AttentionShape shape{kHeads, kKeyHeads, kSize, 0, 0.125f};
+  std::vector<int32_t> lengths;
+  for (int32_t d = 0; d < kDocuments; ++d) lengths.push_back(1 + d * 7 % 3);
+  const Numbers batch(lengths, 97);
+  const std::array<MicroBatch, 1> batches = {batch.view(0)};
+  ops_->place(batches);
+  const int64_t n = batches[0].tokens;
+  const Tensor qkv = random({n, kHeads + 2 * kKeyHeads, kSize}), dy = random({n, kHeads, kSize});
+  Tensor output = room({n, kHeads, kSize}), gradient = at::full_like(qkv, 7);
+  const Tensor sums = at::empty({kHeads, n}, at::device(at::kCUDA).dtype(at::kFloat));
+  ops_->attention(dtype(), shape, batches[0], qkv.data_ptr(), output.data_ptr(), sums.data_ptr<float>(), {});
+  ops_->attention_backward(dtype(), shape, batches[0], qkv.data_ptr(), output.data_ptr(), sums.data_ptr<float>(),
+                           dy.data_ptr(), gradient.data_ptr(), {});
+  const std::vector<int32_t> starts = batch.starts;
+  expect_close({output, gradient}, {qkv, dy}, [&](const auto& in) {
+    // All documents at once, each masked from the others.
+    const c10::AutoGradMode with_gradients(true);
+    const Tensor leaf = in[0].detach().clone().requires_grad_(true);
+    std::vector<int32_t> owner;
+    for (size_t d = 0; d + 1 < starts.size(); ++d)
+      owner.insert(owner.end(), static_cast<size_t>(starts[d + 1] - starts[d]), static_cast<int32_t>(d));
+    const Tensor of = numbers(owner), alike = of.unsqueeze(1).eq(of.unsqueeze(0)).tril();
+    const auto shared = [&](int64_t first) {
+      return leaf.narrow(1, first, kKeyHeads).repeat_interleave(kHeads / kKeyHeads, 1);
+    };
+    const Tensor scores = at::einsum("qhd,khd->hqk", {leaf.narrow(1, 0, kHeads), shared(kHeads)}) * 0.125;
+    const Tensor y =
+        at::einsum("hqk,khd->qhd", {scores.masked_fill(~alike, -INFINITY).softmax(2), shared(kHeads + kKeyHeads)});
+    y.backward(in[1]);
+    return std::vector<Tensor>{y.detach(), leaf.grad()};
+  });
 }
 
 // Codes and scales are any bytes; the host's kernels are the ones that agree with bitsandbytes.
@@ -386,6 +425,12 @@ TEST_P(CudaOpsTest, LowBitsExpandToTheBitsOfTheHost) {
       ops_->copy_range(dtype(), {plain.data_ptr(), rows, columns}, {7, 20, columns / 4, columns / 2}, part.data_ptr());
       EXPECT_TRUE(part.equal(plain.narrow(0, 7, 20).narrow(1, columns / 4, columns / 2)));
     }
+}
+
+TEST(CudaSelfCheck, PassesOnAGpuThatWorks) {
+  if (!at::hasCUDA() || at::cuda::device_count() == 0) GTEST_SKIP() << "no GPU here";
+  use_stream(at::cuda::getStreamFromPool(), 0);
+  EXPECT_NO_THROW(check_arithmetic(0));
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, CudaOpsTest, testing::Values(Dtype::f32, Dtype::bf16),
