@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 
+#include "models/ops/scalar_type.h"
 #include "runtime/core/result.h"
 
 namespace sluice::models::cuda {
@@ -61,8 +62,7 @@ struct Attention::Impl {
   at::Tensor random_state, random_unused;
 
   at::Tensor view(Dtype dtype, const void* data, at::IntArrayRef sizes, at::IntArrayRef strides) const {
-    return at::from_blob(const_cast<void*>(data), sizes, strides,
-                         options.dtype(dtype == Dtype::f32 ? at::kFloat : at::kBFloat16));
+    return at::from_blob(const_cast<void*>(data), sizes, strides, options.dtype(scalar_type(dtype)));
   }
   Heads3 heads(Dtype dtype, const AttentionShape& s, const void* qkv, int64_t tokens) const {
     const auto* row = static_cast<const std::byte*>(qkv);
@@ -88,7 +88,7 @@ struct Attention::Impl {
     return s.window > 0 ? std::optional<int64_t>(0) : std::nullopt;
   }
 
-  // --- bf16: all documents at once -----------------------------------------------------------------------------
+  // --- halves: all documents at once ---------------------------------------------------------------------------
 
   void flash(const AttentionShape& s, const Documents& documents, const Heads3& in, at::Tensor output,
              at::Tensor log_sum_exp) {
@@ -187,8 +187,8 @@ void Attention::forward(Dtype dtype, const AttentionShape& shape, const Document
   const at::Tensor out = impl_->rows(dtype, shape, output, documents.tokens);
   const at::Tensor lse = impl_->sums(shape, log_sum_exp, documents.tokens);
   within_the_cap([&] {
-    dtype == Dtype::bf16 ? impl_->flash(shape, documents, in, out, lse)
-                         : impl_->efficient(shape, documents, in, out, lse);
+    dtype != Dtype::f32 ? impl_->flash(shape, documents, in, out, lse)
+                        : impl_->efficient(shape, documents, in, out, lse);
   });
 }
 
@@ -203,8 +203,8 @@ void Attention::backward(Dtype dtype, const AttentionShape& shape, const Documen
   const at::Tensor out = impl_->rows(dtype, shape, output, n), dy = impl_->rows(dtype, shape, output_gradient, n);
   const at::Tensor lse = impl_->sums(shape, log_sum_exp, n);
   within_the_cap([&] {
-    dtype == Dtype::bf16 ? impl_->flash_backward(shape, documents, in, out, lse, dy, gradient)
-                         : impl_->efficient_backward(shape, documents, in, out, lse, dy, gradient);
+    dtype != Dtype::f32 ? impl_->flash_backward(shape, documents, in, out, lse, dy, gradient)
+                        : impl_->efficient_backward(shape, documents, in, out, lse, dy, gradient);
   });
 }
 

@@ -1,5 +1,5 @@
-// Attention on a GPU by LibTorch's kernels: flash attention (Dao 2023, "FlashAttention-2") in bf16, its
-// memory-efficient attention in fp32, document by document. LibTorch's allocator gives them what they want beside
+// Attention on a GPU by LibTorch's kernels: flash attention (Dao 2023, "FlashAttention-2") in bf16 and f16,
+// its memory-efficient attention in fp32, document by document. LibTorch's allocator gives them what they want beside
 // their operands.
 #pragma once
 
