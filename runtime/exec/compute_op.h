@@ -23,9 +23,9 @@ struct ComputeContext {
 struct ComputeOutcome {
   double loss_sum = 0;  // loss ops
   Result<void> result;
-  std::optional<NotFinite> not_finite;  // where that is no failure
   // The call may only have enqueued the op. Called once it has ended, for the outcome that counts. May be empty.
   std::function<ComputeOutcome()> when_done;
+  std::optional<NotFinite> not_finite;  // where that is no failure
 };
 
 // Runs on the compute thread. `report` is this op's own, until when_done has returned. Outputs and losses are checked
