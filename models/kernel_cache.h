@@ -1,5 +1,5 @@
-// How much memory compiled kernels may take. oneDNN compiles each shape of a bf16 product and keeps the newest 1,024:
-// with micro-batches of ever new token counts a process grows by hundreds of MiB that no plan knows of.
+// How much memory compiled kernels may take. oneDNN compiles each shape of a product of halves and keeps the newest
+// 1,024: with micro-batches of ever new token counts a process grows by hundreds of MiB that no plan knows of.
 #pragma once
 
 #include "models/program.h"

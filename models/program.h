@@ -3,7 +3,7 @@
 //
 // Shapes: N tokens of a micro-batch (rows are laid end to end, never padded: N differs between
 // micro-batches), C hidden size, V vocabulary. Every activation is [N, ...], row-major, contiguous.
-// Dtypes: `compute_dtype` (f32 or bf16) for weights, activations and activation gradients unless said.
+// Dtypes: `compute_dtype` (f32, bf16 or f16) for weights, activations and activation gradients unless said.
 // Threads: a call runs on the caller's thread and LibTorch's intra-op pool; one call at a time.
 // Determinism: the same arguments give the same bits, whatever was kept or recomputed.
 #pragma once
@@ -84,8 +84,8 @@ struct BackwardArgs {
   const void* output_gradient = nullptr;  // [N, C]; null for the head
   void* input_gradient = nullptr;         // [N, C]; null: not wanted. May alias output_gradient.
   std::span<const void* const> parameters;
-  // One per groups(): null when frozen. gradient_dtype f32, or bf16 when compute is bf16 and the step has one
-  // micro-batch. Written whole (gaps and all) when `accumulate[g]` is false, added to when true.
+  // One per groups(): null when frozen. gradient_dtype f32, or that of compute when the step has one micro-batch.
+  // Written whole (gaps and all) when `accumulate[g]` is false, added to when true.
   std::span<void* const> gradients;
   std::span<const uint8_t> accumulate;
   Dtype gradient_dtype = Dtype::f32;

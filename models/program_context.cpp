@@ -21,8 +21,9 @@ std::span<OpReport> ProgramContext::reports(size_t count) {
 }
 
 void ProgramContext::check_finite(const void* elements, int64_t count, Dtype dtype, OpReport& report) const {
+  const uint16_t half_exponent = dtype == Dtype::f16 ? 0x7c00 : 0x7f80;
   const bool bad = dtype == Dtype::f32 ? any_not_finite<uint32_t>(elements, count, 0x7f800000u)
-                                       : any_not_finite<uint16_t>(elements, count, uint16_t{0x7f80});
+                                       : any_not_finite<uint16_t>(elements, count, half_exponent);
   if (bad) report.not_finite = 1;
 }
 

@@ -1,6 +1,6 @@
 // Row kernels of a GPU, in bytes that they must read and write per second, over what a plain addition of two vectors
 // reaches on the same GPU; products and attention in FLOP/s beside LibTorch's own calls, cuDNN's attention among them;
-// what it costs to enqueue a call. A Qwen2.5-7B layer, bf16.
+// what it costs to enqueue a call. A Qwen2.5-7B layer, bf16 and f16.
 //
 //     build/release/cuda_ops_bench
 #include <ATen/ATen.h>
@@ -12,6 +12,7 @@
 
 #include "models/cuda/cuda_ops.h"
 #include "models/cuda/stream.h"
+#include "models/ops/scalar_type.h"
 #include "optim/cuda/adamw_cuda.h"
 
 namespace sluice::models::cuda {
@@ -38,7 +39,8 @@ double seconds_of(const Body& body) {
 
 class Bench {
  public:
-  Bench() {
+  explicit Bench(Dtype dtype) : dtype_(dtype) {
+    std::printf("| op, %s | rate | over |\n|---|---|---|\n", std::string(name_of(dtype)).c_str());
     use_stream(at::cuda::getStreamFromPool(), 0);
     ops_ = make_cuda_ops({.tokens_max = kTokens, .micro_batches_max = 1, .positions_max = kDocument});
     std::vector<int32_t> ids(kTokens), positions(kTokens), starts;
@@ -55,7 +57,7 @@ class Bench {
     rows(batch);
     gates();
     logits();
-    updates();
+    if (dtype == Dtype::bf16) updates();
     low_bits();
     products();
     attention(batch);
@@ -64,9 +66,11 @@ class Bench {
   }
 
  private:
-  static Tensor random(at::IntArrayRef sizes) { return at::randn(sizes, at::device(at::kCUDA).dtype(at::kBFloat16)); }
+  Tensor random(at::IntArrayRef sizes) const {
+    return at::randn(sizes, at::device(at::kCUDA).dtype(scalar_type(dtype_)));
+  }
   static double bytes(const Tensor& tensor) { return static_cast<double>(tensor.nbytes()); }
-  const Kernels& k() const { return ops_->kernels(Dtype::bf16); }
+  const Kernels& k() const { return ops_->kernels(dtype_); }
 
   template <class Body>
   void memory(const std::string& name, double moved, const Body& body) {
@@ -99,14 +103,14 @@ class Bench {
                        {one.data_ptr(), Dtype::f32, Store::overwrite});
     });
     memory("add", 3 * all, [&] { k().add(x_.data_ptr(), y_.data_ptr(), z_.data_ptr(), kTokens * kHidden); });
-    memory("store_gradient, bf16 into fp32", (1 + 2 + 2) * all, [&] {
+    memory("store_gradient, halves into fp32", (1 + 2 + 2) * all, [&] {
       k().store_gradient(x_.data_ptr(), gradient.data_ptr(), Dtype::f32, Store::accumulate, kTokens * kHidden);
     });
-    memory("check_finite", all, [&] { ops_->check_finite(x_.data_ptr(), kTokens * kHidden, Dtype::bf16, report); });
+    memory("check_finite", all, [&] { ops_->check_finite(x_.data_ptr(), kTokens * kHidden, dtype_, report); });
     memory("gather_rows", 2 * all,
            [&] { k().gather_rows(table.data_ptr(), ops_->numbers(batch).token_ids, z_.data_ptr(), kTokens, kHidden); });
     memory("scatter_add_rows", (1 + 2 + 2) * all, [&] {
-      ops_->scatter_add_rows(Dtype::bf16, x_.data_ptr(), batch, kHidden, -1, gradient.data_ptr(), Dtype::f32, nullptr);
+      ops_->scatter_add_rows(dtype_, x_.data_ptr(), batch, kHidden, -1, gradient.data_ptr(), Dtype::f32, nullptr);
     });
     const Tensor angles = at::rand({kDocument, kAttention.head_dim / 2}, runs.options());
     const Tensor qkv = random({kTokens, kAttention.row()});
@@ -172,7 +176,7 @@ class Bench {
                             nested.data_ptr<float>()};
     const Tensor out = random({kRows, kHidden});
     memory("weights in NF4 expanded", bytes(codes) + bytes(scales) + bytes(out), [&] {
-      ops_->expand(Dtype::bf16, from, {0, kRows, 0, kHidden}, out.data_ptr(), kHidden);
+      ops_->expand(dtype_, from, {0, kRows, 0, kHidden}, out.data_ptr(), kHidden);
     });
   }
 
@@ -184,21 +188,21 @@ class Bench {
     const Matrix x{x_.data_ptr(), kTokens, kHidden}, weights{w.data_ptr(), 2 * kFfn, kHidden};
     const Matrix dy{y.data_ptr(), kTokens, 2 * kFfn};
     compute(
-        "product x w^T", flops, [&] { ops_->multiply_by_transposed(Dtype::bf16, x, weights, {out.data_ptr()}); },
+        "product x w^T", flops, [&] { ops_->multiply_by_transposed(dtype_, x, weights, {out.data_ptr()}); },
         [&] { at::mm_out(out, x_, w.t()); });
     compute(
-        "product dy w", flops, [&] { ops_->multiply(Dtype::bf16, dy, weights, {dx.data_ptr()}); },
+        "product dy w", flops, [&] { ops_->multiply(dtype_, dy, weights, {dx.data_ptr()}); },
         [&] { at::mm_out(dx, y, w); });
     compute(
-        "product dy^T x, bf16", flops,
+        "product dy^T x, halves", flops,
         [&] {
-          ops_->weight_gradient(Dtype::bf16, dy, x, {dw.data_ptr(), Dtype::bf16, Store::overwrite}, nullptr);
+          ops_->weight_gradient(dtype_, dy, x, {dw.data_ptr(), dtype_, Store::overwrite}, nullptr);
         },
         [&] { at::mm_out(dw, y.t(), x_); });
     compute(
         "product dy^T x, added to fp32", flops,
         [&] {
-          ops_->weight_gradient(Dtype::bf16, dy, x, {sum.data_ptr(), Dtype::f32, Store::accumulate}, nullptr);
+          ops_->weight_gradient(dtype_, dy, x, {sum.data_ptr(), Dtype::f32, Store::accumulate}, nullptr);
         },
         [&] { sum.add_(at::mm_out(dw, y.t(), x_)); });
   }
@@ -210,11 +214,11 @@ class Bench {
     const Tensor sums = at::empty({h, kTokens}, qkv.options().dtype(at::kFloat));
     const double pairs = static_cast<double>(kTokens) * kDocument / 2, flops = 4.0 * pairs * static_cast<double>(h * d);
     const auto forward = [&] {
-      ops_->attention(Dtype::bf16, kAttention, batch, qkv.data_ptr(), y.data_ptr(), sums.data_ptr<float>(), {});
+      ops_->attention(dtype_, kAttention, batch, qkv.data_ptr(), y.data_ptr(), sums.data_ptr<float>(), {});
     };
     const double rate = flops / seconds_of(forward);
     const double back = 2.5 * flops / seconds_of([&] {
-                          ops_->attention_backward(Dtype::bf16, kAttention, batch, qkv.data_ptr(), y.data_ptr(),
+                          ops_->attention_backward(dtype_, kAttention, batch, qkv.data_ptr(), y.data_ptr(),
                                                    sums.data_ptr<float>(), dy.data_ptr(), gradient.data_ptr(), {});
                         });
     std::printf("| attention, documents of %lld | %.0f TFLOP/s | |\n", static_cast<long long>(kDocument), rate / 1e12);
@@ -267,11 +271,12 @@ class Bench {
     };
     cost("a row kernel", [&] { k().add(small.data_ptr(), y.data_ptr(), y.data_ptr(), 64 * kHidden); });
     cost("a product", [&] {
-      ops_->multiply_by_transposed(Dtype::bf16, {small.data_ptr(), 64, kHidden}, {w.data_ptr(), kHidden, kHidden},
+      ops_->multiply_by_transposed(dtype_, {small.data_ptr(), 64, kHidden}, {w.data_ptr(), kHidden, kHidden},
                                    {y.data_ptr()});
     });
   }
 
+  Dtype dtype_;
   std::unique_ptr<Ops> ops_;
   Tensor x_, y_, z_;
   double ceiling_ = 0;
@@ -286,6 +291,6 @@ int main() {
     return 0;
   }
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // what was measured is not lost when a later op fails
-  std::printf("| op, bf16 | rate | over |\n|---|---|---|\n");
-  const sluice::models::cuda::Bench bench;
+  for (const sluice::Dtype dtype : {sluice::Dtype::bf16, sluice::Dtype::f16})
+    const sluice::models::cuda::Bench bench(dtype);
 }

@@ -42,6 +42,12 @@ BENCHMARK_CAPTURE(decoder, bf16, Dtype::bf16)
     ->Args({2, 16, 1})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decoder, f16, Dtype::f16)
+    ->ArgNames({"sequences", "rank", "kept"})
+    ->Args({1, 0, 1})
+    ->Args({2, 16, 1})
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(decoder, f32, Dtype::f32)
     ->ArgNames({"sequences", "rank", "kept"})
     ->Args({1, 0, 1})

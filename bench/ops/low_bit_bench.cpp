@@ -61,6 +61,7 @@ void expand(benchmark::State& state, LowBitFormat format, Dtype dtype, int64_t c
 constexpr LowBitFormat kNf4{LowBit::nf4, true}, kInt8{LowBit::int8, false};
 BENCHMARK_CAPTURE(expand, nf4_to_bf16, kNf4, Dtype::bf16, kColumns)->UseRealTime();
 BENCHMARK_CAPTURE(expand, nf4_to_bf16_by_columns, kNf4, Dtype::bf16, 1280)->UseRealTime();
+BENCHMARK_CAPTURE(expand, nf4_to_f16, kNf4, Dtype::f16, kColumns)->UseRealTime();
 BENCHMARK_CAPTURE(expand, nf4_to_f32, kNf4, Dtype::f32, kColumns)->UseRealTime();
 BENCHMARK_CAPTURE(expand, int8_to_bf16, kInt8, Dtype::bf16, kColumns)->UseRealTime();
 

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "models/ops/ops.h"
+#include "runtime/core/half.h"
 
 namespace sluice::bench {
 
@@ -44,7 +45,7 @@ void fill_weights(const ParameterGroup& group, Dtype dtype, std::byte* at, std::
     const float least = tensor.name.find("norm.weight") != std::string::npos ? 0.965f : -0.035f;
     for (int64_t i = tensor.offset; i < tensor.offset + tensor.elements; ++i) {
       const float value = least + kSpread * static_cast<float>(random());
-      const uint16_t half = float_to_bf16(value);
+      const uint16_t half = dtype == Dtype::f16 ? float_to_f16(value) : float_to_bf16(value);
       dtype == Dtype::f32 ? std::memcpy(at + 4 * i, &value, 4) : std::memcpy(at + 2 * i, &half, 2);
     }
   }

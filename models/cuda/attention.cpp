@@ -8,6 +8,7 @@
 #include <limits>
 #include <optional>
 
+#include "models/ops/scalar_type.h"
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/result.h"
 
@@ -99,8 +100,7 @@ struct Attention::Impl {
   at::Tensor random_state, random_unused;
 
   at::Tensor view(Dtype dtype, const void* data, at::IntArrayRef sizes, at::IntArrayRef strides) const {
-    return at::from_blob(const_cast<void*>(data), sizes, strides,
-                         options.dtype(dtype == Dtype::f32 ? at::kFloat : at::kBFloat16));
+    return at::from_blob(const_cast<void*>(data), sizes, strides, options.dtype(scalar_type(dtype)));
   }
   Heads3 heads(Dtype dtype, const AttentionShape& s, const void* qkv, int64_t tokens) const {
     const auto* row = static_cast<const std::byte*>(qkv);
@@ -133,7 +133,7 @@ struct Attention::Impl {
   }
   static void copy_back(const at::Tensor& to, const at::Tensor& from) { to.copy_(from.narrow(-1, 0, to.size(-1))); }
 
-  // --- bf16: all documents at once -----------------------------------------------------------------------------
+  // --- halves: all documents at once ---------------------------------------------------------------------------
 
   void flash(const AttentionShape& s, const Documents& documents, const Heads3& in, const at::Tensor& output,
              const at::Tensor& log_sum_exp) {
@@ -266,8 +266,8 @@ void Attention::forward(Dtype dtype, const AttentionShape& shape, const Document
   const at::Tensor out = impl_->rows(dtype, shape, output, documents.tokens);
   const at::Tensor lse = impl_->sums(shape, log_sum_exp, documents.tokens);
   within_the_cap([&] {
-    dtype == Dtype::bf16 ? impl_->flash(shape, documents, in, out, lse)
-                         : impl_->efficient(shape, documents, in, out, lse);
+    dtype != Dtype::f32 ? impl_->flash(shape, documents, in, out, lse)
+                        : impl_->efficient(shape, documents, in, out, lse);
   });
 }
 
@@ -282,8 +282,8 @@ void Attention::backward(Dtype dtype, const AttentionShape& shape, const Documen
   const at::Tensor out = impl_->rows(dtype, shape, output, n), dy = impl_->rows(dtype, shape, output_gradient, n);
   const at::Tensor lse = impl_->sums(shape, log_sum_exp, n);
   within_the_cap([&] {
-    dtype == Dtype::bf16 ? impl_->flash_backward(shape, documents, in, out, lse, dy, gradient)
-                         : impl_->efficient_backward(shape, documents, in, out, lse, dy, gradient);
+    dtype != Dtype::f32 ? impl_->flash_backward(shape, documents, in, out, lse, dy, gradient)
+                        : impl_->efficient_backward(shape, documents, in, out, lse, dy, gradient);
   });
 }
 

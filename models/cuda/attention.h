@@ -1,4 +1,4 @@
-// Attention on a GPU by LibTorch's kernels: flash attention (Dao 2023, "FlashAttention-2") in bf16, its
+// Attention on a GPU by LibTorch's kernels: flash attention (Dao 2023, "FlashAttention-2") in bf16 and f16, its
 // memory-efficient attention in fp32, document by document. LibTorch's allocator gives them what they want beside
 // their operands; no micro-batch within the limits makes the backward take more of it than the first call of a shape.
 #pragma once

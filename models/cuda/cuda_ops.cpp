@@ -1,6 +1,7 @@
 #include "models/cuda/cuda_ops.h"
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include "models/cuda/placed_batches.h"
 #include "models/cuda/stream.h"
 #include "models/cuda/sum_kernels.h"
+#include "models/ops/element.h"
 #include "runtime/core/check.h"
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/cuda_memory.h"
@@ -41,7 +43,7 @@ constexpr Kernels table_of() {
           .scatter_rows = scatter_rows<T>,
           .store_gradient = store_gradient<T>};
 }
-constexpr Kernels kTables[2] = {table_of<float>(), table_of<__nv_bfloat16>()};
+constexpr Kernels kTables[kElementTypes] = {table_of<float>(), table_of<__nv_bfloat16>(), table_of<__half>()};
 
 // Memory of the host that the GPU writes to.
 class Reports {
@@ -107,7 +109,7 @@ class CudaOps final : public Ops {
     cuda::check_finite(elements, count, dtype, &report.not_finite);
   }
 
-  const Kernels& kernels(Dtype dtype) const override { return kTables[dtype == Dtype::f32 ? 0 : 1]; }
+  const Kernels& kernels(Dtype dtype) const override { return kTables[element_type(dtype)]; }
 
   void multiply_by_transposed(Dtype dtype, Matrix x, Matrix w, Target y) const override {
     gemm_.multiply({dtype, Transposed::second, x, w, y.data, y.stride, dtype, y.into});

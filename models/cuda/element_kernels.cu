@@ -246,7 +246,7 @@ void dropout(const void* x, void* y, int64_t elements, float p, DropoutKey key) 
 template <class T>
 void store_gradient(const void* from, void* to, Dtype to_dtype, Store how, int64_t elements) {
   if (elements == 0) return;
-  const auto into = [&]<class To>(To* target) {
+  with_elements(to, to_dtype, [&]<class To>(To* target) {
     // As wide as the wider of the two types allows.
     constexpr int kWidth = kWidest<T> < kWidest<To> ? kWidest<T> : kWidest<To>;
     const auto launch = [&](auto width) {
@@ -256,8 +256,7 @@ void store_gradient(const void* from, void* to, Dtype to_dtype, Store how, int64
     };
     packs<To>(elements, {from, to}) && packs<T>(elements, {from}) ? launch(std::integral_constant<int, kWidth>{})
                                                                   : launch(std::integral_constant<int, 1>{});
-  };
-  to_dtype == Dtype::f32 ? into(static_cast<float*>(to)) : into(static_cast<__nv_bfloat16*>(to));
+  });
   check_launch("store_gradient");
 }
 
@@ -272,6 +271,7 @@ void store_gradient(const void* from, void* to, Dtype to_dtype, Store how, int64
   template void store_gradient<T>(const void*, void*, Dtype, Store, int64_t);
 SLUICE_ELEMENT_KERNELS(float)
 SLUICE_ELEMENT_KERNELS(__nv_bfloat16)
+SLUICE_ELEMENT_KERNELS(__half)
 #undef SLUICE_ELEMENT_KERNELS
 
 }  // namespace sluice::models::cuda

@@ -22,7 +22,10 @@ void check_blas(cublasStatus_t status, const std::string& what) {
                   "see `nvidia-smi`; is the GPU's memory full of another process?"});
 }
 
-cudaDataType_t type_of(Dtype dtype) { return dtype == Dtype::f32 ? CUDA_R_32F : CUDA_R_16BF; }
+cudaDataType_t type_of(Dtype dtype) {
+  if (dtype == Dtype::f32) return CUDA_R_32F;
+  return dtype == Dtype::bf16 ? CUDA_R_16BF : CUDA_R_16F;
+}
 
 template <class Handle, cublasStatus_t (*kDestroy)(Handle)>
 class Owned {

@@ -58,20 +58,20 @@ void scatter_rows(const void* x, const int32_t* rows, void* y, int64_t count, in
 
 template void gather_rows<float>(const void*, const int32_t*, void*, int64_t, int64_t);
 template void gather_rows<__nv_bfloat16>(const void*, const int32_t*, void*, int64_t, int64_t);
+template void gather_rows<__half>(const void*, const int32_t*, void*, int64_t, int64_t);
 template void scatter_rows<float>(const void*, const int32_t*, void*, int64_t, int64_t);
 template void scatter_rows<__nv_bfloat16>(const void*, const int32_t*, void*, int64_t, int64_t);
+template void scatter_rows<__half>(const void*, const int32_t*, void*, int64_t, int64_t);
 
 void scatter_add_rows(Dtype dtype, const void* dy, const SortedTokens& tokens, int64_t width, int32_t skip, void* table,
                       Dtype table_dtype) {
   if (tokens.ids == 0) return;
   const dim3 blocks = grid(tokens.ids, blocks_for(width, kThreads));
-  const auto from = [&]<class T>(const T* source) {
-    const auto into = [&](auto* target) {
+  with_elements(dy, dtype, [&](const auto* source) {
+    with_elements(table, table_dtype, [&](auto* target) {
       scatter_add<<<blocks, kThreads, 0, stream()>>>(source, tokens, width, skip, target);
-    };
-    table_dtype == Dtype::f32 ? into(static_cast<float*>(table)) : into(static_cast<__nv_bfloat16*>(table));
-  };
-  dtype == Dtype::f32 ? from(static_cast<const float*>(dy)) : from(static_cast<const __nv_bfloat16*>(dy));
+    });
+  });
   check_launch("scatter_add_rows");
 }
 

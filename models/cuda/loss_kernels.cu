@@ -87,5 +87,6 @@ void cross_entropy(void* logits, const int32_t* labels, double* row_losses, floa
 }
 template void cross_entropy<float>(void*, const int32_t*, double*, float, bool, int64_t, int64_t);
 template void cross_entropy<__nv_bfloat16>(void*, const int32_t*, double*, float, bool, int64_t, int64_t);
+template void cross_entropy<__half>(void*, const int32_t*, double*, float, bool, int64_t, int64_t);
 
 }  // namespace sluice::models::cuda

@@ -141,11 +141,7 @@ void expand(const LowBitTables& tables, Dtype dtype, const StoredMatrix& from, M
                       tables.dynamic(),
                       from.columns,
                       range};
-  if (dtype == Dtype::f32) {
-    expand_to(source, from.format, static_cast<float*>(to), stride);
-  } else {
-    expand_to(source, from.format, static_cast<__nv_bfloat16*>(to), stride);
-  }
+  with_elements(to, dtype, [&](auto* elements) { expand_to(source, from.format, elements, stride); });
 }
 
 }  // namespace sluice::models::cuda

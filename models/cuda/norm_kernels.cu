@@ -263,16 +263,15 @@ void head_norm_backward(const void* x, const void* w, const void* dy, void* dx, 
   check_launch("head_norm_backward");
 }
 
-template void rms_norm<float>(void*, const void*, const void*, void*, int64_t, int64_t, float);
-template void rms_norm<__nv_bfloat16>(void*, const void*, const void*, void*, int64_t, int64_t, float);
-template void rms_norm_backward<float>(const void*, const void*, const void*, const void*, void*, float*, int64_t,
-                                       int64_t, float);
-template void rms_norm_backward<__nv_bfloat16>(const void*, const void*, const void*, const void*, void*, float*,
-                                               int64_t, int64_t, float);
-template void head_norm<float>(const void*, const void*, void*, Heads, int64_t, float);
-template void head_norm<__nv_bfloat16>(const void*, const void*, void*, Heads, int64_t, float);
-template void head_norm_backward<float>(const void*, const void*, const void*, void*, float*, Heads, int64_t, float);
-template void head_norm_backward<__nv_bfloat16>(const void*, const void*, const void*, void*, float*, Heads, int64_t,
-                                                float);
+#define SLUICE_NORM_KERNELS(T)                                                                                   \
+  template void rms_norm<T>(void*, const void*, const void*, void*, int64_t, int64_t, float);                    \
+  template void rms_norm_backward<T>(const void*, const void*, const void*, const void*, void*, float*, int64_t, \
+                                     int64_t, float);                                                            \
+  template void head_norm<T>(const void*, const void*, void*, Heads, int64_t, float);                            \
+  template void head_norm_backward<T>(const void*, const void*, const void*, void*, float*, Heads, int64_t, float);
+SLUICE_NORM_KERNELS(float)
+SLUICE_NORM_KERNELS(__nv_bfloat16)
+SLUICE_NORM_KERNELS(__half)
+#undef SLUICE_NORM_KERNELS
 
 }  // namespace sluice::models::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -16,6 +17,7 @@ namespace sluice::models::cuda {
 
 __device__ inline float to_float(float value) { return value; }
 __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ inline float to_float(__half value) { return __half2float(value); }
 template <class T>
 __device__ T from_float(float value);
 template <>
@@ -25,6 +27,10 @@ __device__ inline float from_float<float>(float value) {
 template <>
 __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
+}
+template <>
+__device__ inline __half from_float<__half>(float value) {
+  return __float2half_rn(value);
 }
 // As it would come back from memory.
 template <class T>
@@ -44,6 +50,18 @@ __device__ void store(T* to, const float (&from)[kWidth]) {
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) pack.at[i] = from_float<T>(from[i]);
   *reinterpret_cast<Pack<T, kWidth>*>(to) = pack;
+}
+
+// Calls body with the pointer typed.
+template <class Body>
+void with_elements(void* at, Dtype dtype, const Body& body) {
+  if (dtype == Dtype::f32) return body(static_cast<float*>(at));
+  dtype == Dtype::bf16 ? body(static_cast<__nv_bfloat16*>(at)) : body(static_cast<__half*>(at));
+}
+template <class Body>
+void with_elements(const void* at, Dtype dtype, const Body& body) {
+  if (dtype == Dtype::f32) return body(static_cast<const float*>(at));
+  dtype == Dtype::bf16 ? body(static_cast<const __nv_bfloat16*>(at)) : body(static_cast<const __half*>(at));
 }
 
 template <class T>

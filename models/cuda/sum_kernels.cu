@@ -69,7 +69,7 @@ __global__ void find_not_finite(const Word* words, int64_t count, Word exponent,
   if (found) *bad = 1;
 }
 
-// Sixteen bytes at a time: fp32 words, or pairs of bf16.
+// Sixteen bytes at a time: fp32 words, or pairs of halves.
 template <uint32_t kExponents>
 __device__ bool not_finite(uint32_t word) {
   constexpr uint32_t kHigh = kExponents & 0xffff0000u, kLow = kExponents & 0x0000ffffu;
@@ -104,12 +104,12 @@ void column_runs(const void* x, float* runs, int64_t rows, int64_t width) {
 }
 template void column_runs<float>(const void*, float*, int64_t, int64_t);
 template void column_runs<__nv_bfloat16>(const void*, float*, int64_t, int64_t);
+template void column_runs<__half>(const void*, float*, int64_t, int64_t);
 
 void store_runs(const float* runs, int64_t count, int64_t width, GradientTarget y) {
-  const auto into = [&](auto* target) {
+  with_elements(y.data, y.dtype, [&](auto* target) {
     add_runs<<<grid(blocks_for(width, 32)), kStretches * 32, 0, stream()>>>(runs, count, width, target, y.store);
-  };
-  y.dtype == Dtype::f32 ? into(static_cast<float*>(y.data)) : into(static_cast<__nv_bfloat16*>(y.data));
+  });
   check_launch("store_runs");
 }
 
@@ -120,7 +120,7 @@ void sum_losses(const double* losses, int64_t count, Store store, double* sum) {
 
 void check_finite(const void* elements, int64_t count, Dtype dtype, uint32_t* bad) {
   if (count == 0) return;
-  const bool f32 = dtype == Dtype::f32;
+  const bool f32 = dtype == Dtype::f32, bf16 = dtype == Dtype::bf16;
   const auto blocks = [](int64_t work) {
     const int64_t wanted = blocks_for(work, kThreads);
     return grid(wanted < kBlocksMost ? wanted : kBlocksMost);
@@ -130,15 +130,18 @@ void check_finite(const void* elements, int64_t count, Dtype dtype, uint32_t* ba
     const auto* words = static_cast<const uint4*>(elements);
     if (f32) {
       find_not_finite_packed<0x7f800000u><<<blocks(bytes / 16), kThreads, 0, stream()>>>(words, bytes / 16, bad);
-    } else {
+    } else if (bf16) {
       find_not_finite_packed<0x7f807f80u><<<blocks(bytes / 16), kThreads, 0, stream()>>>(words, bytes / 16, bad);
+    } else {
+      find_not_finite_packed<0x7c007c00u><<<blocks(bytes / 16), kThreads, 0, stream()>>>(words, bytes / 16, bad);
     }
   } else if (f32) {
     find_not_finite<uint32_t>
         <<<blocks(count), kThreads, 0, stream()>>>(static_cast<const uint32_t*>(elements), count, 0x7f800000u, bad);
   } else {
-    find_not_finite<uint16_t><<<blocks(count), kThreads, 0, stream()>>>(static_cast<const uint16_t*>(elements), count,
-                                                                        uint16_t{0x7f80}, bad);
+    const uint16_t exponent = bf16 ? 0x7f80 : 0x7c00;
+    find_not_finite<uint16_t>
+        <<<blocks(count), kThreads, 0, stream()>>>(static_cast<const uint16_t*>(elements), count, exponent, bad);
   }
   check_launch("check_finite");
 }

@@ -39,14 +39,14 @@ bool product_works(Dtype dtype) {
   try {
     product(dtype, 16, 16, 16, a.data(), 16, b.data(), c.data(), Sum::fresh);
     return true;
-  } catch (const c10::Error&) {
-    return false;  // no such kernel for this processor, or oneDNN is switched off
+  } catch (const std::exception&) {
+    return false;  // LibTorch's or oneDNN's: no such kernel for this processor, or oneDNN is switched off
   }
 }
 
 bool tiles_work(Dtype dtype) {
   static const bool f32 = product_works(Dtype::f32), bf16 = product_works(Dtype::bf16);
-  return dtype == Dtype::f32 ? f32 : bf16;
+  return operand_dtype(dtype) == Dtype::f32 ? f32 : bf16;
 }
 
 struct QueryTile {
@@ -104,7 +104,7 @@ class TileMemory {
 
 // One call of attention or its backward.
 struct Call {
-  Dtype dtype;
+  Dtype dtype, operand;  // of rows, and of what products take
   const AttentionShape& shape;
   const AttentionTiles& k;
   int64_t tokens, stride_t;  // stride_t: of the transposed keys and values
@@ -114,6 +114,7 @@ struct Call {
   Call(Dtype type, const AttentionShape& s, std::span<const int32_t> starts, const void* rows,
        const AttentionScratch& pieces)
       : dtype(type),
+        operand(operand_dtype(type)),
         shape(s),
         k(attention_tiles(type)),
         tokens(starts.back()),
@@ -132,26 +133,22 @@ struct Call {
   int64_t value_column(int64_t kv) const { return (shape.heads + shape.kv_heads + kv) * d(); }
   const void* qkv_at(int64_t token, int64_t column) const { return at(qkv, token * shape.row() + column); }
   // Of a token, in the pieces of a key head.
-  const void* row_of(const void* piece, int64_t kv, int64_t token) const {
-    return at(piece, (kv * stride_t + token) * d());
+  std::byte* row_of(void* piece, int64_t kv, int64_t token) const {
+    return static_cast<std::byte*>(piece) + (kv * stride_t + token) * d() * size_of(operand);
   }
-  const void* column_of(const void* piece, int64_t kv, int64_t token) const {
-    return at(piece, kv * stride_t * d() + token);
+  std::byte* column_of(void* piece, int64_t kv, int64_t token) const {
+    return static_cast<std::byte*>(piece) + (kv * stride_t * d() + token) * size_of(operand);
   }
 
   // Rows beyond the last token are zero: tiles read them, and nothing times zero may become NaN.
   void copy_rows(int64_t column, int64_t kv, void* to) const {
-    const auto bytes = static_cast<size_t>(d() * size_of(dtype));
-    auto* rows = static_cast<std::byte*>(at(to, kv * stride_t * d()));
-    for (int64_t token = 0; token < tokens; ++token)
-      std::memcpy(rows + static_cast<size_t>(token) * bytes, qkv_at(token, column), bytes);
-    std::memset(rows + static_cast<size_t>(tokens) * bytes, 0, static_cast<size_t>(kQueryTile) * bytes);
+    k.plain_rows(qkv_at(0, column), shape.row(), tokens, d(), row_of(to, kv, 0));
+    std::memset(row_of(to, kv, tokens), 0, static_cast<size_t>(kQueryTile * d() * size_of(operand)));
   }
   void transpose(int64_t column, int64_t kv, void* to) const {
-    void* columns = at(to, kv * stride_t * d());
-    k.transpose(qkv_at(0, column), shape.row(), tokens, d(), columns, stride_t);
+    k.transpose(qkv_at(0, column), shape.row(), tokens, d(), column_of(to, kv, 0), stride_t);
     for (int64_t i = 0; i < d(); ++i)
-      std::memset(at(columns, i * stride_t + tokens), 0, static_cast<size_t>(kQueryTile * size_of(dtype)));
+      std::memset(column_of(to, kv, i * stride_t + tokens), 0, static_cast<size_t>(kQueryTile * size_of(operand)));
   }
 
   template <class Body>
@@ -176,11 +173,11 @@ void Call::forward_tile(const QueryTile& tile, int64_t head, void* output, float
   Sum sum = Sum::fresh;
   for_key_tiles(tile, [&](const TilePlace& place) {
     const int64_t key = tile.document + place.first_key;
-    product(dtype, place.keys, kQueryTile, d(), row_of(scratch.keys, kv, key), d(), m.query_columns, m.scores,
+    product(operand, place.keys, kQueryTile, d(), row_of(scratch.keys, kv, key), d(), m.query_columns, m.scores,
             Sum::fresh);
     k.softmax(m.scores, place, shape.scale, {m.most, m.total, m.correction}, m.weights);
     if (sum == Sum::added) k.scale_columns(m.columns, m.correction, d());
-    product(dtype, d(), kQueryTile, place.keys, column_of(scratch.values_transposed, kv, key), stride_t, m.weights,
+    product(operand, d(), kQueryTile, place.keys, column_of(scratch.values_transposed, kv, key), stride_t, m.weights,
             m.columns, sum);
     sum = Sum::added;
   });
@@ -208,18 +205,18 @@ void Call::backward_tile(const QueryTile& tile, int64_t head, const void* output
   std::fill_n(m.columns, d() * kQueryTile, 0.0f);
   for_key_tiles(tile, [&](const TilePlace& place) {
     const int64_t key = tile.document + place.first_key, sums = (head * stride_t + key) * d();
-    product(dtype, place.keys, kQueryTile, d(), row_of(scratch.keys, kv, key), d(), m.query_columns, m.scores,
+    product(operand, place.keys, kQueryTile, d(), row_of(scratch.keys, kv, key), d(), m.query_columns, m.scores,
             Sum::fresh);
-    product(dtype, place.keys, kQueryTile, d(), row_of(scratch.values, kv, key), d(), m.gradient_columns,
+    product(operand, place.keys, kQueryTile, d(), row_of(scratch.values, kv, key), d(), m.gradient_columns,
             m.weight_gradients, Sum::fresh);
     k.softmax_backward(m.scores, m.weight_gradients, place, shape.scale, m.log_sum_exp, m.delta, m.weights,
                        m.score_gradients, m.packed_score_gradients);
-    product(dtype, place.keys, d(), kQueryTile, m.weights, kQueryTile, m.gradient_rows, scratch.value_gradients + sums,
-            Sum::added);
-    product(dtype, place.keys, d(), kQueryTile, m.score_gradients, kQueryTile, m.query_rows,
+    product(operand, place.keys, d(), kQueryTile, m.weights, kQueryTile, m.gradient_rows,
+            scratch.value_gradients + sums, Sum::added);
+    product(operand, place.keys, d(), kQueryTile, m.score_gradients, kQueryTile, m.query_rows,
             scratch.key_gradients + sums, Sum::added);
-    product(dtype, d(), kQueryTile, place.keys, column_of(scratch.keys_transposed, kv, key), stride_t,
-            dtype == Dtype::f32 ? m.score_gradients : m.packed_score_gradients, m.columns, Sum::added);
+    product(operand, d(), kQueryTile, place.keys, column_of(scratch.keys_transposed, kv, key), stride_t,
+            operand == Dtype::f32 ? m.score_gradients : m.packed_score_gradients, m.columns, Sum::added);
   });
   std::fill_n(m.correction, kQueryTile, 1.0f);
   k.store_columns(m.columns, m.correction, queries, d(),
@@ -231,15 +228,16 @@ void Call::backward_tile(const QueryTile& tile, int64_t head, const void* output
 AttentionScratch cut_attention(Scratch& scratch, Pass pass, Dtype dtype, const AttentionShape& shape, int64_t tokens) {
   AttentionScratch pieces;
   if (!tiles_work(dtype)) return pieces;
+  const Dtype operand = operand_dtype(dtype);
   const int64_t keys = shape.kv_heads * padded(tokens) * shape.head_dim;
   const int64_t queries = shape.heads * padded(tokens) * shape.head_dim;
-  pieces.keys = scratch.take(dtype, keys);
+  pieces.keys = scratch.take(operand, keys);
   if (pass == Pass::forward) {
-    pieces.values_transposed = scratch.take(dtype, keys);
+    pieces.values_transposed = scratch.take(operand, keys);
     return pieces;
   }
-  pieces.values = scratch.take(dtype, keys);
-  pieces.keys_transposed = scratch.take(dtype, keys);
+  pieces.values = scratch.take(operand, keys);
+  pieces.keys_transposed = scratch.take(operand, keys);
   pieces.key_gradients = scratch.take_as<float>(Dtype::f32, queries);
   pieces.value_gradients = scratch.take_as<float>(Dtype::f32, queries);
   return pieces;

@@ -2,8 +2,9 @@
 //
 // A tile holds scores [keys, kQueryTile]: a row per key, a column per query, so that what belongs to a query (its
 // maximum, its sum) is a vector beside the tile's rows. Products run through a kernel that wants its second operand
-// packed: fp32 plain, bf16 with two rows of the summed dimension interleaved ("pairs").
-// D: head size, even. Arithmetic is fp32; elements are rounded where they are stored.
+// packed: fp32 plain, bf16 with two rows of the summed dimension interleaved ("pairs"). Halves become fp32 where they
+// are packed: few processors multiply them, none of these faster than fp32, and weights need no second rounding. D:
+// head size, even. Arithmetic is fp32; elements are rounded where they are stored.
 #pragma once
 
 #include <cstddef>
@@ -31,10 +32,12 @@ struct SoftmaxState {
 };
 inline constexpr float kNothingSeen = -1e30f;
 
-// One entry per element type: void* point to elements of it.
+// One entry per element type of q, k, v and the output, which x, a, b and y point to. Operands of products (packed,
+// transposed, weights, score_gradients) are of operand_dtype().
 struct AttentionTiles {
-  // x [rows, D], rows `stride` apart -> second operand of a product over D: [D, kQueryTile]. Rows beyond `rows` are
-  // zero.
+  // x [rows, D], rows `stride` apart -> first operand of a product over D: the same without a gap.
+  void (*plain_rows)(const void* x, int64_t stride, int64_t rows, int64_t width, void* y);
+  // The same -> second operand of a product over D: [D, kQueryTile]. Rows beyond `rows` are zero.
   void (*pack_columns)(const void* x, int64_t stride, int64_t rows, int64_t width, void* packed);
   // The same -> second operand of a product over rows: [kQueryTile, D].
   void (*pack_rows)(const void* x, int64_t stride, int64_t rows, int64_t width, void* packed);
@@ -60,5 +63,6 @@ struct AttentionTiles {
 };
 
 const AttentionTiles& attention_tiles(Dtype dtype);
+constexpr Dtype operand_dtype(Dtype dtype) { return dtype == Dtype::bf16 ? Dtype::bf16 : Dtype::f32; }
 
 }  // namespace sluice::models

@@ -1,6 +1,7 @@
 // Compiled once per instruction set: SLUICE_ATTENTION_TILES names this copy's table (see CMakeLists.txt).
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "models/ops/attention_tiles.h"
 #include "models/ops/element.h"
@@ -71,7 +72,39 @@ void transpose_words(const void* from_v, int64_t from_stride, int64_t rows, int6
 }
 
 template <class T>
+void plain_rows(const void* x_v, int64_t stride, int64_t rows, int64_t width, void* y) {
+  const T* x = static_cast<const T*>(x_v);
+  for (int64_t row = 0; row < rows; ++row)
+    std::memcpy(static_cast<T*>(y) + row * width, x + row * stride, static_cast<size_t>(width) * sizeof(T));
+}
+template <>
+void plain_rows<F16>(const void* x_v, int64_t stride, int64_t rows, int64_t width, void* y_v) {
+  const F16* x = static_cast<const F16*>(x_v);
+  float* y = static_cast<float*>(y_v);
+  for (int64_t row = 0; row < rows; ++row) {
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) y[row * width + i] = load(x + row * stride + i);
+  }
+}
+
+// y [width, y_stride] = x^T in fp32, for `rows` rows.
+void transpose_widened(const F16* x, int64_t stride, int64_t rows, int64_t width, float* y, int64_t y_stride) {
+  constexpr int64_t kRows = 64, kWidth = 32;
+  alignas(64) float part[kRows * kWidth];
+  for (int64_t row = 0; row < rows; row += kRows)
+    for (int64_t column = 0; column < width; column += kWidth) {
+      const int64_t count = std::min(kRows, rows - row), columns = std::min(kWidth, width - column);
+      plain_rows<F16>(x + row * stride + column, stride, count, columns, part);
+      transpose_words(part, columns, count, columns, y + column * y_stride + row, y_stride);
+    }
+}
+
+template <class T>
 void pack_columns(const void* x, int64_t stride, int64_t rows, int64_t width, void* packed) {
+  if constexpr (std::is_same_v<T, F16>) {
+    if (rows < kQueryTile) std::memset(packed, 0, static_cast<size_t>(width * kQueryTile) * 4);
+    return transpose_widened(static_cast<const F16*>(x), stride, rows, width, static_cast<float*>(packed), kQueryTile);
+  }
   const int64_t words = width / kElementsPerWord<T>;
   if (rows < kQueryTile) std::memset(packed, 0, static_cast<size_t>(words * kQueryTile) * 4);
   transpose_words(x, stride / kElementsPerWord<T>, rows, words, packed, kQueryTile);
@@ -79,12 +112,12 @@ void pack_columns(const void* x, int64_t stride, int64_t rows, int64_t width, vo
 
 template <class T>
 void pack_rows(const void* x_v, int64_t stride, int64_t rows, int64_t width, void* packed) {
-  const T* x = static_cast<const T*>(x_v);
-  if constexpr (sizeof(T) == 4) {
-    T* to = static_cast<T*>(packed);
-    for (int64_t row = 0; row < rows; ++row) std::copy_n(x + row * stride, width, to + row * width);
+  if constexpr (!std::is_same_v<T, Bf16>) {
+    float* to = static_cast<float*>(packed);
+    plain_rows<T>(x_v, stride, rows, width, to);
     std::fill(to + rows * width, to + kQueryTile * width, 0.0f);
   } else {
+    const T* x = static_cast<const T*>(x_v);
     auto* to = static_cast<uint32_t*>(packed);
     for (int64_t row = 0; row < kQueryTile; row += 2, to += width) {
       if (row >= rows) {
@@ -106,8 +139,10 @@ void pack_rows(const void* x_v, int64_t stride, int64_t rows, int64_t width, voi
 
 template <class T>
 void transpose(const void* x_v, int64_t stride, int64_t rows, int64_t width, void* y_v, int64_t y_stride) {
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (std::is_same_v<T, float>) {
     transpose_words(x_v, stride, rows, width, y_v, y_stride);
+  } else if constexpr (std::is_same_v<T, F16>) {
+    transpose_widened(static_cast<const F16*>(x_v), stride, rows, width, static_cast<float*>(y_v), y_stride);
   } else {
     // Words are pairs of columns: transposed as words, then taken apart, kRows at a time.
     constexpr int64_t kRows = 64, kWords = 32;
@@ -322,15 +357,16 @@ void sum_parts(const float* parts, int64_t part_stride, int64_t count, int64_t r
   }
 }
 
-template <class T>
+template <class T, class Operand>
 constexpr AttentionTiles table_of() {
-  return {pack_columns<T>, pack_rows<T>,     transpose<T>, softmax<T>,  softmax_backward<T>,
-          scale_columns,   store_columns<T>, row_dots<T>,  sum_parts<T>};
+  return {plain_rows<T>, pack_columns<T>,  pack_rows<T>, transpose<T>, softmax<Operand>, softmax_backward<Operand>,
+          scale_columns, store_columns<T>, row_dots<T>,  sum_parts<T>};
 }
 
 }  // namespace
 
-extern const AttentionTiles SLUICE_ATTENTION_TILES[2];
-const AttentionTiles SLUICE_ATTENTION_TILES[2] = {table_of<float>(), table_of<Bf16>()};
+extern const AttentionTiles SLUICE_ATTENTION_TILES[kElementTypes];
+const AttentionTiles SLUICE_ATTENTION_TILES[kElementTypes] = {table_of<float, float>(), table_of<Bf16, Bf16>(),
+                                                              table_of<F16, float>()};
 
 }  // namespace sluice::models

@@ -7,12 +7,12 @@
 #include <limits>
 #include <optional>
 
+#include "models/ops/scalar_type.h"
+
 namespace sluice::models {
 namespace {
 
-at::TensorOptions options(Dtype dtype) {
-  return at::TensorOptions().dtype(dtype == Dtype::f32 ? at::kFloat : at::kBFloat16);
-}
+at::TensorOptions options(Dtype dtype) { return at::TensorOptions().dtype(scalar_type(dtype)); }
 
 // The kernel wants as many key heads as query heads: each key head is a batch entry whose query heads share it
 // through a stride of zero, so nothing is copied.

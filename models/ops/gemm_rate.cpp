@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <chrono>
 
+#include "models/ops/scalar_type.h"
+
 namespace sluice::models {
 
 double measure_gemm_flops(Dtype dtype, int64_t tokens, int64_t in, int64_t out, double seconds) {
-  const auto options = at::TensorOptions().dtype(dtype == Dtype::bf16 ? at::kBFloat16 : at::kFloat);
+  const auto options = at::TensorOptions().dtype(scalar_type(dtype));
   const at::Tensor x = at::randn({tokens, in}, options), w = at::randn({out, in}, options);
   at::Tensor y = at::empty({tokens, out}, options);
   using Clock = std::chrono::steady_clock;

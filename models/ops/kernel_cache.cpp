@@ -9,7 +9,7 @@
 namespace sluice::models {
 
 int64_t kernels_per_token_count(const Model& model) {
-  if (model.compute_dtype != Dtype::bf16) return 0;
+  if (model.compute_dtype == Dtype::f32) return 0;
   constexpr int64_t kFull = 20, kWithAdapters = 36;  // counted: 16 and 30, with one size of layer
   return std::any_of(model.groups.begin(), model.groups.end(), is_adapter_group) ? kWithAdapters : kFull;
 }

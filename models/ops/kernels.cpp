@@ -8,9 +8,9 @@
 
 namespace sluice::models {
 
-extern const Kernels kernels_v4[2];
-extern const Kernels kernels_v3[2];
-extern const Kernels kernels_v1[2];
+extern const Kernels kernels_v4[kElementTypes];
+extern const Kernels kernels_v3[kElementTypes];
+extern const Kernels kernels_v1[kElementTypes];
 
 namespace {
 
@@ -29,25 +29,15 @@ const Kernels* best_table() {
 // Work below this many elements stays on one thread.
 constexpr int64_t kParallelElements = 1 << 14;
 
-// Calls body with the pointer typed.
-template <class Body>
-void with_type(const void* at, Dtype dtype, const Body& body) {
-  dtype == Dtype::f32 ? body(static_cast<const float*>(at)) : body(static_cast<const Bf16*>(at));
-}
-template <class Body>
-void with_type(void* at, Dtype dtype, const Body& body) {
-  dtype == Dtype::f32 ? body(static_cast<float*>(at)) : body(static_cast<Bf16*>(at));
-}
-
 }  // namespace
 
 const Kernels& kernels(Dtype dtype) {
   static const Kernels* const table = best_table();
-  return table[dtype == Dtype::f32 ? 0 : 1];
+  return table[element_type(dtype)];
 }
 
 void store_runs(const float* runs, int64_t count, int64_t width, void* to, Dtype to_dtype, Store how) {
-  with_type(to, to_dtype, [&](auto* target) {
+  with_elements(to, to_dtype, [&](auto* target) {
     for (int64_t i = 0; i < width; ++i) {
       float sum = how == Store::accumulate ? load(target + i) : 0.0f;
       for (int64_t run = 0; run < count; ++run) sum += runs[run * width + i];
@@ -60,8 +50,8 @@ void scatter_add_rows(const void* dy, Dtype dtype, const int32_t* token_ids, int
                       int32_t skip, void* table_gradient, Dtype gradient_dtype, int32_t* order) {
   std::iota(order, order + tokens, 0);
   std::stable_sort(order, order + tokens, [&](int32_t a, int32_t b) { return token_ids[a] < token_ids[b]; });
-  with_type(dy, dtype, [&](const auto* source) {
-    with_type(table_gradient, gradient_dtype, [&](auto* target) {
+  with_elements(dy, dtype, [&](const auto* source) {
+    with_elements(table_gradient, gradient_dtype, [&](auto* target) {
     // One thread owns all occurrences of a token: its sum is in token order.
 #pragma omp parallel for schedule(static) if (tokens * width > kParallelElements)
       for (int64_t i = 0; i < tokens; ++i) {

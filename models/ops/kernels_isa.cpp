@@ -344,8 +344,8 @@ void store_elements(const From* from, To* to, Store how, int64_t elements) {
 
 template <class T>
 void store_gradient(const void* from, void* to, Dtype to_dtype, Store how, int64_t elements) {
-  to_dtype == Dtype::f32 ? store_elements(static_cast<const T*>(from), static_cast<float*>(to), how, elements)
-                         : store_elements(static_cast<const T*>(from), static_cast<Bf16*>(to), how, elements);
+  with_elements(to, to_dtype,
+                [&](auto* target) { store_elements(static_cast<const T*>(from), target, how, elements); });
 }
 
 template <class T>
@@ -358,7 +358,7 @@ constexpr Kernels table_of() {
 
 }  // namespace
 
-extern const Kernels SLUICE_KERNELS[2];
-const Kernels SLUICE_KERNELS[2] = {table_of<float>(), table_of<Bf16>()};
+extern const Kernels SLUICE_KERNELS[kElementTypes];
+const Kernels SLUICE_KERNELS[kElementTypes] = {table_of<float>(), table_of<Bf16>(), table_of<F16>()};
 
 }  // namespace sluice::models

@@ -122,13 +122,27 @@ void store_line(void* to, __m512i line) {
 // Other threads read what this one wrote past the caches.
 void finish_stores() { _mm_sfence(); }
 
-// A whole block from registers. A permutation takes the low bits of each lane as the index: neither the high half's
-// shift nor the low half's neighbour needs a mask where the table is repeated.
-void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, Bf16* to) {
-  const __m512i bits = _mm512_castps_si512(_mm512_mul_ps(_mm512_loadu_ps(values.data()), _mm512_set1_ps(scale)));
+// Sixteen finite numbers, rounded.
+template <class T>
+__m256i rounded_to(__m512 values);
+template <>
+__m256i rounded_to<Bf16>(__m512 values) {
+  const __m512i bits = _mm512_castps_si512(values);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i nearest = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  const __m512i table = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_srli_epi32(nearest, 16)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(nearest, 16));
+}
+template <>
+__m256i rounded_to<F16>(__m512 values) {
+  return _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+// A whole block from registers. A permutation takes the low bits of each lane as the index: neither the high half's
+// shift nor the low half's neighbour needs a mask where the table is repeated.
+template <class T>
+void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, T* to) {
+  const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(values.data()), _mm512_set1_ps(scale));
+  const __m512i table = _mm512_broadcast_i64x4(rounded_to<T>(scaled));
   for (int64_t i = 0; i < kLowBitBlock / 2; i += 16) {
     const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
     const __m512i index = _mm512_or_si512(_mm512_srli_epi32(code, 4), _mm512_slli_epi32(code, 16));
@@ -147,8 +161,9 @@ void expand_block(const uint8_t* codes, const std::array<float, 16>& values, flo
 void finish_stores() {}
 
 // Low and high bytes of the 16 values are looked up apart.
-void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, Bf16* to) {
-  const ScaledValues<Bf16> scaled(values, scale);
+template <class T>
+void expand_block(const uint8_t* codes, const std::array<float, 16>& values, float scale, T* to) {
+  const ScaledValues<T> scaled(values, scale);
   alignas(16) uint8_t low[16], high[16];
   for (size_t i = 0; i < 16; ++i) {
     low[i] = static_cast<uint8_t>(scaled.at[i].bits);
@@ -264,11 +279,7 @@ void expand_rows(const StoredMatrix& from, MatrixRange range, T* to, int64_t str
 }
 
 void expand(Dtype dtype, const StoredMatrix& from, MatrixRange range, void* to, int64_t stride) {
-  if (dtype == Dtype::f32) {
-    expand_rows(from, range, static_cast<float*>(to), stride);
-  } else {
-    expand_rows(from, range, static_cast<Bf16*>(to), stride);
-  }
+  with_elements(to, dtype, [&](auto* rows) { expand_rows(from, range, rows, stride); });
 }
 
 }  // namespace

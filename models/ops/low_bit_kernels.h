@@ -11,7 +11,8 @@ namespace sluice::models {
 
 // One table per instruction set.
 struct LowBitKernels {
-  // Writes the range of `from`, rounded once to `dtype` (f32 or bf16), to rows `stride` elements apart. All threads.
+  // Writes the range of `from`, rounded once to `dtype` (f32, bf16 or f16), to rows `stride` elements apart. All
+  // threads.
   void (*expand)(Dtype dtype, const StoredMatrix& from, MatrixRange range, void* to, int64_t stride);
   // Codes [(count + 1) / 2] and scales [low_bit_blocks(count)] of a 4-bit kind, as bitsandbytes' CPU backend gives
   // them. What is not the matrix's end must be whole blocks. All threads.

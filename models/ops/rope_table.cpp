@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "runtime/core/half.h"
+
 namespace sluice::models {
 namespace {
 
@@ -88,6 +90,7 @@ RopeTable::RopeTable(const RopeSpec& spec, int64_t head_dim, Dtype compute_dtype
 RopeAngles RopeTable::angles(int64_t positions) {
   const auto round = [&](double value) {
     const auto scaled = static_cast<float>(value) * frequencies_.attention_factor;
+    if (dtype_ == Dtype::f16) return f16_to_float(float_to_f16(scaled));
     return dtype_ == Dtype::bf16 ? bf16_to_float(float_to_bf16(scaled)) : scaled;
   };
   for (; positions_ < positions; ++positions_)

@@ -24,7 +24,8 @@ void fill(PassPlace& place, std::span<std::byte> memory, Dtype dtype) {
     random = random * 1664525u + 1013904223u;
     // Sign, exponent of 2^-7 to 2^-6, seven bits of fraction: a bf16, and the high half of an fp32.
     const auto word = static_cast<uint16_t>((random >> 16 & 0x8000u) | 0x3c00u | (random >> 24 & 0x7fu));
-    words[i] = dtype == Dtype::f32 && i % 2 == 0 ? uint16_t{0} : word;
+    const auto f16 = static_cast<uint16_t>((word & 0x8000u) | 0x2000u | (word & 0x7fu) << 3);  // the same number
+    words[i] = dtype == Dtype::f32 && i % 2 == 0 ? uint16_t{0} : dtype == Dtype::f16 ? f16 : word;
   }
   const auto bytes = std::as_bytes(std::span(words));
   for (size_t at = 0; at < memory.size(); at += bytes.size())

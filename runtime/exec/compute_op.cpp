@@ -65,13 +65,25 @@ struct Arguments {
   }
 };
 
+std::optional<NotFinite> find_not_finite(plan::OpKind kind, const models::BlockProgram& block,
+                                         const models::MicroBatch& batch, const models::OpReport& report) {
+  if (!std::isfinite(report.loss_sum)) return NotFinite{NotFinite::Of::output, not_finite("the loss", block, batch)};
+  if (report.not_finite == 0) return std::nullopt;
+  if (kind == plan::OpKind::forward) return NotFinite{NotFinite::Of::output, not_finite("the output", block, batch)};
+  return NotFinite{NotFinite::Of::gradient, not_finite("the gradient of the input", block, batch)};
+}
+
 // Once the op has ended.
-ComputeOutcome judged(const models::BlockProgram& block, const models::MicroBatch& batch,
-                      const models::OpReport& report) {
+ComputeOutcome judged(plan::OpKind kind, const models::BlockProgram& block, const models::MicroBatch& batch,
+                      const models::OpReport& report, WhenNotFinite when_not_finite) {
   ComputeOutcome outcome;
   outcome.loss_sum = report.loss_sum;
-  if (!std::isfinite(report.loss_sum)) outcome.result = not_finite("the loss", block, batch);
-  if (report.not_finite != 0) outcome.result = not_finite("the output", block, batch);
+  std::optional<NotFinite> found = find_not_finite(kind, block, batch, report);
+  if (found && when_not_finite == WhenNotFinite::fails) {
+    outcome.result = std::move(found->error);
+  } else {
+    outcome.not_finite = std::move(found);
+  }
   return outcome;
 }
 
@@ -93,9 +105,13 @@ ComputeOutcome run_compute(const plan::Op& op, const ComputeContext& context, co
                                         args.parameters, args.gradients, accumulate,           context.gradient_dtype,
                                         args.kept_slots, args.workspace};
     op.kind == plan::OpKind::backward ? block.backward(backward) : model.head().loss(backward, report);
+    if (model.compute_dtype == Dtype::f16 && args.input_gradient != nullptr)
+      model.context->check_finite(args.input_gradient, batch.tokens * model.hidden, Dtype::f16, report);
   }
   ComputeOutcome enqueued;
-  enqueued.when_done = [&block, &batch, &report] { return judged(block, batch, report); };
+  enqueued.when_done = [kind = op.kind, when = context.when_not_finite, &block, &batch, &report] {
+    return judged(kind, block, batch, report, when);
+  };
   return enqueued;
 }
 

@@ -210,6 +210,7 @@ class OneGpu final : public CudaDevice {
         event.end_us = phase_us_ + ends_[index(id)].us_since(phase_);
       }
       event.loss_sum = outcome.loss_sum;
+      event.not_finite = std::move(outcome.not_finite);
       if (!outcome.result.ok()) event.error = outcome.result.error();
     } catch (const SluiceException& error) {
       event.error = error.error();

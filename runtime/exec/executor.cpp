@@ -236,6 +236,11 @@ struct Executor::Impl {
     if (op.kind == OpKind::loss || op.kind == OpKind::loss_only)
       result.loss_sums[static_cast<size_t>(op.micro_batch)] = event.loss_sum;
     if (event.error && !failure) failure = std::move(event.error);
+    if (event.not_finite) {
+      const bool output = event.not_finite->of == NotFinite::Of::output;
+      std::optional<Error>& first = output ? result.bad_output : result.bad_gradient;
+      if (!first) first = std::move(event.not_finite->error);
+    }
     for (OpId dependent : dependents[id]) --waiting_for[static_cast<size_t>(dependent)];
   }
 
@@ -444,7 +449,7 @@ struct Executor::Impl {
 
   void issue_compute(OpId id, const Op& op) {
     post_compute(id, op, [this, id, &op] {
-      const ComputeContext context{&model, gradient_dtype(), inputs.micro_batches};
+      const ComputeContext context{&model, gradient_dtype(), inputs.micro_batches, inputs.when_not_finite};
       return run_compute(
           op, context, [this](const Operand& operand) { return address(operand); }, reports[static_cast<size_t>(id)]);
     });

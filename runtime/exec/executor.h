@@ -40,11 +40,13 @@ struct PhaseInputs {
   // Of the step before, for updates before forward, and of this very step, for those behind backward. weight_decay
   // applies to decayed parameters only.
   optim::AdamWSettings update, early_update;
+  WhenNotFinite when_not_finite = WhenNotFinite::fails;
 };
 
 struct PhaseResult {
-  std::vector<double> loss_sums;     // per micro-batch: sum of -log p over supervised tokens
-  double squared_gradient_norm = 0;  // over all groups, added in group order
+  std::vector<double> loss_sums;                  // per micro-batch: sum of -log p over supervised tokens
+  double squared_gradient_norm = 0;               // over all groups, added in group order
+  std::optional<Error> bad_output, bad_gradient;  // the first that was not finite, where that is only reported
   double seconds = 0;
   std::vector<plan::Slice> ops;  // when each op ran, from the phase's start
 };

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/core/result.h"
+#include "runtime/exec/not_finite.h"
 #include "runtime/plan/schedule.h"
 
 namespace sluice::exec {
@@ -18,7 +19,8 @@ struct LaneEvent {
   plan::OpId op = plan::kNone;
   double begin_us = 0, end_us = 0;  // since the phase began
   std::optional<Error> error;
-  double loss_sum = 0;  // of loss ops
+  double loss_sum = 0;                  // of loss ops
+  std::optional<NotFinite> not_finite;  // of compute ops, where that is no error
 };
 
 // Many threads push, the driver drains. `fd` is readable while events wait.

@@ -1,8 +1,10 @@
 #include "runtime/exec/source_table.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
+#include "models/ops/element.h"
 #include "runtime/core/check.h"
 #include "runtime/core/half.h"
 
@@ -64,11 +66,29 @@ float to_float(Dtype dtype, const std::byte* from) {
   return dtype == Dtype::bf16 ? bf16_to_float(bits) : f16_to_float(bits);
 }
 
+// Elements of a file lie anywhere: they are brought to where they are aligned, some at a time.
+template <class From, class To>
+void convert_elements(const std::byte* from, int64_t count, std::byte* to) {
+  constexpr int64_t kBlock = 1024;
+  std::array<From, kBlock> in;
+  std::array<To, kBlock> out;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const auto each = static_cast<size_t>(std::min(kBlock, count - begin));
+    std::memcpy(in.data(), from + begin * static_cast<int64_t>(sizeof(From)), each * sizeof(From));
+    for (size_t i = 0; i < each; ++i) models::store(&out[i], models::load(&in[i]));
+    std::memcpy(to + begin * static_cast<int64_t>(sizeof(To)), out.data(), each * sizeof(To));
+  }
+}
+
 void convert(const SourcePart& part, const std::byte* from, int64_t count, Dtype compute, bool split, std::byte* to) {
   if (part.dtype == compute) {
     std::memcpy(to, from, static_cast<size_t>(count * size_of(compute)));
     return;
   }
+  // Of frozen groups each time that they stream.
+  if (compute == Dtype::f16)
+    return part.dtype == Dtype::f32 ? convert_elements<float, models::F16>(from, count, to)
+                                    : convert_elements<models::Bf16, models::F16>(from, count, to);
   const int64_t step = size_of(part.dtype);
   for (int64_t i = 0; i < count; ++i) {
     const float value = to_float(part.dtype, from + i * step);

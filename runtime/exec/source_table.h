@@ -54,7 +54,7 @@ SourceChunk locate_states(const StateSource& source, const StateLayout& layout, 
 
 // Writes elements [begin, end) of a group, in the compute dtype or as packed; `weights` points to element
 // `chunk_begin`. Gaps become zeros. Of a packed group begin and end are multiples of 4. To bf16 it rounds as
-// split_master when `split` (a trained group), else to even as every framework does.
+// split_master when `split` (a trained group), else to even as every framework does; to f16 always to even.
 void unpack_weights(const SourceChunk& chunk, std::span<const std::byte> staging, Dtype compute, bool split,
                     int64_t begin, int64_t end, int64_t chunk_begin, std::byte* weights);
 // The low halves of an fp32 source; zero where the source is bf16 or a gap.

@@ -42,6 +42,7 @@ class ThreadDevice final : public Device {
       ComputeOutcome outcome = body();
       if (outcome.when_done) outcome = outcome.when_done();
       event.loss_sum = outcome.loss_sum;
+      event.not_finite = std::move(outcome.not_finite);
       if (!outcome.result.ok()) event.error = outcome.result.error();
     });
   }

@@ -10,6 +10,8 @@ namespace {
 template <class Model>
 const Model& model_of(const Machine& machine, const std::map<Dtype, Model>& models, Dtype dtype, const char* what) {
   if (const auto found = models.find(dtype); found != models.end()) return found->second;
+  // GPUs multiply both kinds of halves alike, and machine files of before fp16 know of one.
+  if (const auto found = models.find(Dtype::bf16); dtype == Dtype::f16 && found != models.end()) return found->second;
   const std::string type(name_of(dtype));
   throw SetupError(machine.name + " says nothing of " + what + " in " + type,
                    "add '" + type + "' to that block of its machine file, or train in another type");

@@ -24,7 +24,7 @@ struct PlanRequest {
   std::optional<SlotFate> activations;
   std::optional<UpdateTime> update;
   std::optional<int> prefetch;
-  bool clips = false;                  // the update waits for the global norm, or must be undoable
+  bool clips = false;  // the update waits for the global norm, or must be undoable; also when a step may be skipped
   std::array<Bytes, kTierCount> caps;  // device, host (the whole process), disk
   // What set each cap, for messages: "offload.max_cpu", or "the free space of /mnt/nvme0".
   std::array<std::string, kTierCount> cap_origins = {"offload.max_gpu", "offload.max_cpu", "offload.max_disk"};

@@ -145,6 +145,19 @@ class Writer {
   std::vector<float> master_;
 };
 
+nlohmann::ordered_json to_json(const LossScaleState& state) {
+  return {{"scale", state.scale},
+          {"steps_without_overflow", state.steps_without_overflow},
+          {"skipped_steps", state.skipped_steps},
+          {"overflows_at_floor", state.overflows_at_floor}};
+}
+std::optional<LossScaleState> loss_scale_in(const nlohmann::json& state) {
+  if (!state.contains("loss_scale")) return std::nullopt;
+  const nlohmann::json& json = state["loss_scale"];
+  return LossScaleState{json.at("scale").get<double>(), json.at("steps_without_overflow").get<int64_t>(),
+                        json.at("skipped_steps").get<int64_t>(), json.at("overflows_at_floor").get<int64_t>()};
+}
+
 std::string state_json(const ModelSetup& setup, const Config& config, const CheckpointState& state) {
   nlohmann::ordered_json json;
   json["global_step"] = state.step;
@@ -154,6 +167,7 @@ std::string state_json(const ModelSetup& setup, const Config& config, const Chec
   json.update(record_of(config));
   json["model"] = record_of(setup);
   json["dataset_hash"] = state.dataset_hash;
+  if (state.loss_scale) json["loss_scale"] = to_json(*state.loss_scale);
   json["checksums"] = kChecksumsFile;
   return json.dump(2) + "\n";
 }
@@ -296,7 +310,7 @@ std::optional<Resume> find_resume(const Config& config) {
   refuse_damaged_state(folder);
   refuse_other_record(state, record_of(config), folder.string());
   for (const std::string& change : changes_since(state, config)) std::fprintf(stderr, "note: %s\n", change.c_str());
-  return Resume{folder, state.at("global_step").get<int64_t>()};
+  return Resume{folder, state.at("global_step").get<int64_t>(), loss_scale_in(state)};
 }
 
 void verify_checkpoint(const Resume& resume) {

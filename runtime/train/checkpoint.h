@@ -10,6 +10,7 @@
 
 #include "runtime/exec/executor.h"
 #include "runtime/train/config.h"
+#include "runtime/train/loss_scale.h"
 #include "runtime/train/model_setup.h"
 
 namespace sluice::train {
@@ -17,10 +18,11 @@ namespace sluice::train {
 struct CheckpointState {
   int64_t step = 0;  // updates done
   int64_t steps_total = 0;
-  double start_seconds = 0;               // launch to the first step's begin
-  std::vector<double> validation_losses;  // in the order of evaluation
-  bool odd = false;                       // as in plan::Phase
-  std::string dataset_hash;               // TokenDataset::content_hash
+  double start_seconds = 0;                  // launch to the first step's begin
+  std::vector<double> validation_losses;     // in the order of evaluation
+  bool odd = false;                          // as in plan::Phase
+  std::string dataset_hash;                  // TokenDataset::content_hash
+  std::optional<LossScaleState> loss_scale;  // of fp16
 };
 
 // After a flush. Throws RunError; an unfinished folder is left under a name that is never read.
@@ -35,6 +37,7 @@ void prune_checkpoints(const std::filesystem::path& output_dir, int64_t limit);
 struct Resume {
   std::filesystem::path folder;
   int64_t step = 0;
+  std::optional<LossScaleState> loss_scale;
 };
 // What the config asks to resume from, if anything. Reads no tensors, writes nothing; says on stderr which settings
 // have changed. Throws SetupError: no such checkpoint, or one of another job.

@@ -206,10 +206,13 @@ class ConfigReader {
                                                             {"fp16", Dtype::f16}}};
     const Dtype asked = read_choice(*setting, types);
     if (asked == config_.compute_dtype) return;
-    const bool bf16 = config_.compute_dtype == Dtype::bf16;
+    const auto key_of = [](Dtype dtype) {
+      return std::string(dtype == Dtype::bf16 ? "bf16" : dtype == Dtype::f16 ? "fp16" : "fp32");
+    };
     refuse(*setting,
-           setting->spelling + " is " + shown(setting->value) + ", and the job computes in " + (bf16 ? "bf16" : "fp32"),
-           asked == Dtype::bf16 ? "add bf16: true" : "remove it");
+           setting->spelling + " is " + shown(setting->value) + ", and the job computes in " +
+               key_of(config_.compute_dtype),
+           asked == Dtype::f32 ? "remove it" : "add " + key_of(asked) + ": true");
   }
 
   void read_lora(const Setting& adapter) {
@@ -351,18 +354,28 @@ class ConfigReader {
     bool fp16 = false;
     read_if("fp16", fp16);
     const Setting* bf16 = find("bf16");
-    bool half = false;
+    bool brain = false;
     if (bf16 != nullptr) {
       const std::string value = bf16->value.is_text() ? bf16->value.text : "";
       if (value == "full")
         refuse(*bf16, "bf16: full (no fp32 masters) is not supported", "use bf16: true, which keeps fp32 masters");
       // Every device here computes in bf16. Asking for fp16 beside it leaves `auto` out, as in Axolotl.
-      half = value == "auto" ? !fp16 : read_bool(*bf16);
+      brain = value == "auto" ? !fp16 : read_bool(*bf16);
     }
-    if (half && fp16) refuse_both("bf16", "fp16", "keep bf16: true");
-    if (fp16) refuse(*find("fp16"), "fp16: true is not supported yet", "use bf16: true");
-    config_.compute_dtype = half ? Dtype::bf16 : Dtype::f32;
+    if (brain && fp16)
+      refuse(*find("fp16"), "fp16: true, and bf16: true at " + bf16->place() + ": a job computes in one of them",
+             "keep bf16: true, which needs no loss scale, or fp16: true alone");
+    config_.compute_dtype = brain ? Dtype::bf16 : fp16 ? Dtype::f16 : Dtype::f32;
+    read_loss_scale();
     check_bnb_compute_dtype();
+  }
+
+  void read_loss_scale() {
+    for (const char* key : {"fp16_init_scale", "fp16_growth_interval"})
+      if (const Setting* setting = find(key); setting != nullptr && config_.compute_dtype != Dtype::f16)
+        refuse(*setting, setting->spelling + " is given, but not fp16: true", "add fp16: true, or remove it");
+    read_if("fp16_init_scale", config_.fp16_init_scale, {.min = 1, .max = 0x1p126}, "65536");
+    read_if("fp16_growth_interval", config_.fp16_growth_interval, {.min = 1}, "2000");
   }
 
   void read_output() {

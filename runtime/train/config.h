@@ -83,7 +83,10 @@ struct Config {
   double weight_decay = 0;
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;        // 0: no clipping
-  Dtype compute_dtype = Dtype::f32;  // bf16: true -> bf16
+  Dtype compute_dtype = Dtype::f32;  // bf16: true -> bf16, fp16: true -> f16
+  // Of fp16's loss scale (loss_scale.h): where it begins, and after how many steps without overflow it doubles.
+  double fp16_init_scale = 65536;
+  int64_t fp16_growth_interval = 2000;
   uint64_t seed = 42;
 
   std::filesystem::path output_dir;

@@ -49,6 +49,8 @@ std::span<const Key> keys() {
       {"max_grad_norm", {}},
       {"bf16", {}},
       {"fp16", {}},
+      {"fp16_init_scale", {}},
+      {"fp16_growth_interval", {}},
       {"seed", {}},
       {"output_dir", {}},
       {"save_steps", {}},

@@ -30,8 +30,8 @@ class LoadedModel {
     config.lora_model_dir = adapter;
     setup_ = set_up_model(config, {});
     const Dtype stored = setup_.base.tensors.at(setup_.places[0][0].name).dtype;
-    if (stored == Dtype::bf16) {
-      config.compute_dtype = Dtype::bf16;
+    if (stored != Dtype::f32) {
+      config.compute_dtype = stored;
       setup_ = set_up_model(config, {});
     }
     setup_.low_bits.make(setup_.stored);

@@ -93,7 +93,7 @@ void fill_forced(Job& job) {
   if (config.offload.update == UpdateChoice::before_forward) request.update = plan::UpdateTime::before_forward;
   if (config.offload.update == UpdateChoice::behind_backward) request.update = plan::UpdateTime::behind_backward;
   request.prefetch = config.offload.prefetch;
-  request.clips = config.max_grad_norm > 0;
+  request.clips = config.max_grad_norm > 0 || config.compute_dtype == Dtype::f16;
   request.source_low_bits = source_low_bits(job.setup, job.sources);
   request.resumes = job.resume.has_value();
 }

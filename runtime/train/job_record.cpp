@@ -41,6 +41,7 @@ nlohmann::ordered_json changeable(const Config& config) {
       {"adam_beta2", config.adam_beta2},
       {"adam_epsilon", config.adam_epsilon},
       {"max_grad_norm", config.max_grad_norm},
+      {"fp16_growth_interval", config.fp16_growth_interval},
   };
 }
 

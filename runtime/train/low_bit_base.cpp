@@ -81,7 +81,7 @@ LowBitBase::LowBitBase(const Config& config, const models::DecoderSpec& spec, mo
   if (quantised_already_ && offsets_.empty()) return;
   for (const auto& [name, format] : formats_)
     if (const auto found = stored.tensors.find(name); found != stored.tensors.end() && !quantised_already_)
-      if (found->second.dtype != Dtype::bf16) rounded_to_ = config.compute_dtype;
+      if (found->second.dtype != config.compute_dtype) rounded_to_ = config.compute_dtype;
   std::string made_of =
       std::string(kVersion) + ' ' + std::to_string(sample_of(stored)) + ' ' + std::string(name_of(rounded_to_));
   for (const auto& [name, format] : formats_) made_of += ' ' + name + ' ' + text_of(format);

@@ -87,6 +87,8 @@ void LowBitWriter::write_rows(const models::TensorLocation& from, int64_t column
 void LowBitWriter::round(std::span<float> values) const {
   if (rounded_to_ == Dtype::bf16)
     for (float& value : values) value = bf16_to_float(float_to_bf16(value));
+  if (rounded_to_ == Dtype::f16)
+    for (float& value : values) value = f16_to_float(float_to_f16(value));
 }
 
 // A line per tenth: also a log file shall be readable.

@@ -31,6 +31,10 @@ std::string to_json_line(const StepRecord& record) {
   json["host_peak_bytes"] = record.host_peak_bytes;
   json["disk_read_bytes"] = record.disk_read_bytes;
   json["disk_write_bytes"] = record.disk_write_bytes;
+  if (record.loss_scale) {
+    json["loss_scale"] = *record.loss_scale;
+    json["skipped"] = record.skipped;
+  }
   return json.dump();
 }
 
@@ -116,6 +120,8 @@ std::string progress_text(const StepRecord& record, int64_t steps_total, double 
   text += "  loss " + strong(formatted("%.4f", record.loss));
   text +=
       formatted("  grad %.3g  lr %.2e  %.0f tok/s  ", record.grad_norm, record.learning_rate, record.tokens_per_second);
+  if (record.loss_scale) text += formatted("scale %.0f  ", *record.loss_scale);
+  if (record.skipped) text += strong("overflow, skipped") + "  ";
   text += formatted("%.0f%% of bound", record.percent_of_bound) + dim(" (" + std::string(record.binding_lane) + ")");
   text += "  ETA " + to_string(Microseconds{seconds_left * 1e6});
   return text;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -25,6 +26,9 @@ struct StepRecord {
   int64_t host_peak_bytes = 0;
   int64_t disk_read_bytes = 0;
   int64_t disk_write_bytes = 0;
+  // Of fp16 only: the scale that the step's gradients were made with, and whether they overflowed.
+  std::optional<double> loss_scale;
+  bool skipped = false;
 };
 
 // One line of JSON without its end. A number that is not finite becomes null: JSON has none.

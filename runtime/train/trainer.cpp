@@ -18,6 +18,7 @@
 #include "runtime/train/job.h"
 #include "runtime/train/job_measurements.h"
 #include "runtime/train/job_rates.h"
+#include "runtime/train/loss_scale.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/plan_diff.h"
@@ -61,6 +62,7 @@ class Trainer {
         options_(options),
         swap_(swap_options(config_)),
         progress_(job.planned.plan),
+        loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
         rates_(job.request.profile) {
     make_base(job_);
     initial_adapter_ = start_adapter(job_, config_.output_dir);
@@ -121,10 +123,11 @@ class Trainer {
   }
 
   exec::PhaseResult run_phase(const plan::Phase& phase, std::span<const models::MicroBatch> micro_batches,
-                              const optim::AdamWSettings& early_update = {}) {
+                              const optim::AdamWSettings& early_update = {},
+                              exec::WhenNotFinite when_not_finite = exec::WhenNotFinite::fails) {
     const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
     const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
-    exec::PhaseResult result = executor_->run(schedule, {micro_batches, update_, early_update});
+    exec::PhaseResult result = executor_->run(schedule, {micro_batches, update_, early_update, when_not_finite});
     if (!options_.trace.empty()) {
       trace_.add("executed", schedule, result.ops, begin_us);
       trace_.add("simulated", schedule,
@@ -157,7 +160,10 @@ class Trainer {
     const plan::Phase phase = progress_.step(static_cast<int>(micro_batches.size()), early);
     const optim::AdamWSettings unclipped = update_of(step, 1);
     const swap::SwapCounters before = swap_.counters();
-    const exec::PhaseResult result = run_phase(phase, micro_batches, unclipped);
+    // fp16 may overflow: that costs a step, not the run.
+    const exec::PhaseResult result =
+        run_phase(phase, micro_batches, unclipped,
+                  loss_scale_.dynamic() ? exec::WhenNotFinite::is_reported : exec::WhenNotFinite::fails);
     progress_.updated();
 
     StepRecord record;
@@ -165,41 +171,47 @@ class Trainer {
     for (const double sum : result.loss_sums) record.loss += sum;
     // A step of one-token documents alone predicts nothing: its loss is zero, and so are its gradients.
     record.loss /= static_cast<double>(std::max<int64_t>(data.supervised, 1));
-    record.grad_norm = std::sqrt(result.squared_gradient_norm);
-    record.learning_rate = job_.learning_rate.at(step);
+    record.grad_norm = std::sqrt(result.squared_gradient_norm) / loss_scale_.value();
+    record.learning_rate = unclipped.learning_rate;
+    if (loss_scale_.dynamic()) record.loss_scale = loss_scale_.value();
     for (const models::MicroBatch& batch : micro_batches) record.tokens += batch.tokens;
-    if (!std::isfinite(record.grad_norm))
-      throw RunError({ErrorCode::io, "the gradient norm of step " + std::to_string(step + 1) + " is not finite",
-                      "lower learning_rate or check the data of this step"});
-    const float factor = clip_factor(record.grad_norm);
     StepWork work;
     add_work(work, phase, result);
-    if (early && job_.planned.plan.undoable && factor < 1) redo(step, factor, work);
+    const float factor = clip_factor(record.grad_norm);
+    const optim::AdamWSettings clipped = update_of(step, factor);
+    record.skipped =
+        loss_scale_.judge(step + 1, {result.squared_gradient_norm, result.bad_output, result.bad_gradient}).has_value();
+    if (!record.skipped && early && job_.planned.plan.undoable && factor < 1) redo(clipped, work);
     fill_speed(record, work, before);
+    // In a skipped step updates behind backward wrote the second set, which stays the older one, and what waits for the
+    // next step is never applied.
+    if (record.skipped) return record;
 
     progress_.stepped(early);
-    update_ = update_of(step, factor);
+    update_ = clipped;
     constexpr double kNewest = 0.25;
     clipped_share_ += kNewest * ((factor < 1 ? 1.0 : 0.0) - clipped_share_);
     return record;
   }
 
+  // Of step `step`, counted from 0: skipped ones before it do not count. Gradients are those of the scaled loss.
   optim::AdamWSettings update_of(int64_t step, float factor) const {
-    return {job_.learning_rate.at(step),
+    const int64_t counted = step - loss_scale_.skipped_steps();
+    return {job_.learning_rate.at(counted),
             config_.adam_beta1,
             config_.adam_beta2,
             config_.adam_epsilon,
             config_.weight_decay,
-            step + 1,
-            factor,
+            counted + 1,
+            static_cast<float>(static_cast<double>(factor) / loss_scale_.value()),
             config_.seed};
   }
 
   // Updates behind backward took the gradients as they were. Where the norm exceeds the limit after all, they are done
   // again, from the states of before.
-  void redo(int64_t step, float factor, StepWork& work) {
+  void redo(const optim::AdamWSettings& clipped, StepWork& work) {
     const plan::Phase phase = progress_.phase(plan::PhaseKind::redo, job_.shape.micro_batches);
-    add_work(work, phase, run_phase(phase, {}, update_of(step, factor)));
+    add_work(work, phase, run_phase(phase, {}, clipped));
   }
 
   // Whether not to wait for the norm is worth the risk of doing the update again. Who forces updates behind backward
@@ -225,7 +237,7 @@ class Trainer {
       view.labels = batch.labels;
       view.positions = batch.positions;
       view.document_starts = batch.document_starts;
-      view.loss_scale = data.supervised > 0 ? 1.0 / static_cast<double>(data.supervised) : 0;
+      view.loss_scale = data.supervised > 0 ? loss_scale_.value() / static_cast<double>(data.supervised) : 0;
       view.seed = config_.seed;
       view.step = static_cast<uint64_t>(step + 1);
       view.index = views.size();
@@ -303,9 +315,10 @@ class Trainer {
 
   fs::path save(int64_t step) {
     flush();
-    const fs::path saved = save_checkpoint(*executor_, job_.setup, config_,
-                                           {step, job_.steps.steps_total(), start_seconds_, validation_losses_,
-                                            progress_.odd(), job_.training->content_hash()});
+    const fs::path saved = save_checkpoint(
+        *executor_, job_.setup, config_,
+        {step, job_.steps.steps_total(), start_seconds_, validation_losses_, progress_.odd(),
+         job_.training->content_hash(), loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt});
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return saved;
   }
@@ -326,6 +339,7 @@ class Trainer {
   swap::SwapEngine swap_;
   std::unique_ptr<exec::Executor> executor_;
   Progress progress_;
+  LossScale loss_scale_;
   optim::AdamWSettings update_;  // that is pending
   double clipped_share_ = 0;     // of the last steps, the newest counting most
   plan::SeenRates rates_;

@@ -1,8 +1,8 @@
 // Runs every block of a model forward and backward in memory, without planner or executor, and writes what came out
 // for Python to compare: block_runner MODEL_DIR BATCH.json OUT.safetensors
 // `block_runner --missing` prints why it cannot run here, or nothing.
-// BATCH.json: {"dtype": "f32"|"bf16", "gradient_dtype", "adapter": DIR or "", "dropout", "keep": "all"|"none"|slot
-// names,
+// BATCH.json: {"dtype": "f32"|"bf16"|"f16", "gradient_dtype", "adapter": DIR or "", "dropout",
+//              "keep": "all"|"none"|slot names, "loss_scale": as of fp16, or 1,
 //              "micro_batches": [{"documents": [[ids]...], "labels": [[ids or -100]...]}...]}
 #include <algorithm>
 #include <cstdio>
@@ -76,12 +76,16 @@ Batch batch_of(const nlohmann::json& json) {
   return batch;
 }
 
+Dtype dtype_of(const std::string& name) {
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16})
+    if (name_of(dtype) == name) return dtype;
+  throw std::runtime_error("no such type: " + name);
+}
+
 class Runner {
  public:
   Runner(const std::string& directory, const nlohmann::json& request)
-      : dtype_(request["dtype"] == "f32" ? Dtype::f32 : Dtype::bf16),
-        gradient_dtype_(request["gradient_dtype"] == "f32" ? Dtype::f32 : Dtype::bf16),
-        request_(request) {
+      : dtype_(dtype_of(request["dtype"])), gradient_dtype_(dtype_of(request["gradient_dtype"])), request_(request) {
     const DecoderSpec spec = read_decoder_spec(directory + "/config.json");
     const TensorIndex base = TensorIndex::of_directory(directory);
     std::optional<AdapterSpec> adapter;
@@ -106,7 +110,7 @@ class Runner {
       supervised += static_cast<double>(
           std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t l) { return l >= 0; }));
     double loss = 0;
-    const std::vector<MicroBatch> views = views_of(batches, 1 / supervised);
+    const std::vector<MicroBatch> views = views_of(batches, request_.value("loss_scale", 1.0) / supervised);
     model_.context->place(views);
     for (const MicroBatch& batch : views) loss += step(batch) / supervised;
     return loss;
@@ -147,7 +151,7 @@ class Runner {
         const std::vector<float> values = read_tensor(index, places[g][t], group.tensors[t].elements);
         for (size_t i = 0; i < values.size(); ++i) {
           std::byte* to = weights.data() + (group.tensors[t].offset + static_cast<int64_t>(i)) * size_of(dtype_);
-          const uint16_t half = float_to_bf16(values[i]);
+          const uint16_t half = dtype_ == Dtype::f16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
           dtype_ == Dtype::f32 ? std::memcpy(to, &values[i], 4) : std::memcpy(to, &half, 2);
         }
       }

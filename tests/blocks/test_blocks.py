@@ -64,28 +64,30 @@ def make_batches(seed=1):
     return batches
 
 
-def reference(model, batches):
-    """Sum of the losses over supervised tokens of all documents, one document a row, divided by their number."""
+def reference(model, batches, scale=1.0):
+    """Sum of the losses over supervised tokens of all documents, one document a row, divided by their number. Gradients
+    are of `scale` times that."""
     supervised = sum(sum(l != -100 for l in labels[1:]) for b in batches for labels in b["labels"])
     total = 0.0
     for batch in batches:
         for ids, labels in zip(batch["documents"], batch["labels"]):
             logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), ignore_index=-100, reduction="sum")
-            (loss / supervised).backward()
+            (loss * scale / supervised).backward()
             total += loss.item() / supervised
     return total
 
 
-def run(tmp_path, batches, name="out", **changes):
+def run(tmp_path, batches, **changes):
     request = dict(dtype="f32", gradient_dtype="f32", adapter="", keep="all", micro_batches=batches) | changes
     (tmp_path / "request.json").write_text(json.dumps(request))
-    out = tmp_path / f"{name}.safetensors"
+    out = tmp_path / "out.safetensors"
     done = subprocess.run([RUNNER, tmp_path / "model", tmp_path / "request.json", out], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with safe_open(out, "pt") as file:
         assert file.metadata()["gaps_are_zero"] == "yes"
-        return float(done.stdout), {key: file.get_tensor(key) for key in file.keys()}
+        # Copies: the file is mapped, and the next run writes over it.
+        return float(done.stdout), {key: file.get_tensor(key).clone() for key in file.keys()}
 
 
 def relative_error(ours, theirs):
@@ -126,7 +128,7 @@ def test_adapter_gradients_match_peft(tmp_path, family):
 SLOTS = ["qkv", "attention_output", "attention_logsumexp", "residual", "mlp_gate_up"]
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 @pytest.mark.parametrize("family", ["llama tied", "qwen3"])
 def test_recomputing_any_slots_gives_the_same_bits_as_keeping_them(tmp_path, family, dtype):
     make_model(tmp_path, family)
@@ -155,20 +157,57 @@ def test_recomputed_dropout_repeats_its_mask(tmp_path):
     assert again == loss and all(torch.equal(kept[k], gradients[k]) for k in kept)
 
 
-@pytest.mark.parametrize("family", ["llama tied", "qwen2", "qwen3"])
-def test_bf16_gradients_err_no_more_than_twice_torchs_own(tmp_path, family):
+# As torch.amp.GradScaler begins: fp16's smallest number is 6e-8, and gradients of activations here are as small.
+FP16_SCALE = 65536.0
+HALVES = {"bf16": (torch.bfloat16, 1.0, 2**-8), "f16": (torch.float16, FP16_SCALE, 2**-11)}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("family", ["llama tied", "mistral window", "qwen2", "qwen3"])
+def test_gradients_in_half_precision_err_no_more_than_twice_torchs_own(tmp_path, family, dtype):
+    torch_dtype, scale, rounding = HALVES[dtype]
     model, batches = make_model(tmp_path, family), make_batches()
-    model = model.bfloat16()
+    model = model.to(torch_dtype)
     exact = AutoModelForCausalLM.from_config(model.config).double()
     exact.load_state_dict({k: v.double() for k, v in model.state_dict().items()})
     reference(exact, batches)
-    reference(model, batches)
+    reference(model, batches, scale)
     truth = {n: p.grad for n, p in exact.named_parameters()}
-    theirs = {n: p.grad for n, p in model.named_parameters()}
-    _, ours = run(tmp_path, batches, dtype="bf16")
+    theirs = {n: p.grad.double() / scale for n, p in model.named_parameters()}
+    _, ours = run(tmp_path, batches, dtype=dtype, loss_scale=scale)
     for name in truth:
-        bound = 2 * relative_error(theirs[name], truth[name]) + 2**-8
-        assert relative_error(ours[name], truth[name]) <= bound, name
+        bound = 2 * relative_error(theirs[name], truth[name]) + rounding
+        assert relative_error(ours[name] / scale, truth[name]) <= bound, name
+
+
+@pytest.mark.parametrize("processor", ["AVX512_CORE", "AVX2"])
+def test_processors_that_do_not_multiply_halves_err_no_more(tmp_path, monkeypatch, processor):
+    make_model(tmp_path, "mistral window")
+    batches = make_batches()
+    _, truth = run(tmp_path, batches)
+    _, here = run(tmp_path, batches, dtype="f16", loss_scale=FP16_SCALE)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", processor)
+    _, there = run(tmp_path, batches, dtype="f16", loss_scale=FP16_SCALE)
+    for name in truth:
+        bound = 1.25 * relative_error(here[name] / FP16_SCALE, truth[name]) + 2**-11
+        assert relative_error(there[name] / FP16_SCALE, truth[name]) <= bound, name
+
+
+def test_the_loss_scale_multiplies_every_gradient_and_no_loss(tmp_path):
+    make_model(tmp_path, "llama")
+    batches = make_batches()
+    loss, plain = run(tmp_path, batches)
+    again, scaled = run(tmp_path, batches, loss_scale=1024.0)
+    assert again == loss
+    for name, gradient in plain.items():
+        assert torch.equal(gradient * 1024, scaled[name]), name
+
+
+def test_too_large_a_scale_ends_in_gradients_that_are_not_finite(tmp_path):
+    """What fp16 overflows to must be seen in weights' gradients, whose norm tells the trainer to skip the step."""
+    make_model(tmp_path, "llama tied")
+    loss, gradients = run(tmp_path, make_batches(), dtype="f16", loss_scale=2.0**24)
+    assert loss == loss and not all(g.isfinite().all() for g in gradients.values())
 
 
 def test_packed_documents_do_not_see_one_another(tmp_path):

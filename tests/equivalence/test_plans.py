@@ -17,6 +17,7 @@ def compare(workshop, tmp_path, model, settings, method, precision, threads, sta
     first = runs[settings[0].name]
     losses = first.column("loss")
     assert len(set(losses)) == jobs.RECIPE.steps, f"training stands still: {losses}"
+    jobs.assert_some_skipped(first, precision)
     for name, run in runs.items():
         outcome.assert_identical(run, first, name)
     return first

@@ -8,14 +8,16 @@ from golden import sluice_run
 
 HALF = jobs.RECIPE.steps // 2
 CASES = (("full", "fp32", "bf16"), ("full", "bf16", "fp32"), ("full", "bf16", "8bit"), ("lora", "bf16", "8bit"),
-         ("qlora", "bf16", "fp32"))
+         ("qlora", "bf16", "fp32"), ("full", "fp16", "fp32"), ("full", "fp16", "8bit"), ("lora", "fp16", "fp32"))
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
 def straight(request, workshop, tmp_path):
     """(job, run) of ten steps without a stop, with a checkpoint half-way."""
     job = jobs.job_of(workshop, jobs.TINY, *request.param, **plans.DISK.keys(), save_steps=HALF)
-    return job, sluice_run.train(job, tmp_path / "straight")
+    run = sluice_run.train(job, tmp_path / "straight")
+    jobs.assert_some_skipped(run, request.param[1])
+    return job, run
 
 
 def assert_second_half(run, straight):

@@ -1,6 +1,6 @@
 """The judge: transformers, peft and torch.optim.AdamW train on the same rows, step by step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import bitsandbytes
 import peft
@@ -56,6 +56,8 @@ class Curve:
     grad_norm: list
     learning_rate: list
     model: torch.nn.Module
+    loss_scale: list = field(default_factory=list)  # with a scaler: before each step
+    skipped: list = field(default_factory=list)
 
 
 def load(model_dir, dtype=torch.float32, attention="eager"):
@@ -103,18 +105,42 @@ def optimizer_of(model, recipe):
     return kind(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), eps=recipe.epsilon)
 
 
-def train(model, rows, recipe, labels=None):
+def fp16_scaler(init_scale=65536.0, growth_interval=2000):
+    return torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=growth_interval)
+
+
+def end_step(curve, recipe, optimizer, schedule, scaler):
+    """As transformers' Trainer over accelerate: clipped unscaled, and a step that the scaler skips does not count."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    curve.learning_rate.append(schedule.get_last_lr()[0])
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    curve.grad_norm.append(torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_norm_max).item())
+    if scaler is None:
+        optimizer.step()
+        schedule.step()
+    else:
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        curve.loss_scale.append(scale)
+        curve.skipped.append(scaler.get_scale() < scale)
+        if not curve.skipped[-1]:
+            schedule.step()
+    optimizer.zero_grad()
+
+
+def train(model, rows, recipe, labels=None, scaler=None):
     """`rows` in order, recipe.rows_per_step of them per step; every token but the first is trained on by default."""
     batches = [rows[i:i + recipe.rows_per_micro_batch] for i in range(0, recipe.rows, recipe.rows_per_micro_batch)]
     labels = labels or rows
     targets = [labels[i:i + recipe.rows_per_micro_batch] for i in range(0, recipe.rows, recipe.rows_per_micro_batch)]
-    return train_on(model, batches, targets, recipe)
+    return train_on(model, batches, targets, recipe, scaler)
 
 
-def train_on(model, batches, targets, recipe):
+def train_on(model, batches, targets, recipe, scaler=None):
     """`batches` and `targets`: a list of rows per micro-batch, recipe.micro_batches of them per step."""
     model.train()
-    trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = optimizer_of(model, recipe)
     schedule = transformers.get_scheduler(recipe.schedule, optimizer, recipe.warmup_steps, recipe.steps)
     curve = Curve([], [], [], model)
@@ -125,25 +151,16 @@ def train_on(model, batches, targets, recipe):
         step_loss = 0.0
         for rows, labels in pairs:
             loss = loss_sum(model, rows, labels) / supervised
-            loss.backward()
+            (loss if scaler is None else scaler.scale(loss)).backward()
             step_loss += loss.item()
         curve.loss.append(step_loss)
-        curve.grad_norm.append(torch.nn.utils.clip_grad_norm_(trainable, recipe.grad_norm_max).item())
-        curve.learning_rate.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        end_step(curve, recipe, optimizer, schedule, scaler)
     return curve
 
 
-def train_bf16_with_masters(model_dir, rows, recipe, adapter_dir=None):
-    """transformers computing in bf16, torch's AdamW on fp32 masters: what Sluice's bf16 promises, by other hands."""
-    compute = load(model_dir, torch.bfloat16)
-    masters = load(model_dir, torch.float32)
-    return _train_beside(compute, masters, rows, recipe)
-
-
-def _train_beside(compute, masters, rows, recipe):
+def train_with_masters(model_dir, rows, recipe, dtype, scaler=None):
+    """transformers computing in `dtype`, torch's AdamW on fp32 masters: what Sluice promises, by other hands."""
+    compute, masters = load(model_dir, dtype), load(model_dir, torch.float32)
     compute.train()
     optimizer = optimizer_of(masters, recipe)
     schedule = transformers.get_scheduler(recipe.schedule, optimizer, recipe.warmup_steps, recipe.steps)
@@ -155,18 +172,14 @@ def _train_beside(compute, masters, rows, recipe):
         for begin in range(0, recipe.rows_per_step, recipe.rows_per_micro_batch):
             part = step_rows[begin:begin + recipe.rows_per_micro_batch]
             loss = loss_sum(compute, part, part) / supervised
-            loss.backward()
+            (loss if scaler is None else scaler.scale(loss)).backward()
             step_loss += loss.item()
             for master, p in zip(masters.parameters(), compute.parameters()):
                 grad = p.grad.float()
                 master.grad = grad if master.grad is None else master.grad + grad
                 p.grad = None
         curve.loss.append(step_loss)
-        curve.grad_norm.append(torch.nn.utils.clip_grad_norm_(masters.parameters(), recipe.grad_norm_max).item())
-        curve.learning_rate.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        end_step(curve, recipe, optimizer, schedule, scaler)
         with torch.no_grad():
             for master, p in zip(masters.parameters(), compute.parameters()):
                 p.copy_(master)

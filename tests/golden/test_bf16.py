@@ -36,7 +36,7 @@ def test_full_fine_tuning_in_bf16_stays_within_the_band_of_transformers(workshop
     rows = workshop.rows(model_dir)
     run = sluice_run.train(workshop.job(model_dir, recipe, bf16=True), tmp_path)
     fp32 = reference.train(reference.load(model_dir), rows, recipe)
-    narrow = reference.train_bf16_with_masters(model_dir, rows, recipe)
+    narrow = reference.train_with_masters(model_dir, rows, recipe, torch.bfloat16)
     wide = reference.train(reference.load(model_dir, torch.bfloat16), rows, recipe)
     assert_within(run.column("loss"), fp32.loss, narrow.loss, wide.loss)
     assert {tensor.dtype for tensor in parity.saved_tensors(run.output_dir).values()} == {torch.bfloat16}

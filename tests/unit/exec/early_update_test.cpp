@@ -89,6 +89,37 @@ TEST(EarlyUpdate, KeptRedoneOrAwaitedChangesNoBit) {
     }
 }
 
+constexpr ToyStep skipped(Early early, End end = End::go_on) { return {early, 1, end, ToyStep::Fate::skipped}; }
+
+// The first steps and the last, twice in a row, before and behind an evaluation, awaited and speculated.
+const std::vector<std::vector<ToyStep>> kSkipped = {
+    {skipped(Early::update), skipped(Early::update), {Early::update, 1}, {Early::update, 1}, skipped(Early::update)},
+    {skipped(Early::wait), {Early::wait, 1}, skipped(Early::wait), {Early::update, 1}, skipped(Early::wait)},
+    {{Early::update, 0.5f},
+     skipped(Early::update, End::evaluate),
+     {Early::wait, 0.5f, End::evaluate},
+     skipped(Early::update),
+     skipped(Early::wait),
+     {Early::update, 0.25f}},
+};
+
+// As when fp16 overflows.
+TEST(EarlyUpdate, ASkippedStepLeavesNoTrace) {
+  for (const ToyJob& places : kPlaces)
+    for (const std::vector<ToyStep>& steps : kSkipped) {
+      std::vector<ToyStep> counted = steps;
+      std::erase_if(counted, [](const ToyStep& step) { return step.fate == ToyStep::Fate::skipped; });
+      Toy without(with(places, ToyUpdate::late, ToyClipping::on)), late(with(places, ToyUpdate::late, ToyClipping::on));
+      const Outcome expected = without.train(counted), waited = late.train(steps);
+      EXPECT_EQ(waited.weights, expected.weights) << places.name;
+      EXPECT_EQ(waited.states, expected.states) << places.name;
+      for (const ToyUpdate update : kEarly) {
+        Toy early(with(places, update, ToyClipping::on));
+        EXPECT_EQ(early.train(steps), waited) << places.name;
+      }
+    }
+}
+
 // The control: what is clipped and not redone does differ.
 TEST(EarlyUpdate, TheClipFactorTakesPart) {
   Toy clipped(with(kPlaces[0], ToyUpdate::early, ToyClipping::on));

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <cmath>
 
 #include "tests/unit/exec/toy_run.h"
 
@@ -98,6 +99,32 @@ TEST(Executor, WhatAnOpSaysOfItsFailureIsKept) {
     } catch (const RunError& error) {
       EXPECT_EQ(error.error().code, ErrorCode::capacity);
       EXPECT_EQ(error.error().message, "forward block 2 micro-batch 0: attention wants more memory");
+    }
+  }
+}
+
+class LayerThatOverflows final : public ToyBlock {
+ public:
+  explicit LayerThatOverflows(const models::BlockProgram& like) : ToyBlock("layer", like.groups()[0]) {
+    slots_.assign(like.slots().begin(), like.slots().end());
+  }
+  void forward(const models::ForwardArgs& args) const override {
+    std::fill_n(static_cast<float*>(args.output), args.batch->tokens * kToyWidth, INFINITY);
+  }
+};
+
+TEST(Executor, WhatIsNotFiniteFailsOrIsReported) {
+  for (const ToyJob& arrangement : kOthers) {
+    Toy toy(arrangement);
+    toy.model().blocks[2] = std::make_unique<LayerThatOverflows>(*toy.model().blocks[2]);
+    const PhaseResult result = toy.step(WhenNotFinite::is_reported);
+    ASSERT_TRUE(result.bad_output) << arrangement.name;
+    EXPECT_EQ(result.bad_output->message, "the output of block layer is not finite (micro-batch 1 of step 1)");
+    try {
+      toy.step(WhenNotFinite::fails);
+      FAIL() << arrangement.name;
+    } catch (const RunError& error) {
+      EXPECT_EQ(error.error().message, result.bad_output->message);
     }
   }
 }

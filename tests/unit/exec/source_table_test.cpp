@@ -5,6 +5,8 @@
 #include <cstring>
 #include <random>
 
+#include "runtime/core/half.h"
+
 namespace sluice::exec {
 namespace {
 
@@ -81,6 +83,15 @@ TEST(SourceTable, PutsEveryElementInItsPlaceAndZerosInTheGaps) {
       EXPECT_EQ(weights, f.expected);
     }
   }
+}
+
+TEST(SourceTable, HalvesAreRoundedToTheNearest) {
+  const Fixture f = make_fixture(4);
+  const GroupSource source = locate(f.group, f.places, 0, 1 << 20);
+  std::vector<uint16_t> halves(f.expected.size());
+  unpack_weights(source.chunks[0], stage(f, source.chunks[0]), Dtype::f16, false, 0, f.group.elements, 0,
+                 reinterpret_cast<std::byte*>(halves.data()));
+  for (size_t i = 0; i < halves.size(); ++i) EXPECT_EQ(halves[i], float_to_f16(f.expected[i]));
 }
 
 TEST(SourceTable, HighAndLowHalvesJoinToTheFp32Source) {

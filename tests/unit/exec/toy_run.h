@@ -40,12 +40,13 @@ struct ToyStep {
   plan::Early early = plan::Early::update;
   float gradient_scale = 1;
   enum class End : uint8_t { go_on, evaluate } end = End::go_on;
+  enum class Fate : uint8_t { counts, skipped } fate = Fate::counts;
 };
 
 struct Outcome {
   std::vector<double> losses, norms, validation;
   std::vector<float> weights, states;
-  int redone = 0;
+  int redone = 0, counted = 0;
   bool operator==(const Outcome& other) const {
     return losses == other.losses && norms == other.norms && validation == other.validation &&
            weights == other.weights && states == other.states;
@@ -91,6 +92,13 @@ class Toy {
   }
   Outcome train(int steps) { return train(std::vector<ToyStep>(static_cast<size_t>(steps), ToyStep{})); }
 
+  // One step from the begin, for nothing but what it finds.
+  PhaseResult step(WhenNotFinite when_not_finite) {
+    progress_ = plan::Progress(planned_.plan);
+    run(progress_.next(plan::PhaseKind::load, shape_.micro_batches));
+    return execute(progress_.next(plan::PhaseKind::train, shape_.micro_batches), when_not_finite);
+  }
+
   Executor& executor() { return *executor_; }
   models::Model& model() { return model_; }
   std::array<Bytes, kTierCount> simulated_peak() const { return simulated_peak_; }
@@ -102,12 +110,14 @@ class Toy {
   void train_step(const ToyStep& step, Outcome& outcome) {
     const plan::Phase phase = progress_.next(plan::PhaseKind::train, shape_.micro_batches, step.early);
     early_update_ = {.learning_rate = 1e-2, .weight_decay = 0.1};
-    early_update_.step = static_cast<int64_t>(outcome.losses.size()) + 1;
+    early_update_.step = outcome.counted + 1;
     const PhaseResult result = execute(phase);
     double loss = 0;
     for (const double each : result.loss_sums) loss += each;
     outcome.losses.push_back(loss);
     outcome.norms.push_back(result.squared_gradient_norm);
+    if (step.fate == ToyStep::Fate::skipped) return progress_.skipped();
+    ++outcome.counted;
     update_ = early_update_;
     update_.gradient_scale = step.gradient_scale;
     if (phase.early && step.gradient_scale != 1) {
@@ -143,13 +153,13 @@ class Toy {
     progress_.ended(phase);
     return result;
   }
-  PhaseResult execute(const plan::Phase& phase) {
+  PhaseResult execute(const plan::Phase& phase, WhenNotFinite when_not_finite = WhenNotFinite::fails) {
     const plan::Schedule& schedule = planned_.schedule(phase, shape_, request_);
     const plan::MachineProfile rates{{1e9}, {1e9}, {1e9}, {1e9}, {1e9}};
     const auto peak = plan::simulate(schedule, planned_.layout.buffers(), rates).peak;
     for (size_t tier = 0; tier < kTierCount; ++tier)
       simulated_peak_[tier] = std::max(simulated_peak_[tier], peak[tier]);
-    return executor_->run(schedule, {batches_, update_, early_update_});
+    return executor_->run(schedule, {batches_, update_, early_update_, when_not_finite});
   }
 
   void describe_job(int micro_batches) {

@@ -1,9 +1,12 @@
-// runtime/core/half.h, every pattern there is.
+// runtime/core/half.h and what the row kernels convert by: every pattern there is.
 #include "runtime/core/half.h"
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
+
+#include "models/ops/element.h"
 
 namespace sluice {
 namespace {
@@ -30,6 +33,25 @@ TEST(Half, RoundsToTheNearestAndTiesToEven) {
     EXPECT_EQ(float_to_f16(std::nextafter(middle, above)), low + 1);
     EXPECT_EQ(float_to_f16(middle), low + low % 2);
     EXPECT_EQ(float_to_f16(-middle), 0x8000u + low + low % 2);
+  }
+}
+
+// The row kernels' own conversions, which have no branches.
+TEST(Half, KernelsConvertAlike) {
+  for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
+    const models::F16 half{static_cast<uint16_t>(bits)};
+    const float value = models::load(&half), expected = f16_to_float(half.bits);
+    if (std::isnan(expected)) {
+      EXPECT_TRUE(std::isnan(value)) << bits;
+    } else {
+      EXPECT_EQ(std::bit_cast<uint32_t>(value), std::bit_cast<uint32_t>(expected)) << bits;
+    }
+  }
+  for (uint64_t bits = 0; bits < 0x100000000u; bits += 977) {
+    const float value = std::bit_cast<float>(static_cast<uint32_t>(bits));
+    models::F16 half;
+    models::store(&half, value);
+    ASSERT_EQ(half.bits, float_to_f16(value)) << bits;
   }
 }
 

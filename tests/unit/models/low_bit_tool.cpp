@@ -1,7 +1,8 @@
 // low_bit_tool quantise KIND DOUBLE ROWS COLUMNS VALUES CODES SCALES NESTED: VALUES holds fp32; writes what
 // bitsandbytes
 //   keeps of them. NESTED is nested_absmax, then the offset, with DOUBLE 1.
-// low_bit_tool expand KIND DOUBLE ROWS COLUMNS CODES SCALES NESTED DTYPE OUT: the way back, to f32 or bf16, piece by
+// low_bit_tool expand KIND DOUBLE ROWS COLUMNS CODES SCALES NESTED DTYPE OUT: the way back, to f32, bf16 or f16, piece
+// by
 //   piece as products want it.
 // low_bit_tool dynamic OUT: the 256 values of the dynamic type.
 #include <algorithm>
@@ -76,7 +77,8 @@ std::vector<std::byte> expanded(const StoredMatrix& from, Dtype dtype, Isa isa) 
 void expand(LowBitFormat format, int64_t rows, int64_t columns, char** files) {
   const auto codes = read<std::byte>(files[0]), scales = read<std::byte>(files[1]);
   const std::vector<float> nested = format.double_quant ? read<float>(files[2]) : std::vector<float>(1);
-  const Dtype dtype = std::string(files[3]) == "f32" ? Dtype::f32 : Dtype::bf16;
+  const std::string type = files[3];
+  const Dtype dtype = type == "f32" ? Dtype::f32 : type == "bf16" ? Dtype::bf16 : Dtype::f16;
   const StoredMatrix from{format, rows, columns, codes.data(), scales.data(), nested.data(), &nested.back()};
   std::vector<std::byte> out = expanded(from, dtype, best_isa());
   for (const Isa isa : {Isa::v1, Isa::v3})

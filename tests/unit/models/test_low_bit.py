@@ -10,6 +10,7 @@ import torch
 
 # Whole blocks; rows that begin inside a block; an odd number of elements; a last block of scales that is short.
 SHAPES = [(96, 256), (300, 192), (44, 76), (33, 37), (1, 5), (520, 64)]
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 KINDS = [("nf4", False), ("nf4", True), ("fp4", False), ("fp4", True)]
 
 
@@ -42,13 +43,13 @@ def expanded(folder, kind, double, shape, files, dtype):
     tool("expand", kind, int(double), *shape, *files, dtype, folder / "out")
     if dtype == "f32":
         return torch.from_numpy(np.fromfile(folder / "out", np.float32).reshape(shape))
-    return torch.from_numpy(np.fromfile(folder / "out", np.int16).reshape(shape)).view(torch.bfloat16)
+    return torch.from_numpy(np.fromfile(folder / "out", np.int16).reshape(shape)).view(DTYPES[dtype])
 
 
 def same_bits(ours, theirs):
     # The sign of fp4's second zero is not the same in all of bitsandbytes' own kernels.
     ours, theirs = ours + 0.0, theirs + 0.0
-    integer = {torch.float32: torch.int32, torch.bfloat16: torch.int16}[theirs.dtype]
+    integer = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}[theirs.dtype]
     different = (ours.view(integer) != theirs.view(integer)).nonzero()
     assert len(different) == 0, f"{len(different)} of {theirs.numel()}, first {different[0].tolist()}"
 
@@ -74,7 +75,7 @@ def test_codes_and_scales_of_4_bits(tmp_path, kind, double, shape):
     same_bits(ours, torch.cat([state.state2.absmax, state.offset.reshape(1)]))
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("kind", "double"), KINDS)
 def test_4_bits_are_expanded_alike(tmp_path, kind, double, shape, dtype):
@@ -82,7 +83,7 @@ def test_4_bits_are_expanded_alike(tmp_path, kind, double, shape, dtype):
     files = quantised(tmp_path, kind, double, values)
     packed, state = bitsandbytes.functional.quantize_4bit(values, blocksize=64, quant_type=kind,
                                                           compress_statistics=double)
-    state.dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    state.dtype = DTYPES[dtype]
     same_bits(expanded(tmp_path, kind, double, shape, files, dtype),
               bitsandbytes.functional.dequantize_4bit(packed, state).contiguous())
 

@@ -39,6 +39,8 @@ class Progress {
     state_.early_states_stored = state_.early_weights_stored = true;
     if (undoable_) state_.odd = !state_.odd;
   }
+  // A `train` that is not to count: what it updated early is in the second set, which stays the older one.
+  void skipped() { updated(); }
   bool pending() const { return state_.pending || state_.early_pending; }
   bool odd() const { return state_.odd; }
 

@@ -165,7 +165,18 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"lora_r: 8\n",
                 "job.yaml:5:1: lora_r is given, but not adapter: lora\n  fix: add adapter: lora, or remove lora_r for "
                 "full fine-tuning"},
-        Refusal{"bf16: true\nfp16: true\n", "job.yaml:6:1: bf16 and fp16 exclude one another\n  fix: keep bf16: true"},
+        Refusal{"bf16: true\nfp16: true\n",
+                "job.yaml:6:1: fp16: true, and bf16: true at job.yaml:5:1: a job computes in one of them\n  fix: keep "
+                "bf16: true, which needs no loss scale, or fp16: true alone"},
+        Refusal{"fp16_init_scale: 1024\n",
+                "job.yaml:5:1: fp16_init_scale is given, but not fp16: true\n  fix: add fp16: true, or remove it"},
+        Refusal{"bf16: true\nfp16_growth_interval: 100\n",
+                "job.yaml:6:1: fp16_growth_interval is given, but not fp16: true\n  fix: add fp16: true, or remove it"},
+        Refusal{
+            "adapter: qlora\nlora_r: 8\nlora_target_linear: true\nbf16: true\nbnb_4bit_compute_dtype: float16\n",
+            "job.yaml:9:1: bnb_4bit_compute_dtype is 'float16', and the job computes in bf16\n  fix: add fp16: true"},
+        Refusal{"adapter: qlora\nlora_r: 8\nlora_target_linear: true\nfp16: true\nbnb_4bit_compute_dtype: bf16\n",
+                "job.yaml:9:1: bnb_4bit_compute_dtype is 'bf16', and the job computes in fp16\n  fix: add bf16: true"},
         Refusal{"warmup_ratio: 0.1\nwarmup_steps: 10\n",
                 "job.yaml:5:1: warmup_steps and warmup_ratio exclude one another\n  fix: keep one of them"},
         Refusal{"load_in_4bit: true\n",
@@ -190,7 +201,6 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"quantization_method: hqq\n",
                 "job.yaml:5:1: quantization_method: 'hqq' is not supported\n  fix: remove it, or give it bnb: there is "
                 "no other"},
-        Refusal{"fp16: true\n", "job.yaml:5:1: fp16: true is not supported yet\n  fix: use bf16: true"},
         Refusal{"bf16: full\n",
                 "job.yaml:5:1: bf16: full (no fp32 masters) is not supported\n  fix: use bf16: true, which keeps fp32 "
                 "masters"},

@@ -267,6 +267,20 @@ fp16:
   EXPECT_EQ(config.notes.size(), 4u) << "model_type, tokenizer_type, gradient_checkpointing, flash_attention";
 }
 
+TEST_F(ConfigTest, fp16_computes_in_f16) {
+  EXPECT_EQ(load(minimal("")).compute_dtype, Dtype::f32);
+  const Config config = load(minimal("fp16: true\n"));
+  EXPECT_EQ(config.compute_dtype, Dtype::f16);
+  EXPECT_EQ(config.fp16_init_scale, 65536);
+  EXPECT_EQ(config.fp16_growth_interval, 2000);
+  for (const char* bf16 : {"bf16: auto\n", "bf16: false\n", "bf16:\n"})
+    EXPECT_EQ(load(minimal(std::string(bf16) + "fp16: true\n")).compute_dtype, Dtype::f16) << bf16;
+  EXPECT_EQ(load(minimal("bf16: auto\nfp16: false\n")).compute_dtype, Dtype::bf16);
+  const Config other = load(minimal("fp16: true\nfp16_init_scale: 128\nfp16_growth_interval: 5\n"));
+  EXPECT_EQ(other.fp16_init_scale, 128);
+  EXPECT_EQ(other.fp16_growth_interval, 5);
+}
+
 TEST_F(ConfigTest, every_alias_is_read_as_its_key) {
   for (const Key& key : keys())
     for (const std::string_view alias : key.aliases) {
@@ -302,6 +316,7 @@ TEST_F(ConfigTest, low_bits_are_asked_for_in_the_words_of_axolotl_transformers_a
             (LowBitFormat{LowBit::nf4, true}));
   EXPECT_EQ(bits("bf16: true\nadapter: qlora\nbnb_4bit_compute_dtype: torch.bfloat16\n"),
             (LowBitFormat{LowBit::nf4, true}));
+  EXPECT_EQ(bits("fp16: true\nadapter: qlora\nbnb_4bit_compute_dtype: float16\n"), (LowBitFormat{LowBit::nf4, true}));
 }
 
 TEST_F(ConfigTest, an_existing_adapter_needs_no_rank_and_no_target) {

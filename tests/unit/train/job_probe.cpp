@@ -2,6 +2,8 @@
 //   job_probe schedule constant|linear|cosine PEAK WARMUP_STEPS WARMUP_RATIO TOTAL_STEPS
 //   job_probe batches TOKEN_FILE MICRO_BATCH_SIZE ACCUMULATION STEPS     rows in file order
 //   job_probe server MODEL TEXT                                          a text there and back
+//   job_probe loss_scale INIT_SCALE GROWTH_INTERVAL OVERFLOWS            "00100": scale before each step and at the end
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -9,6 +11,7 @@
 #include <string>
 
 #include "runtime/train/data.h"
+#include "runtime/train/loss_scale.h"
 #include "runtime/train/lr_schedule.h"
 #include "runtime/train/text_process.h"
 
@@ -54,6 +57,22 @@ json batches(std::span<char*> arguments) {
   return steps;
 }
 
+json loss_scale(std::span<char*> arguments) {
+  Config config;
+  config.compute_dtype = Dtype::f16;
+  config.fp16_init_scale = std::stod(arguments[0]);
+  config.fp16_growth_interval = std::stoll(arguments[1]);
+  LossScale scale(config, std::nullopt);
+  json scales = json::array();
+  for (const char overflow : std::string(arguments[2])) {
+    scales.push_back(scale.value());
+    const bool skipped = scale.judge(1, {overflow == '1' ? INFINITY : 1.0, {}, {}}).has_value();
+    SLUICE_CHECK(skipped == (overflow == '1'), "what overflows is skipped");
+  }
+  scales.push_back(scale.value());
+  return scales;
+}
+
 json server(std::span<char*> arguments) {
   TextServer text(arguments[0]);
   const std::vector<int32_t> ids = text.encode(arguments[1]);
@@ -73,6 +92,7 @@ int main(int argc, char** argv) {
   nlohmann::json answer;
   if (what == "schedule" && arguments.size() == 5) answer = sluice::train::schedule(arguments);
   if (what == "batches" && arguments.size() == 4) answer = sluice::train::batches(arguments);
+  if (what == "loss_scale" && arguments.size() == 3) answer = sluice::train::loss_scale(arguments);
   if (what == "server" && arguments.size() == 2) answer = sluice::train::server(arguments);
   if (answer.is_null()) {
     std::fprintf(stderr, "job_probe: see the head of its source for what it takes\n");

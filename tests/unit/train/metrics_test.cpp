@@ -55,6 +55,19 @@ TEST(StepRecord, the_line_has_the_keys_of_the_design_in_their_order) {
             R"("device_peak_bytes":1,"host_peak_bytes":2,"disk_read_bytes":3,"disk_write_bytes":4})");
 }
 
+TEST(StepRecord, fp16_adds_its_scale_behind_them) {
+  StepRecord record = some_record(7);
+  const std::string plain = to_json_line(record), text = progress_text(record, 9, 60, {});
+  record.loss_scale = 65536;
+  EXPECT_EQ(to_json_line(record), plain.substr(0, plain.size() - 1) + R"(,"loss_scale":65536.0,"skipped":false})");
+  EXPECT_NE(progress_text(record, 9, 60, {}).find("scale 65536  "), std::string::npos);
+  EXPECT_EQ(text.find("scale"), std::string::npos);
+  record.skipped = true;
+  record.grad_norm = INFINITY;
+  EXPECT_NE(progress_text(record, 9, 60, {}).find("overflow, skipped"), std::string::npos);
+  EXPECT_NE(to_json_line(record).find(R"("grad_norm":null)"), std::string::npos);
+}
+
 TEST(StepRecord, numbers_are_written_to_the_last_digit_and_nan_is_null) {
   StepRecord record = some_record(1);
   record.loss = 0.1 + 0.2;
