@@ -11,6 +11,7 @@
 #include "models/cuda/index_kernels.h"
 #include "models/cuda/loss_kernels.h"
 #include "models/cuda/low_bit_kernels.h"
+#include "models/cuda/magnitude_kernels.h"
 #include "models/cuda/norm_kernels.h"
 #include "models/cuda/placed_batches.h"
 #include "models/cuda/stream.h"
@@ -39,7 +40,11 @@ constexpr Kernels table_of() {
           .cross_entropy = cross_entropy<T>,
           .gather_rows = gather_rows<T>,
           .scatter_rows = scatter_rows<T>,
-          .store_gradient = store_gradient<T>};
+          .store_gradient = store_gradient<T>,
+          .row_norms = row_norms<T>,
+          .magnitude_factors = magnitude_factors<T>,
+          .scale_columns = scale_columns<T>,
+          .product_runs = product_runs<T>};
 }
 constexpr Kernels kTables[2] = {table_of<float>(), table_of<__nv_bfloat16>()};
 

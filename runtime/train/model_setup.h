@@ -33,10 +33,6 @@ struct ModelSetup {
 // Reads headers only. `weights_from`: the checkpoint to go on from, or empty. Throws SetupError.
 ModelSetup set_up_model(const Config& config, const std::filesystem::path& weights_from);
 
-// Fresh adapter weights (A uniform in +-1/sqrt(in), as peft's kaiming_uniform(sqrt 5); B zero) as a file, for groups
-// without a place.
-void write_initial_adapter(const ModelSetup& setup, uint64_t seed, const std::filesystem::path& file);
-
 // `setup.places` must be complete, or an adapter's groups yet to be written are taken as fp32.
 exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements);
 

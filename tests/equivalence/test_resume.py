@@ -7,7 +7,7 @@ from equivalence import jobs, outcome, plans
 from golden import sluice_run
 
 HALF = jobs.RECIPE.steps // 2
-CASES = (("full", "fp32"), ("full", "bf16"), ("lora", "bf16"), ("qlora", "bf16"))
+CASES = (("full", "fp32"), ("full", "bf16"), ("lora", "bf16"), ("qlora", "bf16"), ("dora", "bf16"))
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
