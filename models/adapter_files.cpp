@@ -18,7 +18,6 @@ struct Refused {
   std::string_view why;
 };
 constexpr std::array kMustBeUnset = {
-    Refused{"use_dora", "DoRA is not supported"},
     Refused{"use_qalora", "QA-LoRA is not supported"},
     Refused{"use_bdlora", "BD-LoRA is not supported"},
     Refused{"lora_bias", "a bias on lora_B is not supported"},
@@ -80,6 +79,7 @@ AdapterSpec read_adapter_config(JsonFields& config, const DecoderSpec& spec) {
   adapter.rank = config.integer("r", {}, 1, kRankMax);
   adapter.alpha = config.positive("lora_alpha");
   adapter.rank_stabilised = config.boolean("use_rslora", false);
+  adapter.decomposed = config.boolean("use_dora", false);
   adapter.dropout = config.number("lora_dropout", 0);
   if (!(adapter.dropout >= 0 && adapter.dropout < 1)) {
     config.fail("lora_dropout", "must be at least 0 and below 1", "correct the value");
@@ -152,7 +152,7 @@ std::string adapter_config_json(const AdapterSpec& adapter, const std::filesyste
       {"task_type", "CAUSAL_LM"},
       {"trainable_token_indices", nullptr},
       {"use_bdlora", nullptr},
-      {"use_dora", false},
+      {"use_dora", adapter.decomposed},
       {"use_qalora", false},
       {"use_rslora", adapter.rank_stabilised},
       {"velora_config", nullptr},

@@ -18,8 +18,8 @@ struct AdapterDirectory {
   std::string base_model;  // as the adapter names it, may be empty: information only
 };
 
-// Throws SetupError naming file and field for whatever is not plain LoRA on every layer alike (use_dora,
-// modules_to_save, rank_pattern, bias, ...), and as TensorIndex does. Shapes: see locate_adapter_weights.
+// Throws SetupError naming file and field for whatever is not LoRA or DoRA on every layer alike (modules_to_save,
+// rank_pattern, bias, ...), and as TensorIndex does. Shapes: see locate_adapter_weights.
 AdapterDirectory read_adapter_directory(const std::filesystem::path& directory, const DecoderSpec& spec);
 
 // What the adapter names as its base; may be empty. Throws SetupError when there is no adapter_config.json to read.

@@ -56,6 +56,7 @@ struct AdapterSpec {
   double dropout = 0;
   std::vector<std::string> target_modules;  // resolved: "q_proj", "down_proj", ...
   bool rank_stabilised = false;             // scale alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA), else alpha / rank
+  bool decomposed = false;                  // a magnitude for each row of a weight (Liu et al. 2024, "DoRA")
   double scale() const {
     const auto r = static_cast<double>(rank);
     return alpha / (rank_stabilised ? std::sqrt(r) : r);

@@ -152,6 +152,7 @@ ParameterGroup adapter_group(const DecoderSpec& spec, const AdapterSpec& adapter
     if (std::find(targets.begin(), targets.end(), projection.module) == targets.end()) continue;
     builder.family({{adapter_tensor_name(layer, projection, "lora_A.weight"), {adapter.rank, projection.in}}});
     builder.family({{adapter_tensor_name(layer, projection, "lora_B.weight"), {projection.out, adapter.rank}}});
+    if (adapter.decomposed) builder.family({{adapter_tensor_name(layer, projection, kMagnitude), {projection.out}}});
   }
   return builder.finish();
 }

@@ -7,9 +7,10 @@
 //   decay:    q|k|v weights, o weight, gate|up weights, down weight
 //   no decay: q|k|v biases, o bias, gate|up biases, down bias, input norm, post-attention norm, q_norm, k_norm
 // Where matrices are in low bits the layer's group is packed: codes and scales (low_bit_pieces) stand for them, in the
-// same order, and nothing is a family but the biases. Inside "layer.i.adapter": lora_A [rank, in] and lora_B [out,
-// rank] of q, k, v, o, gate, up, down as targeted, each a family of its own, all decay. "embedding": embed_tokens.
-// "head": lm_head when untied (decay), model.norm. Inside a group the tensors are in the order of their offsets.
+// same order, and nothing is a family but the biases. Inside "layer.i.adapter": lora_A [rank, in], lora_B [out, rank]
+// and, with DoRA, lora_magnitude_vector [out] of q, k, v, o, gate, up, down as targeted, each a family of its own, all
+// decay (the Trainer's rule goes by names). "embedding": embed_tokens. "head": lm_head when untied (decay), model.norm.
+// Inside a group the tensors are in the order of their offsets.
 #pragma once
 
 #include <optional>
@@ -53,7 +54,8 @@ const ParameterTensor* find_tensor(const ParameterGroup& group, std::string_view
 // "model.layers.3." + what follows in the checkpoint, e.g. "self_attn.q_proj.weight".
 std::string layer_tensor_name(int64_t layer, std::string_view rest);
 
-// "base_model.model.model.layers.3.self_attn.q_proj." + "lora_A.weight" or "lora_B.weight".
+// "base_model.model.model.layers.3.self_attn.q_proj." + "lora_A.weight", "lora_B.weight" or kMagnitude.
+inline constexpr std::string_view kMagnitude = "lora_magnitude_vector";
 std::string adapter_tensor_name(int64_t layer, const ProjectionShape& projection, std::string_view rest);
 
 }  // namespace sluice::models

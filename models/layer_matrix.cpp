@@ -85,6 +85,12 @@ void LayerMatrix::multiply(const Ops& ops, const std::byte* group, Matrix dy, vo
   }
 }
 
+Matrix LayerMatrix::rows(const Ops& ops, const std::byte* group, int64_t row, int64_t rows, void* expanded) const {
+  if (plain_) return {group + pieces_[0].codes * unit_ + row * columns_ * size_of(dtype_), rows, columns_};
+  expand(ops, group, {row, rows, 0, columns_}, static_cast<std::byte*>(expanded));
+  return {expanded, rows, columns_};
+}
+
 StoredMatrix LayerMatrix::stored(const Piece& piece, const std::byte* group) const {
   const auto at = [&](int64_t offset) { return offset < 0 ? nullptr : group + offset * unit_; };
   return {piece.format,

@@ -20,6 +20,8 @@ class LayerMatrix {
   };
   LayerMatrix(const ParameterGroup& group, Dtype compute, std::span<const Part> parts, const LowBitFormats& low_bits);
 
+  int64_t out() const { return rows_; }
+  int64_t in() const { return columns_; }
   int64_t offset() const { return pieces_[0].codes; }  // of a plain matrix, in elements of the group
   // Elements that are expanded at once; 0: a plain matrix.
   int64_t expanded_elements(const Ops& ops) const;
@@ -30,6 +32,8 @@ class LayerMatrix {
   void multiply_by_transposed(const Ops& ops, const std::byte* group, Matrix x, void* y, void* expanded) const;
   // dx [N, in] = dy [N, out] w.
   void multiply(const Ops& ops, const std::byte* group, Matrix dy, void* dx, void* expanded) const;
+  // Rows [row, row + rows): where they lie, or expanded. Not more than expanded_elements.
+  Matrix rows(const Ops& ops, const std::byte* group, int64_t row, int64_t rows, void* expanded) const;
 
  private:
   // A matrix of the stack. Offsets in elements of the group; -1: there is none.

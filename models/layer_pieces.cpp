@@ -28,7 +28,7 @@ struct Cutter {
 
   void cut_forward() {
     if (!has(kResidual)) p.residual = take(s.hidden);
-    p.adapter = adapters.cut(scratch, Pass::forward, n);
+    p.adapter = adapters.cut(scratch, Pass::forward, n, p.expanded);
     const int64_t phase = scratch.mark();
     p.normed_input = take(s.hidden);
     cut_attention_slots();
@@ -45,7 +45,7 @@ struct Cutter {
     if (!has(kResidual)) p.residual = take(s.hidden);
     p.residual_gradient = take(s.hidden);
     p.normed_gradient = take(s.hidden);
-    p.adapter = adapters.cut(scratch, Pass::backward, n);
+    p.adapter = adapters.cut(scratch, Pass::backward, n, p.expanded);
     if (s.trainable) {
       const int64_t widest = std::max({s.attention.row(), s.attention_width(), 2 * s.ffn});
       p.product = scratch.take(s.dtype, s.hidden * widest);

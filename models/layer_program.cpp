@@ -56,6 +56,9 @@ constexpr double kNominalAttended = 256;
 
 using Parameters = std::span<const void* const>;
 
+// Projections that one product makes, and where each one's output lies in a row.
+using Family = std::vector<Adapted>;
+
 class Layer final : public LayerProgram {
  public:
   explicit Layer(const LayerSetup& setup)
@@ -74,9 +77,10 @@ class Layer final : public LayerProgram {
                                    spec_.sliding_window[static_cast<size_t>(setup.layer)],
                                    1.0f / std::sqrt(static_cast<float>(spec_.head_dim))};
     sizes_ = {dtype_, attention, spec_.hidden, spec_.ffn, spec_.qk_norm, layer_group_.trainable, 0};
+    if (setup.adapter) adapters_ = AdapterSet(setup);
+    sizes_.expanded = adapters_.magnitudes().expanded_elements();
     for (const LayerMatrix* matrix : m_.all())
       sizes_.expanded = std::max(sizes_.expanded, matrix->expanded_elements(ops_));
-    if (setup.adapter) adapters_ = AdapterSet(ops_, spec_, *setup.adapter, *setup.layouts[1], setup.layer, dtype_);
     set_costs();
   }
 
@@ -94,14 +98,17 @@ class Layer final : public LayerProgram {
   void forward(const ForwardArgs& args) const override {
     const LayerPieces p = forward_pieces(args);
     const Steps run = steps(*args.batch, args.parameters);
+    adapters_.magnitudes().prepare(run.weights, p.adapter.magnitude);
     run.project_qkv(args.input, p);
     run.rotate(p);
     run.attend(p, p.attention);
     run.finish(args, p);
   }
 
+  // Keys, values, then the magnitudes' factors: weights stand still, and norms of all rows would cost each token more
+  // than its products.
   Bytes cache_bytes(int64_t positions_max) const override {
-    return Bytes{2 * positions_max * sizes_.kv_width() * size_of(dtype_)};
+    return factors_at(positions_max) + adapters_.magnitudes().factor_bytes();
   }
 
   void forward_cached(const ForwardArgs& args, std::span<std::byte> cache, int64_t past,
@@ -109,8 +116,10 @@ class Layer final : public LayerProgram {
     const MicroBatch& batch = *args.batch;
     SLUICE_CHECK(past == 0 || batch.tokens == 1, "a cached sequence goes on one token at a time");
     SLUICE_CHECK(past + batch.tokens <= positions_max, "the cache is full");
-    const LayerPieces p = forward_pieces(args);
+    LayerPieces p = forward_pieces(args);
     const Steps run = steps(batch, args.parameters);
+    p.adapter.magnitude.factors = reinterpret_cast<float*>(cache.data() + factors_at(positions_max).count);
+    if (past == 0) adapters_.magnitudes().prepare(run.weights, p.adapter.magnitude);
     run.project_qkv(args.input, p);
     run.rotate(p);
     std::byte* keys = cache.data();
@@ -128,6 +137,7 @@ class Layer final : public LayerProgram {
   void backward(const BackwardArgs& args) const override {
     const LayerPieces p = backward_pieces(args);
     const Steps run = steps(*args.batch, args.parameters);
+    adapters_.magnitudes().prepare(run.weights, p.adapter.magnitude);
     recover(run, args, p);
     GradientWriter base = base_writer(args, p);
     AdapterGradients adapters = adapter_gradients(args, p);
@@ -142,8 +152,21 @@ class Layer final : public LayerProgram {
   }
   Heads query_heads() const { return {sizes_.attention.row(), 0, spec_.heads, spec_.head_dim}; }
   Heads key_heads() const { return {sizes_.attention.row(), sizes_.attention_width(), spec_.kv_heads, spec_.head_dim}; }
+  Family qkv_family() const {
+    const int64_t row = sizes_.attention.row(), width = sizes_.attention_width();
+    return {
+        {Projection::q, {row, 0}}, {Projection::k, {row, width}}, {Projection::v, {row, width + sizes_.kv_width()}}};
+  }
+  Family o_family() const { return {{Projection::o, {spec_.hidden, 0}}}; }
+  Family gate_up_family() const {
+    return {{Projection::gate, {2 * spec_.ffn, 0}}, {Projection::up, {2 * spec_.ffn, spec_.ffn}}};
+  }
+  Family down_family() const { return {{Projection::down, {spec_.hidden, 0}}}; }
   Heads rotated_heads() const { return {sizes_.attention.row(), 0, spec_.heads + spec_.kv_heads, spec_.head_dim}; }
   float epsilon() const { return static_cast<float>(spec_.norm_epsilon); }
+  Bytes factors_at(int64_t positions_max) const {
+    return Bytes{round_up(2 * positions_max * sizes_.kv_width() * size_of(dtype_), kTensorAlignmentBytes)};
+  }
 
   void set_costs() {
     const auto c = static_cast<double>(spec_.hidden), f = static_cast<double>(spec_.ffn);
@@ -164,9 +187,9 @@ class Layer final : public LayerProgram {
                                      LinearCost{spec_.ffn, spec_.hidden, !frozen_base(), 0, -1}})
       cost_.linears.push_back(linear);
     for (size_t i = 0; i < m_.all().size(); ++i) cost_.linears[i].expanded_bytes = m_.all()[i]->expanded_bytes();
-    adapters_.list({kQkv, kQkv, kQkv, kResidual, kGateUp, kGateUp, -1}, cost_.linears);
     cost_.gradient_elements = (frozen_base() ? 0 : layer_group_.elements) + adapters_.elements();
     set_elements(c, qkv, f);
+    adapters_.list({kQkv, kQkv, kQkv, kResidual, kGateUp, kGateUp, -1}, cost_);
     slots_ = {{"qkv", dtype_, sizes_.attention.row(), 2 * c * qkv, 2 * c + rotated_elements()},
               {"attention_output", dtype_, sizes_.attention_width(), 4 * width * kNominalAttended},
               // Comes with attention_output.
@@ -229,19 +252,16 @@ class Layer final : public LayerProgram {
   struct Steps {
     const Layer& l;
     const MicroBatch& batch;
-    const std::byte* weights;
-    const std::byte* adapter_weights;
+    LayerWeights weights;
 
     int64_t n() const { return batch.tokens; }
-    const void* at(int64_t offset) const { return weights + offset * l.unit_; }
-    // y = x w^T + bias, x [N, in], w [out, in].
-    void linear(const void* x, int64_t in, const LayerMatrix& w, int64_t bias, int64_t out, void* y,
+    const void* at(int64_t offset) const { return weights.base + offset * l.unit_; }
+    // y [N, out] = x w^T + bias, x [N, in], w [out, in]: of a family of projections.
+    void linear(const void* x, const LayerMatrix& w, int64_t bias, const Family& family, void* y,
                 const LayerPieces& p) const {
-      w.multiply_by_transposed(l.ops_, weights, {x, n(), in}, y, p.expanded);
-      if (bias >= 0) l.k_.add_bias(y, at(bias), n(), out);
-    }
-    void adapt(Projection projection, const void* x, void* y, Columns columns, const LayerPieces& p) const {
-      l.adapters_.add(projection, batch, adapter_weights, x, y, columns, p.adapter);
+      w.multiply_by_transposed(l.ops_, weights.base, {x, n(), w.in()}, y, p.expanded);
+      for (const Adapted& adapted : family) l.adapters_.add(adapted, batch, weights, x, y, p.adapter);
+      if (bias >= 0) l.k_.add_bias(y, at(bias), n(), w.out());
     }
     // The norm reads x only: nothing is added to it.
     void norm(const void* x, int64_t weight, void* y) const {
@@ -250,11 +270,7 @@ class Layer final : public LayerProgram {
 
     void project_qkv(const void* x, const LayerPieces& p) const {
       norm(x, l.w_.input_norm, p.normed_input);
-      const int64_t row = l.sizes_.attention.row(), width = l.sizes_.attention_width();
-      linear(p.normed_input, l.spec_.hidden, l.m_.qkv, l.w_.qkv_bias, row, p.raw_qkv, p);
-      adapt(Projection::q, p.normed_input, p.raw_qkv, {row, 0}, p);
-      adapt(Projection::k, p.normed_input, p.raw_qkv, {row, width}, p);
-      adapt(Projection::v, p.normed_input, p.raw_qkv, {row, width + l.sizes_.kv_width()}, p);
+      linear(p.normed_input, l.m_.qkv, l.w_.qkv_bias, l.qkv_family(), p.raw_qkv, p);
       if (!l.spec_.qk_norm) rotate_in_place(p.qkv, 1);
     }
     // Without q/k norm the slot is rotated already.
@@ -276,22 +292,16 @@ class Layer final : public LayerProgram {
     // residual = x + o(attention); then its norm.
     void add_attention(const void* x, const LayerPieces& p) const {
       const int64_t c = l.spec_.hidden;
-      linear(p.attention_output, l.sizes_.attention_width(), l.m_.o, l.w_.o_bias, c, p.residual, p);
-      adapt(Projection::o, p.attention_output, p.residual, {c, 0}, p);
+      linear(p.attention_output, l.m_.o, l.w_.o_bias, l.o_family(), p.residual, p);
       l.k_.rms_norm(p.residual, x, at(l.w_.post_norm), p.normed_residual, n(), c, l.epsilon());
     }
     void expand(const LayerPieces& p) const {
-      const int64_t f = l.spec_.ffn;
-      linear(p.normed_residual, l.spec_.hidden, l.m_.gate_up, l.w_.gate_up_bias, 2 * f, p.gate_up, p);
-      adapt(Projection::gate, p.normed_residual, p.gate_up, {2 * f, 0}, p);
-      adapt(Projection::up, p.normed_residual, p.gate_up, {2 * f, f}, p);
+      linear(p.normed_residual, l.m_.gate_up, l.w_.gate_up_bias, l.gate_up_family(), p.gate_up, p);
     }
     void contract(const LayerPieces& p, void* output) const {
-      const int64_t c = l.spec_.hidden, f = l.spec_.ffn;
-      l.k_.swiglu(p.gate_up, p.activated, n(), f);
-      linear(p.activated, f, l.m_.down, l.w_.down_bias, c, output, p);
-      adapt(Projection::down, p.activated, output, {c, 0}, p);
-      l.k_.add(output, p.residual, output, n() * c);
+      l.k_.swiglu(p.gate_up, p.activated, n(), l.spec_.ffn);
+      linear(p.activated, l.m_.down, l.w_.down_bias, l.down_family(), output, p);
+      l.k_.add(output, p.residual, output, n() * l.spec_.hidden);
     }
     void finish(const ForwardArgs& args, const LayerPieces& p) const {
       add_attention(args.input, p);
@@ -301,8 +311,10 @@ class Layer final : public LayerProgram {
   };
 
   Steps steps(const MicroBatch& batch, Parameters parameters) const {
-    return {*this, batch, static_cast<const std::byte*>(parameters[0]),
-            parameters.size() > 1 ? static_cast<const std::byte*>(parameters[1]) : nullptr};
+    return {*this,
+            batch,
+            {static_cast<const std::byte*>(parameters[0]),
+             parameters.size() > 1 ? static_cast<const std::byte*>(parameters[1]) : nullptr}};
   }
 
   // Runs the fewest forward ops that bring back what backward reads.
@@ -338,25 +350,28 @@ class Layer final : public LayerProgram {
     base.runs(p.runs, runs_of(dy.rows), dy.columns, bias);
   }
 
+  // dx = dy w with the adapters' part, and their gradients. dx null: these alone. `scaled`: room for dy, or dy where it
+  // is not read again.
+  void input_gradient(const Steps& run, const LayerPieces& p, const LayerMatrix& w, const Family& family, const void* x,
+                      const void* dy, void* scaled, void* dx, AdapterGradients& adapters) const {
+    const void* through = adapters_.enter_backward(family, run.batch, run.weights, x, dy, scaled, adapters, p.adapter);
+    if (dx != nullptr) w.multiply(ops_, run.weights.base, {through, run.n(), w.out()}, dx, p.expanded);
+    for (const Adapted& adapted : family)
+      adapters_.backward(adapted, run.batch, run.weights, x, through, dx, adapters, p.adapter);
+  }
+
   void backward_mlp(const Steps& run, const BackwardArgs& args, const LayerPieces& p, GradientWriter& base,
                     AdapterGradients& adapters) const {
     const int64_t n = run.n(), c = spec_.hidden, f = spec_.ffn;
     const void* dy = args.output_gradient;
-    const auto adapt = [&](Projection projection, const void* x, const void* gradient, Columns columns, void* dx) {
-      adapters_.backward(projection, *args.batch, run.adapter_weights, x, gradient, columns, dx, adapters, p.adapter);
-    };
-    m_.down.multiply(ops_, run.weights, {dy, n, c}, p.activated_gradient, p.expanded);
-    if (adapters_.targets(Projection::down)) {
-      k_.swiglu(p.gate_up, p.activated, n, f);
-      adapt(Projection::down, p.activated, dy, {c, 0}, p.activated_gradient);
-    }
+    if (adapters_.targets(Projection::down)) k_.swiglu(p.gate_up, p.activated, n, f);
+    input_gradient(run, p, m_.down, down_family(), p.activated, dy, p.normed_gradient, p.activated_gradient, adapters);
     k_.swiglu_backward(p.gate_up, p.activated_gradient, p.gate_up_gradient, p.activated, n, f);
     linear_gradients(base, p, {dy, n, c}, {p.activated, n, f}, m_.down, w_.down_bias);
 
     const Matrix gate_up{p.gate_up_gradient, n, 2 * f};
-    m_.gate_up.multiply(ops_, run.weights, gate_up, p.normed_gradient, p.expanded);
-    adapt(Projection::gate, p.normed_residual, gate_up.data, {2 * f, 0}, p.normed_gradient);
-    adapt(Projection::up, p.normed_residual, gate_up.data, {2 * f, f}, p.normed_gradient);
+    input_gradient(run, p, m_.gate_up, gate_up_family(), p.normed_residual, gate_up.data, p.gate_up_gradient,
+                   p.normed_gradient, adapters);
     linear_gradients(base, p, gate_up, {p.normed_residual, n, c}, m_.gate_up, w_.gate_up_bias);
 
     k_.rms_norm_backward(p.residual, run.at(w_.post_norm), p.normed_gradient, dy, p.residual_gradient, p.runs, n, c,
@@ -368,9 +383,7 @@ class Layer final : public LayerProgram {
                           AdapterGradients& adapters) const {
     const int64_t n = run.n(), c = spec_.hidden, width = sizes_.attention_width();
     const void* dy = p.residual_gradient;
-    m_.o.multiply(ops_, run.weights, {dy, n, c}, p.attention_gradient, p.expanded);
-    adapters_.backward(Projection::o, *args.batch, run.adapter_weights, p.attention_output, dy, {c, 0},
-                       p.attention_gradient, adapters, p.adapter);
+    input_gradient(run, p, m_.o, o_family(), p.attention_output, dy, p.normed_gradient, p.attention_gradient, adapters);
     linear_gradients(base, p, {dy, n, c}, {p.attention_output, n, width}, m_.o, w_.o_bias);
 
     ops_.attention_backward(dtype_, sizes_.attention, *args.batch, p.qkv, p.attention_output, p.log_sum_exp,
@@ -390,18 +403,14 @@ class Layer final : public LayerProgram {
 
   void backward_qkv(const Steps& run, const BackwardArgs& args, const LayerPieces& p, GradientWriter& base,
                     AdapterGradients& adapters) const {
-    const int64_t n = run.n(), c = spec_.hidden, width = sizes_.attention_width(), row = sizes_.attention.row();
-    const Matrix gradient{p.qkv_gradient, n, row};
+    const int64_t n = run.n(), c = spec_.hidden;
+    const Matrix gradient{p.qkv_gradient, n, sizes_.attention.row()};
     if (base.wanted() || adapts_any({Projection::q, Projection::k, Projection::v}))
       run.norm(args.input, w_.input_norm, p.normed_input_again);
     linear_gradients(base, p, gradient, {p.normed_input_again, n, c}, m_.qkv, w_.qkv_bias);
     // The norm's own gradient needs it even when nobody wants the input's.
     void* into = args.input_gradient != nullptr || base.wanted() ? p.normed_gradient : nullptr;
-    if (into != nullptr) m_.qkv.multiply(ops_, run.weights, gradient, into, p.expanded);
-    for (const auto& [projection, column] : {std::pair{Projection::q, int64_t{0}}, std::pair{Projection::k, width},
-                                             std::pair{Projection::v, width + sizes_.kv_width()}})
-      adapters_.backward(projection, *args.batch, run.adapter_weights, p.normed_input_again, p.qkv_gradient,
-                         {row, column}, into, adapters, p.adapter);
+    input_gradient(run, p, m_.qkv, qkv_family(), p.normed_input_again, p.qkv_gradient, p.qkv_gradient, into, adapters);
     if (into == nullptr) return;
     void* dx = args.input_gradient != nullptr ? args.input_gradient : p.normed_gradient;
     k_.rms_norm_backward(args.input, run.at(w_.input_norm), into, p.residual_gradient, dx, p.runs, n, c, epsilon());

@@ -97,10 +97,22 @@ struct BackwardArgs {
 struct LinearCost {
   int64_t in = 0, out = 0;
   bool weight_gradient = true;
-  int forwards_in_backward = 0;  // whatever slots are kept
-  int slot = -1;                 // of slots(): recomputing that one runs it; -1: backward never needs it
-  int64_t tokens_max = 0;        // at once; 0: all of the micro-batch
-  double expanded_bytes = 0;     // of a matrix in low bits: read and written before each product with it
+  int forwards_in_backward = 0;    // whatever slots are kept
+  int slot = -1;                   // of slots(): recomputing that one runs it; -1: backward never needs it
+  int64_t tokens_max = 0;          // at once; 0: all of the micro-batch
+  double expanded_bytes = 0;       // of a matrix in low bits: read and written before each product with it
+  bool in_backward_alone = false;  // its forwards_in_backward are all there is of it
+};
+
+// What a pass does once, however many tokens it has.
+struct FixedCost {
+  struct Product {
+    int64_t m = 0, n = 0, k = 0;  // [m, k] x [k, n]
+    double count = 1;
+  };
+  std::vector<Product> products;
+  double bytes = 0;  // that row kernels read and write
+  double flops() const;
 };
 
 // What predicts a pass's time on a machine that is not there: products by shape, attention, bytes of the rest.
@@ -114,6 +126,7 @@ struct BlockCost {
   // That row kernels read and write. Of the head, backward has loss and gradients, forward the loss alone.
   double forward_elements_per_token = 0, backward_elements_per_token = 0;
   int64_t gradient_elements = 0;  // weight gradients that backward stores
+  FixedCost each_pass;            // forward and backward alike
 };
 
 // A block that streams. Implementations are immutable after construction.

@@ -1,6 +1,13 @@
 #include "models/program.h"
 
 namespace sluice::models {
+
+double FixedCost::flops() const {
+  double flops = 0;
+  for (const Product& product : products)
+    flops += 2 * static_cast<double>(product.m) * static_cast<double>(product.n * product.k) * product.count;
+  return flops;
+}
 namespace {
 
 // An exponent of all ones is infinity or NaN.

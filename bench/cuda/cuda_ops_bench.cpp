@@ -56,6 +56,7 @@ class Bench {
     ceiling_ = 3.0 * bytes(x_) / seconds_of([&] { at::add_out(z_, x_, y_); });
     rows(batch);
     gates();
+    magnitudes();
     logits();
     if (dtype == Dtype::bf16) updates();
     low_bits();
@@ -130,6 +131,24 @@ class Bench {
     });
     memory("dropout", 2 * bytes(y), [&] {
       k().dropout(dy.data_ptr(), y.data_ptr(), kTokens * kFfn, 0.1f, {1, 2, 3, 4});
+    });
+  }
+
+  // DoRA's: the columns of one projection among two, and the rows of its weights.
+  void magnitudes() {
+    const Tensor w = random({kFfn, kHidden}), low_rank = random({kFfn, kHidden}), x = random({kTokens, 2 * kFfn});
+    const Tensor z = random({kTokens, kFfn});
+    const Tensor norms = at::rand({kFfn}, w.options().dtype(at::kFloat)) + 0.5;
+    const Tensor runs = at::empty({runs_of(kTokens), kFfn}, norms.options());
+    memory("row_norms", bytes(w) + bytes(low_rank),
+           [&] { k().row_norms(w.data_ptr(), low_rank.data_ptr(), 2, norms.data_ptr<float>(), kFfn, kHidden); });
+    memory("scale_columns", 2 * bytes(z), [&] {
+      k().scale_columns(x.data_ptr(), 2 * kFfn, norms.data_ptr<float>(), 0, z.data_ptr(), kFfn, Store::overwrite,
+                        kTokens, kFfn);
+    });
+    memory("product_runs", 2 * bytes(z), [&] {
+      k().product_runs(x.data_ptr(), 2 * kFfn, z.data_ptr(), norms.data_ptr<float>(), runs.data_ptr<float>(), kTokens,
+                       kFfn);
     });
   }
 

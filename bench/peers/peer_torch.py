@@ -22,6 +22,7 @@ def arguments():
     parser.add_argument("--lora-r", type=int, default=16)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dora", action="store_true", help="magnitudes beside the factors")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     return parser.parse_args()
 
@@ -45,7 +46,7 @@ def load_model(options):
             model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         model = peft.get_peft_model(
             model, peft.LoraConfig(r=options.lora_r, lora_alpha=2 * options.lora_r, target_modules="all-linear",
-                                   task_type="CAUSAL_LM"))
+                                   use_dora=options.dora, task_type="CAUSAL_LM"))
     model.train()
     if options.compile:
         model.compile()

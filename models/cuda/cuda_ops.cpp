@@ -12,6 +12,7 @@
 #include "models/cuda/index_kernels.h"
 #include "models/cuda/loss_kernels.h"
 #include "models/cuda/low_bit_kernels.h"
+#include "models/cuda/magnitude_kernels.h"
 #include "models/cuda/norm_kernels.h"
 #include "models/cuda/placed_batches.h"
 #include "models/cuda/stream.h"
@@ -41,7 +42,11 @@ constexpr Kernels table_of() {
           .cross_entropy = cross_entropy<T>,
           .gather_rows = gather_rows<T>,
           .scatter_rows = scatter_rows<T>,
-          .store_gradient = store_gradient<T>};
+          .store_gradient = store_gradient<T>,
+          .row_norms = row_norms<T>,
+          .magnitude_factors = magnitude_factors<T>,
+          .scale_columns = scale_columns<T>,
+          .product_runs = product_runs<T>};
 }
 constexpr Kernels kTables[kElementTypes] = {table_of<float>(), table_of<__nv_bfloat16>(), table_of<__half>()};
 

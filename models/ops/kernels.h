@@ -68,6 +68,17 @@ struct Kernels {
   void (*scatter_rows)(const void* x, const int32_t* rows, void* y, int64_t count, int64_t width);
   // `to` of its own type.
   void (*store_gradient)(const void* from, void* to, Dtype to_dtype, Store store, int64_t elements);
+  // norms[row] = |w[row] + scale * more[row]|, fp32, of rows [rows, width]. `more` may be null.
+  void (*row_norms)(const void* w, const void* more, float scale, float* norms, int64_t rows, int64_t width);
+  // factors = magnitudes / norms, fp32; 0 where the norm is. They may lie over the norms.
+  void (*magnitude_factors)(const void* magnitudes, const float* norms, float* factors, int64_t count);
+  // y, or y +, = x * (factors + shift), column by column; rows x_stride and y_stride elements apart. y may alias x.
+  void (*scale_columns)(const void* x, int64_t x_stride, const float* factors, float shift, void* y, int64_t y_stride,
+                        Store store, int64_t rows, int64_t width);
+  // runs: fp32 [runs, width], sums of a * b / divisors, column by column; 0 where the divisor is. a has rows a_stride
+  // elements apart, b none between them.
+  void (*product_runs)(const void* a, int64_t a_stride, const void* b, const float* divisors, float* runs, int64_t rows,
+                       int64_t width);
 };
 
 const Kernels& kernels(Dtype dtype);

@@ -349,11 +349,75 @@ void store_gradient(const void* from, void* to, Dtype to_dtype, Store how, int64
 }
 
 template <class T>
+void row_norms(const void* w_v, const void* more_v, float scale, float* norms, int64_t rows, int64_t width) {
+  const T* w = static_cast<const T*>(w_v);
+  const T* more = static_cast<const T*>(more_v);
+  for_rows(rows, width, [=](int64_t row) {
+    const T* w_row = w + row * width;
+    if (more == nullptr) {
+      norms[row] = std::sqrt(sum_of_squares(w_row, width));
+      return;
+    }
+    const T* more_row = more + row * width;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; ++i) {
+      const float value = load(w_row + i) + scale * load(more_row + i);
+      sum += value * value;
+    }
+    norms[row] = std::sqrt(sum);
+  });
+}
+
+template <class T>
+void magnitude_factors(const void* magnitudes_v, const float* norms, float* factors, int64_t count) {
+  const T* magnitudes = static_cast<const T*>(magnitudes_v);
+  for (int64_t i = 0; i < count; ++i) factors[i] = norms[i] > 0 ? load(magnitudes + i) / norms[i] : 0.0f;
+}
+
+template <class T>
+void scale_columns(const void* x_v, int64_t x_stride, const float* factors, float shift, void* y_v, int64_t y_stride,
+                   Store how, int64_t rows, int64_t width) {
+  const T* x = static_cast<const T*>(x_v);
+  T* y = static_cast<T*>(y_v);
+  for_rows(rows, width, [=](int64_t row) {
+    const T* x_row = x + row * x_stride;
+    T* y_row = y + row * y_stride;
+    if (how == Store::overwrite) {
+#pragma omp simd
+      for (int64_t i = 0; i < width; ++i) store(y_row + i, load(x_row + i) * (factors[i] + shift));
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < width; ++i) store(y_row + i, load(y_row + i) + load(x_row + i) * (factors[i] + shift));
+    }
+  });
+}
+
+template <class T>
+void product_runs(const void* a_v, int64_t a_stride, const void* b_v, const float* divisors, float* runs, int64_t rows,
+                  int64_t width) {
+  const T* a = static_cast<const T*>(a_v);
+  const T* b = static_cast<const T*>(b_v);
+  for_rows(runs_of(rows), width * kRunTokens, [=](int64_t run) {
+    float* sum = runs + run * width;
+    std::fill(sum, sum + width, 0.0f);
+    for (int64_t row = run * kRunTokens; row < std::min(rows, (run + 1) * kRunTokens); ++row) {
+      const T* a_row = a + row * a_stride;
+      const T* b_row = b + row * width;
+#pragma omp simd
+      for (int64_t i = 0; i < width; ++i) sum[i] += load(a_row + i) * load(b_row + i);
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) sum[i] = divisors[i] > 0 ? sum[i] / divisors[i] : 0.0f;
+  });
+}
+
+template <class T>
 constexpr Kernels table_of() {
-  return {rms_norm<T>,      rms_norm_backward<T>, head_norm<T>,     head_norm_backward<T>, rope<T>,
-          swiglu<T>,        swiglu_backward<T>,   add_bias<T>,      column_runs<T>,        add<T>,
-          scale<T>,         dropout<T>,           cross_entropy<T>, gather_rows<T>,        scatter_rows<T>,
-          store_gradient<T>};
+  return {rms_norm<T>,       rms_norm_backward<T>, head_norm<T>,         head_norm_backward<T>, rope<T>,
+          swiglu<T>,         swiglu_backward<T>,   add_bias<T>,          column_runs<T>,        add<T>,
+          scale<T>,          dropout<T>,           cross_entropy<T>,     gather_rows<T>,        scatter_rows<T>,
+          store_gradient<T>, row_norms<T>,         magnitude_factors<T>, scale_columns<T>,      product_runs<T>};
 }
 
 }  // namespace

@@ -53,17 +53,26 @@ class Block {
     }
   }
 
-  PassWork forward() const {
+  PassWork work_of_each_pass() const {
     PassWork work;
-    for (const LinearCost& linear : cost_.linears) add(work, linear, Product::forward);
+    for (const models::FixedCost::Product& product : cost_.each_pass.products)
+      work.products.push_back({product.m, product.n, product.k, product.count});
+    work.kernel_bytes = cost_.each_pass.bytes;
+    return work;
+  }
+  PassWork forward() const {
+    PassWork work = work_of_each_pass();
+    for (const LinearCost& linear : cost_.linears)
+      if (!linear.in_backward_alone) add(work, linear, Product::forward);
     work.attention = attention(1, 0);
     work.kernel_bytes += bytes(cost_.forward_elements_per_token * tokens());
     return work;
   }
   PassWork backward() const {
-    PassWork work;
+    PassWork work = work_of_each_pass();
     for (const LinearCost& linear : cost_.linears) {
       if (linear.forwards_in_backward > 0) add(work, linear, Product::forward, linear.forwards_in_backward);
+      if (linear.in_backward_alone) continue;
       add(work, linear, Product::input_gradient);
       if (linear.weight_gradient) add(work, linear, Product::weight_gradient);
     }

@@ -135,8 +135,8 @@ class ConfigReader {
     config_.adapter = asked == Asked::none ? Adapter::none : Adapter::lora;
     read_low_bits(asked == Asked::qlora ? adapter : nullptr);
     if (config_.adapter == Adapter::lora) return read_lora(*adapter);
-    for (const char* key : {"lora_r", "lora_alpha", "peft_use_rslora", "lora_dropout", "lora_target_modules",
-                            "lora_target_linear", "lora_model_dir"})
+    for (const char* key : {"lora_r", "lora_alpha", "peft_use_rslora", "peft_use_dora", "lora_dropout",
+                            "lora_target_modules", "lora_target_linear", "lora_model_dir"})
       if (const Setting* setting = find(key); setting != nullptr && !is_unset(setting->value))
         refuse(*setting, setting->spelling + " is given, but not adapter: lora",
                "add adapter: lora, or remove " + setting->spelling + " for full fine-tuning");
@@ -227,12 +227,10 @@ class ConfigReader {
     read_if("lora_r", config_.lora_r, {.min = 1}, "16");
     if (const Setting* dropout = find("lora_dropout"))
       config_.lora_dropout = read_number(*dropout, {.max = 1, .ends = NumberRange::Ends::below_max}, "0.05");
-    if (const Setting* stabilised = find("peft_use_rslora");
-        stabilised != nullptr && stabilised->value.kind != DocumentValue::Kind::null) {
-      bool value = false;
-      read_if("peft_use_rslora", value);
-      config_.peft_use_rslora = value;
-    }
+    for (const auto& [key, value] :
+         {std::pair("peft_use_rslora", &config_.peft_use_rslora), std::pair("peft_use_dora", &config_.peft_use_dora)})
+      if (const Setting* setting = find(key); setting != nullptr && setting->value.kind != DocumentValue::Kind::null)
+        *value = read_bool(*setting);
     if (config_.lora_model_dir.empty()) config_.lora_alpha = 2 * static_cast<double>(config_.lora_r);
     read_if("lora_alpha", config_.lora_alpha, {.ends = NumberRange::Ends::above_min}, "32");
     if (!config_.lora_model_dir.empty()) return;

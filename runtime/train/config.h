@@ -54,7 +54,7 @@ struct Config {
   Adapter adapter = Adapter::none;
   // Not given with lora_model_dir, 0 and nothing mean: as the adapter there has it.
   int64_t lora_r = 0;
-  std::optional<bool> peft_use_rslora;
+  std::optional<bool> peft_use_rslora, peft_use_dora;
   double lora_alpha = 0;
   std::optional<double> lora_dropout;            // default 0
   std::optional<models::LowBitFormat> low_bits;  // of the frozen base's matrices; none: as they are stored

@@ -14,6 +14,7 @@ std::span<const Key> keys() {
       {"lora_r", {"lora_rank"}},
       {"lora_alpha", {}},
       {"peft_use_rslora", {"use_rslora"}},
+      {"peft_use_dora", {"use_dora"}},
       {"lora_dropout", {}},
       {"lora_target_modules", {"lora_target"}},
       {"lora_target_linear", {}},

@@ -15,7 +15,7 @@ constexpr std::string_view kNoHub = "nothing is uploaded: remove it, and upload 
 constexpr std::string_view kNoTracker = "nothing is sent anywhere: remove it, and read trainer_log.jsonl in output_dir";
 constexpr std::string_view kRemove = "remove it";
 constexpr std::string_view kOurOffload = "remove it, and say where things live under `offload:`";
-constexpr std::string_view kPlainLora = "remove it: plain LoRA is what there is";
+constexpr std::string_view kPlainLora = "remove it: LoRA, rsLoRA and DoRA are what there is";
 constexpr std::string_view kNoQuantization =
     "remove it; for weights in fewer bits there are load_in_4bit and load_in_8bit";
 constexpr std::string_view kTokenizerFiles = "remove it, and change the tokenizer's files in base_model instead";
@@ -230,7 +230,6 @@ const std::vector<ForeignKey> kRefused = {
     {"peft_autocast_adapter_dtype", refused, kPlainLora, {"true"}},
     {"peft_*", refused, kPlainLora},
     {"lora_bias", refused, kPlainLora, {"none"}},
-    {"use_dora", refused, kPlainLora},
     {"pissa_*", refused, kPlainLora},
     {"loftq_*", refused, kPlainLora},
     {"loraplus_*", refused, kPlainLora},

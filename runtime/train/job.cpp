@@ -290,12 +290,12 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
 
 void make_base(Job& job) { job.setup.low_bits.make(job.setup.stored); }
 
-fs::path start_adapter(Job& job, const fs::path& folder) {
+fs::path start_adapter(Job& job, AdapterValues values, const fs::path& folder) {
   const auto missing =
       std::find_if(job.setup.places.begin(), job.setup.places.end(), [](const auto& places) { return places.empty(); });
   if (missing == job.setup.places.end()) return {};
   const fs::path file = folder / ".initial_adapter.safetensors";
-  write_initial_adapter(job.setup, job.config.seed, file);
+  write_initial_adapter(job.setup, job.config.seed, values, file);
   job.setup.adapter_tensors = models::TensorIndex::of_file(file);
   models::GroupSources adapters = models::locate_adapter_weights(*job.setup.adapter_tensors, job.setup.model.groups);
   for (size_t g = 0; g < adapters.size(); ++g)

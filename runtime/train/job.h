@@ -10,6 +10,7 @@
 #include "runtime/train/checkpoint.h"
 #include "runtime/train/config.h"
 #include "runtime/train/data.h"
+#include "runtime/train/initial_adapter.h"
 #include "runtime/train/lr_schedule.h"
 #include "runtime/train/model_setup.h"
 
@@ -49,7 +50,7 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
 void make_base(Job& job);
 
 // A new adapter starts from a file, like everything else: writes it into `folder`, makes it the job's source, and
-// returns its path, for the caller to remove once it is loaded. Empty when the job needs none.
-std::filesystem::path start_adapter(Job& job, const std::filesystem::path& folder);
+// returns its path, for the caller to remove once it is loaded. Empty when the job needs none. After make_base.
+std::filesystem::path start_adapter(Job& job, AdapterValues values, const std::filesystem::path& folder);
 
 }  // namespace sluice::train

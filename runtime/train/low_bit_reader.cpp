@@ -1,11 +1,50 @@
 #include "runtime/train/low_bit_reader.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "models/ops/low_bit_kernels.h"
 #include "runtime/core/result.h"
 
 namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Rows after which codes, scales and scales of scales all begin anew.
+int64_t rows_of_whole_scales(const StoredLowBits& matrix) {
+  if (matrix.format.kind == models::LowBit::int8) return 1;
+  constexpr int64_t kElements = models::kLowBitBlock * models::kLowBitScaleBlock;
+  return kElements / std::gcd(kElements, matrix.columns);
+}
+
+// Some rows of a matrix, as a matrix of its own: they begin as rows_of_whole_scales says.
+class Rows {
+ public:
+  Rows(const std::vector<fs::path>& files, const StoredLowBits& matrix, int64_t first, int64_t rows) {
+    const bool int8 = matrix.format.kind == models::LowBit::int8;
+    const int64_t begin = first * matrix.columns, elements = rows * matrix.columns;
+    const int64_t block = begin / models::kLowBitBlock, blocks = models::low_bit_blocks(elements);
+    const int64_t each = size_of(matrix.scales.dtype);
+    codes_ = int8 ? read_bytes(files, matrix.codes, begin, elements)
+                  : read_bytes(files, matrix.codes, begin / 2, (elements + 1) / 2);
+    scales_ = int8 ? read_bytes(files, matrix.scales, first * each, rows * each)
+                   : read_bytes(files, matrix.scales, block * each, blocks * each);
+    if (matrix.format.double_quant) {
+      const int64_t nested = (blocks + models::kLowBitScaleBlock - 1) / models::kLowBitScaleBlock;
+      nested_ = read_bytes(files, matrix.nested_scales, block / models::kLowBitScaleBlock * 4, nested * 4);
+    }
+    stored = {matrix.format,        rows,           matrix.columns,
+              codes_.data(),        scales_.data(), reinterpret_cast<const float*>(nested_.data()),
+              &matrix.nested_offset};
+  }
+  models::StoredMatrix stored;
+
+ private:
+  std::vector<std::byte> codes_, scales_, nested_;
+};
+
+}  // namespace
 
 LowBitReader::LowBitReader(models::TensorIndex& index, const std::map<std::string, std::vector<int64_t>>& shapes)
     : files_(index.files) {
@@ -15,7 +54,7 @@ LowBitReader::LowBitReader(models::TensorIndex& index, const std::map<std::strin
     if (shape == shapes.end())
       throw SetupError(index.files.at(0).string() + ": tensor '" + name + "' is quantised, and not one of the layers'",
                        "quantise the model again with the default modules");
-    Matrix matrix{format, shape->second[0], shape->second[1]};
+    StoredLowBits matrix{format, shape->second[0], shape->second[1]};
     const std::vector<models::LowBitPiece> pieces = models::low_bit_pieces(name, matrix.rows, matrix.columns, format);
     matrix.codes = index.at(name, pieces[0].shape);
     matrix.scales = index.at(pieces[1].name, pieces[1].shape);
@@ -34,19 +73,21 @@ LowBitReader::LowBitReader(models::TensorIndex& index, const std::map<std::strin
 }
 
 void LowBitReader::read(const std::string& name, int64_t piece_elements, const TensorVisit& visit) const {
-  const Matrix& matrix = matrices_.at(name);
-  const std::vector<std::byte> codes = read_bytes(files_, matrix.codes), scales = read_bytes(files_, matrix.scales);
-  std::vector<std::byte> nested;
-  if (matrix.format.double_quant) nested = read_bytes(files_, matrix.nested_scales);
-  const models::StoredMatrix stored{matrix.format,        matrix.rows,   matrix.columns,
-                                    codes.data(),         scales.data(), reinterpret_cast<const float*>(nested.data()),
-                                    &matrix.nested_offset};
-  const int64_t step = std::max<int64_t>(piece_elements / matrix.columns, 1);
-  std::vector<float> values(static_cast<size_t>(std::min(step, matrix.rows) * matrix.columns));
-  for (int64_t row = 0; row < matrix.rows; row += step) {
-    const int64_t rows = std::min(step, matrix.rows - row);
-    models::low_bit_kernels().expand(Dtype::f32, stored, {row, rows, 0, matrix.columns}, values.data(), matrix.columns);
-    visit(row * matrix.columns, std::span(values).first(static_cast<size_t>(rows * matrix.columns)));
+  read_low_bits(files_, matrices_.at(name), piece_elements, visit);
+}
+
+void read_low_bits(const std::vector<fs::path>& files, const StoredLowBits& matrix, int64_t piece_elements,
+                   const TensorVisit& visit) {
+  const int64_t columns = matrix.columns, fit = std::max<int64_t>(piece_elements / columns, 1);
+  const int64_t unit = rows_of_whole_scales(matrix), step = std::max(round_down(fit, unit), unit);
+  std::vector<float> values(static_cast<size_t>(std::min({fit, step, matrix.rows}) * columns));
+  for (int64_t begin = 0; begin < matrix.rows; begin += step) {
+    const Rows held(files, matrix, begin, std::min(step, matrix.rows - begin));
+    for (int64_t row = 0; row < held.stored.rows; row += fit) {
+      const int64_t rows = std::min(fit, held.stored.rows - row);
+      models::low_bit_kernels().expand(Dtype::f32, held.stored, {row, rows, 0, columns}, values.data(), columns);
+      visit((begin + row) * columns, std::span(values).first(static_cast<size_t>(rows * columns)));
+    }
   }
 }
 

@@ -12,6 +12,18 @@
 
 namespace sluice::train {
 
+// Where a matrix in low bits is stored.
+struct StoredLowBits {
+  models::LowBitFormat format;
+  int64_t rows = 0, columns = 0;
+  float nested_offset = 0;
+  models::TensorLocation codes, scales, nested_scales;
+};
+// Whole rows at a time, at most `piece_elements` of them where a row is not longer. What is held of the codes is no
+// more than that either, where rows of it begin with a scale of scales.
+void read_low_bits(const std::vector<std::filesystem::path>& files, const StoredLowBits& matrix, int64_t piece_elements,
+                   const TensorVisit& visit);
+
 class LowBitReader {
  public:
   LowBitReader() = default;
@@ -21,18 +33,12 @@ class LowBitReader {
 
   bool holds(const std::string& matrix) const { return matrices_.contains(matrix); }
   bool empty() const { return matrices_.empty(); }
-  // Whole rows at a time, at most `piece_elements` of them where a row is not longer. Holds the matrix's codes.
+  // As read_low_bits.
   void read(const std::string& matrix, int64_t piece_elements, const TensorVisit& visit) const;
 
  private:
-  struct Matrix {
-    models::LowBitFormat format;
-    int64_t rows = 0, columns = 0;
-    float nested_offset = 0;
-    models::TensorLocation codes, scales, nested_scales;
-  };
   std::vector<std::filesystem::path> files_;
-  std::map<std::string, Matrix> matrices_;
+  std::map<std::string, StoredLowBits> matrices_;
 };
 
 }  // namespace sluice::train

@@ -25,7 +25,12 @@ constexpr int64_t kPieceElements = 8 << 20;
 // What one projection of one layer gains.
 struct LowRank {
   TensorLocation a, b;
+  std::optional<TensorLocation> magnitudes;
   int64_t in = 0;
+};
+// The same, read.
+struct LowRankValues {
+  std::vector<float> a, b, magnitudes;
 };
 
 fs::path base_of(const MergeOptions& options) {
@@ -107,8 +112,11 @@ class Merge {
       for (const models::ProjectionShape& projection : models::layer_projections(spec_)) {
         const auto a = stored.find(models::adapter_tensor_name(layer, projection, "lora_A.weight"));
         if (a == stored.end()) continue;
-        low_ranks_[models::layer_tensor_name(layer, std::string(projection.module_path) + ".weight")] = {
-            a->second, stored.at(models::adapter_tensor_name(layer, projection, "lora_B.weight")), projection.in};
+        LowRank low_rank{
+            a->second, stored.at(models::adapter_tensor_name(layer, projection, "lora_B.weight")), {}, projection.in};
+        if (adapter_.spec.decomposed)
+          low_rank.magnitudes = stored.at(models::adapter_tensor_name(layer, projection, models::kMagnitude));
+        low_ranks_[models::layer_tensor_name(layer, std::string(projection.module_path) + ".weight")] = low_rank;
       }
   }
 
@@ -132,14 +140,17 @@ class Merge {
     // Whole rows, where there is something to add.
     const int64_t width = merged ? low_rank->second.in : 1;
     const int64_t piece = std::max(width, kPieceElements / width * width);
-    const std::vector<float> a = merged ? whole(low_rank->second.a) : std::vector<float>();
-    const std::vector<float> b = merged ? whole(low_rank->second.b) : std::vector<float>();
+    const LowRankValues gain = merged ? read(low_rank->second) : LowRankValues();
     const TensorVisit visit = [&](int64_t begin, std::span<float> values) {
-      if (merged) add(b, begin / width, a, width, values);
+      if (merged) add(gain, begin / width, width, values);
       writer.write(to.offset + begin * size_of(to.dtype), converted(values, to.dtype));
     };
     if (low_bits_.holds(to.name)) return low_bits_.read(to.name, piece, visit);
     read_in_pieces(weights_.files, places_.at(to.name), piece, visit);
+  }
+  LowRankValues read(const LowRank& low_rank) const {
+    return {whole(low_rank.a), whole(low_rank.b),
+            low_rank.magnitudes ? whole(*low_rank.magnitudes) : std::vector<float>()};
   }
   std::vector<float> whole(const TensorLocation& tensor) const {
     std::vector<float> all(static_cast<size_t>(tensor.bytes / size_of(tensor.dtype)));
@@ -148,13 +159,24 @@ class Merge {
     return all;
   }
   // values [rows, width], from row `first` of the tensor on.
-  void add(const std::vector<float>& b, int64_t first, const std::vector<float>& a, int64_t width,
-           std::span<float> values) {
+  void add(const LowRankValues& low_rank, int64_t first, int64_t width, std::span<float> values) {
     const int64_t rank = adapter_.spec.rank, rows = static_cast<int64_t>(values.size()) / width;
     gain_.resize(values.size());
-    ops_->multiply(Dtype::f32, {b.data() + first * rank, rows, rank}, {a.data(), rank, width}, {gain_.data()});
+    ops_->multiply(Dtype::f32, {low_rank.b.data() + first * rank, rows, rank}, {low_rank.a.data(), rank, width},
+                   {gain_.data()});
     const auto scale = static_cast<float>(adapter_.spec.scale());
     for (size_t i = 0; i < values.size(); ++i) values[i] += scale * gain_[i];
+    if (!low_rank.magnitudes.empty())
+      set_magnitudes(std::span(low_rank.magnitudes).subspan(static_cast<size_t>(first)), width, values);
+  }
+  // Each row of values [rows, width] gets that norm.
+  void set_magnitudes(std::span<const float> magnitudes, int64_t width, std::span<float> values) {
+    const models::Kernels& k = ops_->kernels(Dtype::f32);
+    const int64_t rows = static_cast<int64_t>(values.size()) / width;
+    norms_.resize(static_cast<size_t>(rows));
+    k.row_norms(values.data(), nullptr, 0, norms_.data(), rows, width);
+    k.magnitude_factors(magnitudes.data(), norms_.data(), norms_.data(), rows);
+    for (size_t i = 0; i < values.size(); ++i) values[i] *= norms_[i / static_cast<size_t>(width)];
   }
   std::span<const std::byte> converted(std::span<const float> values, Dtype dtype) {
     if (dtype == Dtype::f32) return std::as_bytes(values);
@@ -173,7 +195,7 @@ class Merge {
   std::map<std::string, TensorLocation> places_;  // of the base, by the names that are written
   std::map<std::string, LowRank> low_ranks_;
   models::ModelOutput output_;
-  std::vector<float> gain_;
+  std::vector<float> gain_, norms_;
   std::vector<uint16_t> halves_;
 };
 

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
-#include <random>
 
 #include "models/adapter_files.h"
 #include "models/decoder_groups.h"
@@ -12,7 +11,6 @@
 #include "runtime/core/result.h"
 #include "runtime/exec/rate_probe.h"
 #include "runtime/train/free_memory.h"
-#include "runtime/train/tensor_file_writer.h"
 
 namespace sluice::train {
 namespace {
@@ -57,6 +55,7 @@ models::AdapterSpec adapter_from(const Config& config, const models::DecoderSpec
   adapter.rank = config.lora_r;
   adapter.alpha = config.lora_alpha;
   adapter.rank_stabilised = config.peft_use_rslora.value_or(false);
+  adapter.decomposed = config.peft_use_dora.value_or(false);
   adapter.dropout = config.lora_dropout.value_or(0);
   adapter.target_modules = targets_of(config, spec);
   return adapter;
@@ -103,9 +102,10 @@ std::string settle_adapter(const Config& config, const models::DecoderSpec& spec
   settings.compare("lora_r", config.lora_r > 0, std::to_string(config.lora_r), std::to_string(adapter.rank));
   settings.compare("lora_alpha", config.lora_alpha > 0, number(config.lora_alpha), number(adapter.alpha));
   const auto yes_or_no = [](bool value) { return std::string(value ? "true" : "false"); };
-  if (config.peft_use_rslora || adapter.rank_stabilised)
-    settings.compare("peft_use_rslora", config.peft_use_rslora.has_value(),
-                     yes_or_no(config.peft_use_rslora.value_or(false)), yes_or_no(adapter.rank_stabilised));
+  for (const auto& [key, ours, theirs] :
+       {std::tuple("peft_use_rslora", config.peft_use_rslora, adapter.rank_stabilised),
+        std::tuple("peft_use_dora", config.peft_use_dora, adapter.decomposed)})
+    if (ours || theirs) settings.compare(key, ours.has_value(), yes_or_no(ours.value_or(false)), yes_or_no(theirs));
   const bool targets_given = config.lora_target_linear || !config.lora_target_modules.empty();
   const std::vector<std::string> targets = targets_given ? targets_of(config, spec) : std::vector<std::string>();
   settings.compare("lora_target_modules", targets_given, joined(targets), joined(adapter.target_modules));
@@ -183,28 +183,6 @@ StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat mo
   return moments == MomentFormat::int8 ? int8_layout(group, weights) : StateLayout(moments, weights);
 }
 
-void write_initial_adapter(const ModelSetup& setup, uint64_t seed, const std::filesystem::path& file) {
-  std::vector<models::NewTensor> tensors;
-  for (const models::ParameterGroup& group : setup.model.groups)
-    if (models::is_adapter_group(group))
-      for (const models::ParameterTensor& tensor : group.tensors)
-        tensors.push_back({tensor.name, Dtype::f32, tensor.shape});
-  const models::TensorFileLayout layout = models::plan_tensor_file(tensors, {});
-  TensorFileWriter writer(file.parent_path(), file.filename(), layout);
-  std::mt19937_64 generator(seed);
-  for (const models::TensorLocation& tensor : layout.tensors) {
-    std::vector<float> values(static_cast<size_t>(tensor.bytes) / sizeof(float), 0.0f);
-    if (tensor.name.find("lora_A") != std::string::npos) {
-      const double limit = 1.0 / std::sqrt(static_cast<double>(tensor.shape[1]));
-      // 53 random bits to [-limit, limit): the same on every library.
-      for (float& value : values)
-        value = static_cast<float>((static_cast<double>(generator() >> 11) * 0x1p-52 - 1.0) * limit);
-    }
-    writer.write(tensor.offset, std::as_bytes(std::span(values)));
-  }
-  writer.sync();
-}
-
 exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements) {
   exec::JobSources sources;
   sources.files = setup.base.files;
@@ -215,7 +193,7 @@ exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements) {
     const models::ParameterGroup& group = setup.model.groups[g];
     std::vector<models::TensorLocation> places = setup.places[g];
     if (places.empty()) {
-      // Not written yet: one fp32 tensor after another, as write_initial_adapter will lay them.
+      // Not written yet: one fp32 tensor after another, as write_initial_adapter (initial_adapter.h) will lay them.
       int64_t offset = 0;
       for (const models::ParameterTensor& tensor : group.tensors) {
         places.push_back({tensor.name, Dtype::f32, tensor.shape, 0, offset, tensor.elements * 4});
@@ -258,8 +236,8 @@ plan::JobShape shape_of(const ModelSetup& setup, const exec::JobSources& sources
     const models::BlockCost cost = block->cost();
     const double attention =
         cost.attention_flops_per_token_per_position * static_cast<double>(batch.document_max) / 2 * tokens;
-    each.forward_flops = cost.forward_flops_per_token * tokens + attention;
-    each.backward_flops = cost.backward_flops_per_token * tokens + 2.5 * attention;
+    each.forward_flops = cost.forward_flops_per_token * tokens + attention + cost.each_pass.flops();
+    each.backward_flops = cost.backward_flops_per_token * tokens + 2.5 * attention + cost.each_pass.flops();
     set_times(each, passes.blocks[shape.blocks.size()]);
     each.workspace_bytes = [program = block.get(), most = batch.tokens_max](plan::ComputePass pass,
                                                                             std::span<const uint8_t> kept) {

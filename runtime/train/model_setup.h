@@ -38,10 +38,6 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
 // fp32.
 StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat moments, Dtype weights);
 
-// Fresh adapter weights (A uniform in +-1/sqrt(in), as peft's kaiming_uniform(sqrt 5); B zero) as a file, for groups
-// without a place.
-void write_initial_adapter(const ModelSetup& setup, uint64_t seed, const std::filesystem::path& file);
-
 // `setup.places` must be complete, or an adapter's groups yet to be written are taken as fp32.
 exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements);
 

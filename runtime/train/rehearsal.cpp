@@ -45,7 +45,7 @@ class Rehearsal {
   Rehearsal(Job& job, const plan::Machine* target)
       : job_(job), swap_(swap_options(job.config)), progress_(job.planned.plan) {
     make_base(job_);
-    adapter_ = start_adapter(job_, fs::temp_directory_path());
+    adapter_ = start_adapter(job_, AdapterValues::any, fs::temp_directory_path());
     exec::ExecutorOptions options;
     options.compute_waits = true;
     if (target) {

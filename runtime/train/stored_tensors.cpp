@@ -27,11 +27,11 @@ void read_runs(const std::vector<std::filesystem::path>& files, const exec::Sour
                staging.data() + run.staging + run.offset % 4096);
 }
 
-std::vector<std::byte> read_bytes(const std::vector<std::filesystem::path>& files,
-                                  const models::TensorLocation& tensor) {
-  std::vector<std::byte> bytes(static_cast<size_t>(tensor.bytes));
-  read_range(files[static_cast<size_t>(tensor.file)], tensor.offset, tensor.bytes, bytes.data());
-  return bytes;
+std::vector<std::byte> read_bytes(const std::vector<std::filesystem::path>& files, const models::TensorLocation& tensor,
+                                  int64_t begin, int64_t bytes) {
+  std::vector<std::byte> read(static_cast<size_t>(bytes));
+  read_range(files[static_cast<size_t>(tensor.file)], tensor.offset + begin, bytes, read.data());
+  return read;
 }
 
 void read_in_pieces(const std::vector<std::filesystem::path>& files, const models::TensorLocation& tensor,

@@ -20,8 +20,8 @@ using TensorVisit = std::function<void(int64_t begin, std::span<float> values)>;
 void read_in_pieces(const std::vector<std::filesystem::path>& files, const models::TensorLocation& tensor,
                     int64_t piece_elements, const TensorVisit& visit);
 
-// Its bytes as they are stored. Throws as above.
-std::vector<std::byte> read_bytes(const std::vector<std::filesystem::path>& files,
-                                  const models::TensorLocation& tensor);
+// Bytes of it as they are stored, from `begin` on. Throws as above.
+std::vector<std::byte> read_bytes(const std::vector<std::filesystem::path>& files, const models::TensorLocation& tensor,
+                                  int64_t begin, int64_t bytes);
 
 }  // namespace sluice::train

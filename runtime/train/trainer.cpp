@@ -65,7 +65,7 @@ class Trainer {
         loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
         rates_(job.request.profile) {
     make_base(job_);
-    initial_adapter_ = start_adapter(job_, config_.output_dir);
+    initial_adapter_ = start_adapter(job_, AdapterValues::initial, config_.output_dir);
     exec::ExecutorOptions executor_options;
     if (config_.device == DeviceKind::emulated) executor_options.h2d = executor_options.d2h = emulated_link(config_);
     if (job_.gpu)

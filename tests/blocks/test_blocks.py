@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -125,6 +126,100 @@ def test_adapter_gradients_match_peft(tmp_path, family):
         assert relative_error(gradients[name], gradient) < 1e-4, name
 
 
+def decomposed_adapter(tmp_path, base, **fields):
+    """peft's DoRA, with magnitudes that training has moved away from the norms of the rows."""
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", use_dora=True,
+                                            task_type="CAUSAL_LM", **fields))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.05)
+            elif "magnitude" in name:
+                parameter.mul_(torch.empty_like(parameter).uniform_(0.6, 1.4))
+    model.save_pretrained(tmp_path / "adapter")
+    return model
+
+
+def gradients_of(model):
+    names = ((n.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"), p)
+             for n, p in model.named_parameters())
+    return {name: p.grad for name, p in names if p.requires_grad}
+
+
+@pytest.mark.parametrize("stabilised", (False, True), ids=("lora", "rslora"))
+@pytest.mark.parametrize("family", ["llama head_dim and biases", "qwen2", "qwen3"])
+def test_magnitude_gradients_match_peft(tmp_path, family, stabilised):
+    base, batches = make_model(tmp_path, family), make_batches()
+    model = decomposed_adapter(tmp_path, base, use_rslora=stabilised)
+    expected = reference(model, batches)
+    loss, gradients = run(tmp_path, batches, adapter=str(tmp_path / "adapter"))
+    assert abs(loss - expected) < 1e-5
+    theirs = gradients_of(model)
+    assert set(gradients) == set(theirs) and sum("magnitude" in name for name in theirs) == 7 * 3
+    for name, gradient in theirs.items():
+        assert relative_error(gradients[name], gradient) < 1e-4, name
+
+
+def philox(key, counters, step, micro_batch):
+    """Salmon et al. 2011, the constants of Philox 4x32-10: [counters, 4] draws."""
+    c = [counters & 0xFFFFFFFF, counters >> 32, np.full_like(counters, step), np.full_like(counters, micro_batch)]
+    k = [key & 0xFFFFFFFF, key >> 32]
+    for _ in range(10):
+        a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [(b >> 32) ^ c[1] ^ np.uint64(k[0]), b & 0xFFFFFFFF, (a >> 32) ^ c[3] ^ np.uint64(k[1]), a & 0xFFFFFFFF]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return np.stack(c, 1)
+
+
+def kept(elements, p, site, micro_batch, seed=7, step=1):
+    """Which elements dropout keeps here: 64 counters give 256 neighbours (models/ops/kernels_isa.cpp)."""
+    key = seed ^ (site * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
+    chunks = -(-elements // 256)
+    draws = philox(key, np.arange(64 * chunks, dtype=np.uint64), step, micro_batch).reshape(chunks, 64, 4)
+    return torch.from_numpy((draws.transpose(0, 2, 1).reshape(-1)[:elements] >= int(p * 2**32)).copy())
+
+
+class SameDropout(torch.nn.Dropout):
+    """Drops what the runner drops of the document at hand."""
+
+    def __init__(self, p, site):
+        super().__init__(p)
+        self.site, self.place = site, None  # micro-batch, its tokens, the document's first
+
+    def forward(self, x):
+        index, tokens, begin = self.place
+        mask = kept(tokens * x.shape[-1], self.p, self.site, index).reshape(tokens, -1)[begin:begin + x.shape[1]]
+        return x * mask / (1 - self.p)
+
+
+def test_dropout_changes_the_x_of_both_halves_as_in_peft(tmp_path):
+    """With dropout peft multiplies the base's weight with the dropped x as well, scaled by f - 1."""
+    base, batches = make_model(tmp_path, "llama head_dim and biases"), make_batches()
+    model = decomposed_adapter(tmp_path, base, lora_dropout=0.3)
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    dropouts = []
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_dropout"):
+            layer, projection = int(name.split(".layers.")[1].split(".")[0]), modules.index(name.split(".")[-1])
+            dropouts.append(SameDropout(0.3, layer * 7 + projection))
+            module.lora_dropout["default"] = dropouts[-1]
+    model.train()
+    expected, supervised = 0, sum(sum(l != -100 for l in labels[1:]) for b in batches for labels in b["labels"])
+    for index, batch in enumerate(batches):
+        begin, tokens = 0, sum(map(len, batch["documents"]))
+        for ids, labels in zip(batch["documents"], batch["labels"]):
+            for dropout in dropouts:
+                dropout.place = index, tokens, begin
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), reduction="sum") / supervised
+            loss.backward()
+            expected, begin = expected + loss.item(), begin + len(ids)
+    loss, gradients = run(tmp_path, batches, adapter=str(tmp_path / "adapter"), dropout=0.3)
+    assert abs(loss - expected) < 1e-5
+    for name, gradient in gradients_of(model).items():
+        assert relative_error(gradients[name], gradient) < 1e-4, name
+
+
 SLOTS = ["qkv", "attention_output", "attention_logsumexp", "residual", "mlp_gate_up"]
 
 
@@ -155,6 +250,17 @@ def test_recomputed_dropout_repeats_its_mask(tmp_path):
     assert loss != plain
     again, gradients = run(tmp_path, make_batches(), adapter=adapter, dropout=0.3, keep="none")
     assert again == loss and all(torch.equal(kept[k], gradients[k]) for k in kept)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dropout", (0.0, 0.3))
+def test_recomputed_slots_give_magnitudes_the_same_bits(tmp_path, dtype, dropout):
+    decomposed_adapter(tmp_path, make_model(tmp_path, "qwen3"))
+    keys = dict(dtype=dtype, adapter=str(tmp_path / "adapter"), dropout=dropout)
+    loss, all_kept = run(tmp_path, make_batches(), **keys)
+    for keep in ["none", *([s] for s in SLOTS)]:
+        again, gradients = run(tmp_path, make_batches(), **keys, keep=keep)
+        assert again == loss and all(torch.equal(all_kept[k], gradients[k]) for k in all_kept), keep
 
 
 # As torch.amp.GradScaler begins: fp16's smallest number is 6e-8, and gradients of activations here are as small.

@@ -17,6 +17,9 @@ METHODS = {
     "full": {},
     "lora": {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "lora_target_linear": True},
     "qlora": {"adapter": "qlora", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "lora_target_linear": True},
+    "dora": {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "peft_use_dora": True, "lora_target_linear": True},
+    "qdora": {"adapter": "qlora", "lora_r": 4, "lora_alpha": 8, "peft_use_dora": True, "lora_dropout": 0.2,
+              "lora_target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]},
 }
 PRECISIONS = {
     "fp32": {"bf16": False},

@@ -12,7 +12,8 @@ from golden import sluice_run, tiny_models
 
 EXIT_SETUP = 2
 SAMPLE_SECONDS = 0.001
-CASES = {"tiny": (tiny_models.BY_NAME["qwen3_untied"], "full"), "smollm2_widths": (jobs.SMOLLM2_LIKE, "lora")}
+CASES = {"tiny": (tiny_models.BY_NAME["qwen3_untied"], "full"), "smollm2_widths": (jobs.SMOLLM2_LIKE, "lora"),
+         "magnitudes_over_low_bits": (jobs.SMOLLM2_LIKE, "qdora")}
 
 
 def resident_kib(process):

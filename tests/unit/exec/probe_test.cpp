@@ -107,7 +107,7 @@ TEST(ProbeLoads, a_failure_of_either_ends_both) {
 }
 
 // One product [tokens, 1000] x [1000, 2000] recomputed for its slot, attention, and row kernels.
-class OneLinear final : public models::BlockProgram {
+class OneLinear : public models::BlockProgram {
  public:
   const std::string& name() const override { return name_; }
   std::span<const int> groups() const override { return {}; }
@@ -129,11 +129,27 @@ class OneLinear final : public models::BlockProgram {
   std::vector<models::SlotSpec> slots_ = {{"y", Dtype::bf16, 2000, 4e6, 100}};
 };
 
-TEST(BlockPrediction, follows_from_products_attention_and_bytes) {
+// And what DoRA adds: the product again in backward, and norms of rows in each pass, however many tokens.
+class WithMagnitudes final : public OneLinear {
+ public:
+  models::BlockCost cost() const override {
+    models::BlockCost cost = OneLinear::cost();
+    cost.linears.push_back({1000, 2000, false, 1, -1, 0, 3e6, true});
+    cost.each_pass = {{{500, 1000, 16, 4}}, 8e6};
+    return cost;
+  }
+};
+
+plan::Machine simple_machine() {
   plan::Machine machine;
   machine.gemm[Dtype::bf16] = {.flops_per_second = 1e12};
   machine.attention[Dtype::bf16] = {.forward_flops_per_second = 1e12, .backward_flops_per_second = 0.5e12};
   machine.device_memory = {1e9};
+  return machine;
+}
+
+TEST(BlockPrediction, follows_from_products_attention_and_bytes) {
+  const plan::Machine machine = simple_machine();
   models::Model model;
   model.compute_dtype = Dtype::bf16;
   model.blocks.push_back(std::make_unique<OneLinear>());
@@ -146,6 +162,21 @@ TEST(BlockPrediction, follows_from_products_attention_and_bytes) {
   const double recomputed = product + 1024 * 100 * 2 / 1e3;
   EXPECT_NEAR(passes.blocks[0].slot_recomputing.at(0).count, recomputed, 1e-6);
   EXPECT_NEAR((passes.blocks[0].backward_recomputing.count - passes.blocks[0].backward.count), recomputed, 1e-6);
+}
+
+TEST(BlockPrediction, counts_what_a_pass_does_whatever_its_tokens) {
+  models::Model model;
+  model.compute_dtype = Dtype::bf16;
+  model.blocks.push_back(std::make_unique<OneLinear>());
+  model.blocks.push_back(std::make_unique<WithMagnitudes>());
+  const double norms = 4 * 2.0 * 500 * 1000 * 16 / 1e6 + 8e6 / 1e3;
+  for (const int64_t tokens : {512, 1024}) {
+    const BlockPasses passes = predict_block_passes(model, {tokens, 512, Dtype::bf16}, simple_machine());
+    const double again = 2.0 * static_cast<double>(tokens) * 1000 * 2000 / 1e6 + 3e6 / 1e3;
+    EXPECT_NEAR(passes.blocks[1].forward.count - passes.blocks[0].forward.count, norms, 1e-6);
+    EXPECT_NEAR(passes.blocks[1].backward.count - passes.blocks[0].backward.count, norms + again, 1e-6);
+    EXPECT_EQ(passes.blocks[1].slot_recomputing.at(0).count, passes.blocks[0].slot_recomputing.at(0).count);
+  }
 }
 
 }  // namespace

@@ -72,7 +72,6 @@ std::vector<RefusedAdapter> refused_adapters() {
       {"classifier", {{"task_type", "SEQ_CLS"}}, "task_type", "causal"},
       {"bias", {{"bias", "lora_only"}}, "bias", "biases"},
       {"lora_bias", {{"lora_bias", true}}, "lora_bias", "lora_B"},
-      {"dora", {{"use_dora", true}}, "use_dora", "DoRA"},
       {"qalora", {{"use_qalora", true}}, "use_qalora", "QA-LoRA"},
       {"bdlora", {{"use_bdlora", {{"nblocks", 2}}}}, "use_bdlora", "BD-LoRA"},
       {"modules_to_save", {{"modules_to_save", {"lm_head"}}}, "modules_to_save", "whole modules"},

@@ -189,6 +189,54 @@ TEST_P(CudaOpsTest, ElementsAddScaleAndSumUp) {
   }
 }
 
+TEST_P(CudaOpsTest, MagnitudesScaleColumnsByNormsOfRows) {
+  for (const int64_t width : kWidths) {
+    constexpr int64_t kRows = 130;
+    const Tensor w = random({kRows, width}), more = random({kRows, width}), magnitudes = random({kRows});
+    const Tensor norms = at::empty({kRows}, at::device(at::kCUDA).dtype(at::kFloat)), alone = at::empty_like(norms);
+    Tensor factors = at::empty_like(norms);
+    k().row_norms(w.data_ptr(), more.data_ptr(), 0.5f, norms.data_ptr<float>(), kRows, width);
+    k().row_norms(w.data_ptr(), nullptr, 0, alone.data_ptr<float>(), kRows, width);
+    k().magnitude_factors(magnitudes.data_ptr(), norms.data_ptr<float>(), factors.data_ptr<float>(), kRows);
+    expect_close({norms, alone, factors}, {w, more, magnitudes}, [](const auto& in) {
+      const Tensor both = (in[0] + in[1] * 0.5).norm(2, 1);
+      return std::vector<Tensor>{both, in[0].norm(2, 1), in[2] / both};
+    });
+    alone.zero_();
+    k().magnitude_factors(magnitudes.data_ptr(), alone.data_ptr<float>(), factors.data_ptr<float>(), kRows);
+    EXPECT_TRUE(factors.equal(alone)) << "a row of zeros has no direction, and gets no factor";
+  }
+}
+
+// Columns in the middle of a row, as of one projection among several, and a matrix of its own.
+TEST_P(CudaOpsTest, ColumnsAreScaledAndTheirProductsSummed) {
+  for (const int64_t width : {int64_t{576}, int64_t{4096}, int64_t{93}}) {
+    constexpr int64_t kRows = 130;
+    const int64_t stride = 3 * width;
+    const Tensor x = random({kRows, width}), before = random({kRows, stride});
+    const Tensor factors = at::rand({width}, at::device(at::kCUDA).dtype(at::kFloat)) + 0.5;
+    Tensor added = before.clone(), in_place = before.clone(), apart = room({kRows, width});
+    const auto middle = [&](const Tensor& all) { return all.narrow(1, width, width); };
+    k().scale_columns(x.data_ptr(), width, factors.data_ptr<float>(), -1, middle(added).data_ptr(), stride,
+                      Store::accumulate, kRows, width);
+    k().scale_columns(middle(in_place).data_ptr(), stride, factors.data_ptr<float>(), 0, middle(in_place).data_ptr(),
+                      stride, Store::overwrite, kRows, width);
+    k().scale_columns(middle(before).data_ptr(), stride, factors.data_ptr<float>(), 0, apart.data_ptr(), width,
+                      Store::overwrite, kRows, width);
+    EXPECT_TRUE(apart.equal(middle(in_place)));
+    EXPECT_TRUE(added.narrow(1, 0, width).equal(before.narrow(1, 0, width))) << "a neighbour's columns changed";
+    EXPECT_TRUE(added.narrow(1, 2 * width, width).equal(before.narrow(1, 2 * width, width)));
+    const Tensor runs = at::empty({runs_of(kRows), width}, factors.options());
+    const Tensor sums = at::empty({width}, factors.options());
+    k().product_runs(middle(before).data_ptr(), stride, x.data_ptr(), factors.data_ptr<float>(), runs.data_ptr<float>(),
+                     kRows, width);
+    ops_->store_runs(runs.data_ptr<float>(), runs_of(kRows), width, {sums.data_ptr(), Dtype::f32, Store::overwrite});
+    expect_close({middle(added), apart, sums}, {x, middle(before), factors}, [](const auto& in) {
+      return std::vector<Tensor>{in[1] + in[0] * (in[2] - 1), in[1] * in[2], (in[1] * in[0]).sum(0) / in[2]};
+    });
+  }
+}
+
 TEST_P(CudaOpsTest, CrossEntropy) {
   for (const int64_t vocabulary : {49152, 32001}) {
     constexpr int64_t kRows = 100;

@@ -147,6 +147,18 @@ TEST(DecoderGroups, AdapterTensorsHavePeftsNamesAndShapes) {
   EXPECT_EQ(group.decay_elements, group.elements);
 }
 
+TEST(DecoderGroups, MagnitudesFollowTheFactorsOfTheirProjection) {
+  AdapterSpec adapter = odd_adapter();
+  adapter.decomposed = true;
+  const ParameterGroup group = decoder_groups(odd_spec(), adapter)[4];
+  ASSERT_EQ(group.tensors.size(), 9u);
+  EXPECT_EQ(group.tensors[2].name, "base_model.model.model.layers.1.self_attn.q_proj.lora_magnitude_vector");
+  EXPECT_EQ(group.tensors[2].shape, (std::vector<int64_t>{60}));
+  EXPECT_EQ(group.tensors[8].name, "base_model.model.model.layers.1.mlp.down_proj.lora_magnitude_vector");
+  EXPECT_EQ(group.tensors[8].shape, (std::vector<int64_t>{18}));
+  EXPECT_EQ(group.decay_elements, group.elements);
+}
+
 TEST(DecoderGroupsDeath, UnresolvedTargetIsTheCallersMistake) {
   EXPECT_DEATH(decoder_groups(odd_spec(), AdapterSpec{4, 8, 0, {"q"}}), "unresolved LoRA target");
 }

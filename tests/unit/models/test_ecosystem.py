@@ -7,6 +7,7 @@ loaded by them. MODEL_TOOL names the built tool.
 import itertools
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -280,11 +281,11 @@ def test_a_stored_tied_head_is_left_aside_only_when_equal(tmp_path):
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "down_proj"], "all-linear", ["self_attn.v_proj", "mlp.gate_proj"]], ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_adapter_of_peft_is_read_and_ours_loads_with_the_same_logits(family, targets, tmp_path):
+@pytest.mark.parametrize("family, dora", [(family, False) for family in FAMILIES] + [("qwen2", True)])
+def test_adapter_of_peft_is_read_and_ours_loads_with_the_same_logits(family, dora, targets, tmp_path):
     base, theirs, ours = tmp_path / "base", tmp_path / "theirs", tmp_path / "ours"
     tiny_model(family, False, base)
-    config = LoraConfig(r=4, lora_alpha=6, lora_dropout=0.1, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=6, lora_dropout=0.1, target_modules=targets, use_dora=dora, task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -292,7 +293,7 @@ def test_adapter_of_peft_is_read_and_ours_loads_with_the_same_logits(family, tar
     model.save_pretrained(theirs)
     read = tool("adapter", theirs, base / "config.json")
     assert (read["rank"], read["alpha"], read["dropout"]) == (4, 6, 0.1)
-    saved = {name.split(".")[-3] for name in safe_open(theirs / "adapter_model.safetensors", "pt").keys()}
+    saved = {re.search(r"(\w+)\.lora_", name)[1] for name in safe_open(theirs / "adapter_model.safetensors", "pt").keys()}
     assert set(read["target_modules"]) == saved
 
     tool("copy-adapter", base, theirs, ours)
@@ -312,7 +313,6 @@ def test_our_adapter_config_has_the_fields_of_peft(tmp_path):
 
 
 @pytest.mark.parametrize("fields,named", [
-    (dict(use_dora=True), "use_dora"),
     (dict(modules_to_save=["lm_head"]), "modules_to_save"),
     (dict(rank_pattern={"q_proj": 2}), "rank_pattern"),
     (dict(alpha_pattern={"q_proj": 2}), "alpha_pattern"),
@@ -323,7 +323,7 @@ def test_our_adapter_config_has_the_fields_of_peft(tmp_path):
     (dict(init_lora_weights="olora"), "init_lora_weights"),
     (dict(trainable_token_indices=[1, 2]), "trainable_token_indices"),
 ])
-def test_adapters_that_are_more_than_plain_lora_are_refused(fields, named, tmp_path):
+def test_adapters_that_are_more_than_lora_and_dora_are_refused(fields, named, tmp_path):
     tiny_model("llama", False, tmp_path / "base")
     config = LoraConfig(**{"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **fields})
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config)

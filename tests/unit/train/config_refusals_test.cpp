@@ -165,6 +165,10 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"lora_r: 8\n",
                 "job.yaml:5:1: lora_r is given, but not adapter: lora\n  fix: add adapter: lora, or remove lora_r for "
                 "full fine-tuning"},
+        Refusal{
+            "use_dora: true\n",
+            "job.yaml:5:1: use_dora is given, but not adapter: lora\n  fix: add adapter: lora, or remove use_dora for "
+            "full fine-tuning"},
         Refusal{"bf16: true\nfp16: true\n",
                 "job.yaml:6:1: fp16: true, and bf16: true at job.yaml:5:1: a job computes in one of them\n  fix: keep "
                 "bf16: true, which needs no loss scale, or fp16: true alone"},

@@ -63,6 +63,7 @@ adapter: lora
 lora_r: 8
 lora_alpha: 12.5
 peft_use_rslora: true
+peft_use_dora: true
 lora_dropout: 0.1
 lora_target_modules: [q_proj, v_proj]
 lora_target_linear: true
@@ -121,6 +122,7 @@ offload:
   EXPECT_EQ(config.lora_r, 8);
   EXPECT_EQ(config.lora_alpha, 12.5);
   EXPECT_EQ(config.peft_use_rslora, true);
+  EXPECT_EQ(config.peft_use_dora, true);
   EXPECT_EQ(config.lora_dropout, 0.1);
   EXPECT_EQ(config.lora_target_modules, (std::vector<std::string>{"q_proj", "v_proj"}));
   EXPECT_TRUE(config.lora_target_linear);
