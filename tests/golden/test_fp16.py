@@ -70,27 +70,44 @@ def test_full_fine_tuning_in_fp16_stays_within_the_band_of_transformers(workshop
     assert run.state()["loss_scale"]["scale"] == masters.loss_scale[-1]
 
 
+def adapted(model_dir, adapter_dir, dtype):
+    """peft's adapters are fp32 beside a base in any type."""
+    model = reference.load_with_adapter(model_dir, adapter_dir, dtype)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
 @pytest.mark.parametrize("name", LORA)
 def test_lora_in_fp16_stays_within_the_band_of_peft(workshop, tmp_path, name):
     model_dir = workshop.model(tiny_models.BY_NAME[name])
     recipe = replace(Recipe(micro_batches=4, grad_norm_max=2.5), learning_rate=3e-3)
     rows = workshop.rows(model_dir)
     adapter_dir = new_adapter(model_dir, tmp_path / "adapter", TARGETS)
-    run = sluice_run.train(workshop.job(model_dir, recipe, fp16=True, **lora_keys(adapter_dir, TARGETS)), tmp_path)
-
-    def load(dtype):
-        model = reference.load_with_adapter(model_dir, adapter_dir, dtype)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-        return model
-
-    fp32 = reference.train(load(torch.float32), rows, recipe)
-    half = reference.train(load(torch.float16), rows, recipe, scaler=fp16_scaler())
-    autocast = reference.train(in_autocast(load(torch.float16)), rows, recipe, scaler=fp16_scaler())
+    # A scale at which nothing overflows: a step more or less would be all that the curves show.
+    keys = dict(fp16=True, fp16_init_scale=4096, **lora_keys(adapter_dir, TARGETS))
+    run = sluice_run.train(workshop.job(model_dir, recipe, **keys), tmp_path)
+    fp32 = reference.train(adapted(model_dir, adapter_dir, torch.float32), rows, recipe)
+    half = reference.train(adapted(model_dir, adapter_dir, torch.float16), rows, recipe, scaler=fp16_scaler(4096.0))
+    autocast = reference.train(in_autocast(adapted(model_dir, adapter_dir, torch.float16)), rows, recipe,
+                               scaler=fp16_scaler(4096.0))
     assert_within(run, fp32, half, autocast)
-    assert_same_steps(run, half)
+    assert not any(autocast.skipped)
+    assert_same_steps(run, autocast)
     assert {tensor.dtype for tensor in parity.saved_tensors(run.output_dir).values()} == {torch.float32}
+
+
+def test_lora_overflows_where_peft_under_autocast_does(workshop, tmp_path):
+    model_dir = workshop.model(tiny_models.BY_NAME["qwen3_tied"])
+    recipe = replace(Recipe(micro_batches=4, grad_norm_max=2.5, steps=12), learning_rate=3e-3)
+    adapter_dir = new_adapter(model_dir, tmp_path / "adapter", TARGETS)
+    job = workshop.job(model_dir, recipe, fp16=True, **lora_keys(adapter_dir, TARGETS))
+    run = sluice_run.train(job, tmp_path)
+    judge = reference.train(in_autocast(adapted(model_dir, adapter_dir, torch.float16)), workshop.rows(model_dir),
+                            recipe, scaler=fp16_scaler())
+    assert any(judge.skipped) and not all(judge.skipped)
+    assert_same_steps(run, judge)
 
 
 def test_qlora_in_fp16_stays_within_the_band_of_bitsandbytes(workshop, tmp_path):
