@@ -17,8 +17,10 @@ quickstart: ## fine-tune SmolLM2-135M with its state on disk, in minutes
 	$(in_env) 'cmake --preset $$SLUICE_PRESET && cmake --build --preset $$SLUICE_PRESET --target sluice && \
 	           configs/quickstart/quickstart.sh build/$$SLUICE_PRESET/sluice'
 
-test: ## build and run all tests, then those without LibTorch under ASan + UBSan and under TSan
-	$(in_env) 'for preset in $$SLUICE_PRESET asan tsan; do cmake --workflow --preset $$preset; done'
+test: ## build and run all tests, those without LibTorch under ASan + UBSan and under TSan, then the fuzzers
+	$(in_env) 'for preset in $$SLUICE_PRESET asan tsan; do cmake --workflow --preset $$preset; done; \
+	           if command -v clang++-16 >/dev/null; then cmake --workflow --preset fuzz; \
+	           else echo "make: no clang++-16 here: the fuzzers are skipped (tests/fuzz/README.md)"; fi'
 
 bench: ## build, then run the benchmark programs (bench/README.md)
 	$(in_env) 'cmake --preset $$SLUICE_PRESET && cmake --build --preset $$SLUICE_PRESET && bench/run build/$$SLUICE_PRESET'

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "models/json_file.h"
+#include "models/model_folder.h"
 #include "runtime/core/result.h"
 
 namespace sluice::models {
@@ -98,6 +99,7 @@ Json number_json(double value) {
 }  // namespace
 
 AdapterDirectory read_adapter_directory(const std::filesystem::path& directory, const DecoderSpec& spec) {
+  for (const char* file : {kAdapterConfigFile, kAdapterWeightsFile}) refuse_link_out(directory, file);
   const Json parsed = read_json_object(directory / kAdapterConfigFile);
   JsonFields config(directory / kAdapterConfigFile, "", parsed);
   AdapterDirectory adapter;

@@ -151,6 +151,10 @@ void read_heads(JsonFields& config, const Family& family, DecoderSpec& spec) {
   }
   spec.head_dim =
       config.integer("head_dim", derived ? spec.hidden / spec.heads : family.head_dim_default, 1, kWidthMax);
+  if (spec.heads * spec.head_dim > kWidthMax) {
+    config.fail("head_dim", "all heads together are wider than " + std::to_string(kWidthMax) + ", which no model is",
+                "correct it, or num_attention_heads");
+  }
   if (spec.head_dim % 2 != 0) {
     config.fail("head_dim", "heads of " + std::to_string(spec.head_dim) + " cannot be rotated in pairs",
                 "use an even head_dim (hidden_size / num_attention_heads where it is absent)");
@@ -331,11 +335,12 @@ void check_quantization(JsonFields& config) {
   const std::string fix =
       "use the model's bf16, fp16 or fp32 weights (adapter: qlora quantises them), or a checkpoint "
       "that bitsandbytes quantised";
-  const std::string method = value->is_object() ? value->value("quant_method", "") : "";
+  const bool named = value->is_object() && value->contains("quant_method") && (*value)["quant_method"].is_string();
+  const std::string method = named ? (*value)["quant_method"].get<std::string>() : "";
   if (method != "bitsandbytes")
     config.fail("quantization_config",
                 "checkpoints quantised with " + (method.empty() ? shown(*value) : method) + " are not supported", fix);
-  if (value->value("bnb_4bit_quant_storage", "uint8") != "uint8")
+  if (value->contains("bnb_4bit_quant_storage") && (*value)["bnb_4bit_quant_storage"] != "uint8")
     config.fail("quantization_config", "only bnb_4bit_quant_storage uint8 is supported", fix);
 }
 

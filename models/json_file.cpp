@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "models/nearest_name.h"
+#include "runtime/core/json_nesting.h"
 #include "runtime/core/result.h"
 
 namespace sluice::models {
@@ -61,6 +62,10 @@ std::string reason_of(const std::exception& error) {
 
 template <class AnyJson>
 AnyJson parse_strictly(std::string_view text, const std::string& what) {
+  if (nests_too_deep(text)) {
+    throw SetupError(what + ": nests more than " + std::to_string(kJsonLevelsMax) + " levels deep",
+                     "restore the file from its source");
+  }
   DuplicateKeyFinder finder;
   SortedJson::sax_parse(text.begin(), text.end(), &finder);
   if (finder.duplicate) {

@@ -1,8 +1,10 @@
 #include "models/low_bit_files.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <optional>
 
 #include "models/json_file.h"
@@ -59,23 +61,27 @@ class Description {
 
   void take(LowBitCheckpoint& checkpoint) {
     LowBitFormat format;
-    const std::string kind = json_.value("quant_type", "");
-    if (kind != "nf4" && kind != "fp4") refuse(index_, state_, "has quant_type " + shown(json_["quant_type"]));
+    const Json kind = field("quant_type");
+    if (kind != "nf4" && kind != "fp4") refuse(index_, state_, "has quant_type " + shown(kind));
     format.kind = kind == "fp4" ? LowBit::fp4 : LowBit::nf4;
     format.double_quant = json_.contains("nested_offset");
-    if (json_.value("blocksize", int64_t{0}) != kLowBitBlock) refuse(index_, state_, "has a blocksize other than 64");
+    if (field("blocksize") != kLowBitBlock) refuse(index_, state_, "has a blocksize other than 64");
     check_table(index_, matrix_ + ".quant_map", low_bit_values(format.kind));
     if (format.double_quant) {
-      if (json_.value("nested_blocksize", int64_t{0}) != kLowBitScaleBlock || !json_["nested_offset"].is_number())
+      const Json offset = field("nested_offset");
+      if (field("nested_blocksize") != kLowBitScaleBlock || !offset.is_number() ||
+          std::abs(offset.get<double>()) > std::numeric_limits<float>::max())
         refuse(index_, state_, "has a nested_blocksize other than 256 or no nested_offset");
       check_table(index_, matrix_ + ".nested_quant_map", dynamic_values(DynamicMap::with_sign));
-      checkpoint.nested_offsets[matrix_] = json_["nested_offset"].get<float>();
+      checkpoint.nested_offsets[matrix_] = offset.get<float>();
     }
     checkpoint.formats[matrix_] = format;
     set_shapes();
   }
 
  private:
+  // Null when absent. Of any type, as strangers wrote it: to be compared, not converted unseen.
+  Json field(const char* key) const { return json_.contains(key) ? json_[key] : Json(); }
   // Saved with more axes, or none, the bytes are the same.
   void set_shapes() {
     for (const char* suffix : {".absmax", ".nested_absmax"})

@@ -7,6 +7,7 @@
 #include "models/adapter_files.h"
 #include "models/json_file.h"
 #include "models/locate_weights.h"
+#include "models/model_folder.h"
 #include "runtime/core/check.h"
 #include "runtime/core/result.h"
 
@@ -30,20 +31,22 @@ constexpr std::array kTokenizerFiles = {"tokenizer.json",
 constexpr const char* kMoreTemplates = "additional_chat_templates";
 constexpr const char* kGenerationConfig = "generation_config.json";
 
-void copy_if_there(ModelOutput& output, const fs::path& from, const std::string& name) {
+// A copy of what a link points to would publish another file with the result.
+void copy_if_there(std::vector<PlannedCopy>& copies, const fs::path& base_model, const std::string& name) {
   std::error_code code;
-  if (fs::is_regular_file(from, code)) output.copies.push_back({from, name});
+  if (!fs::is_regular_file(base_model / name, code)) return;
+  refuse_link_out(base_model, name);
+  copies.push_back({base_model / name, name});
 }
 
-void add_tokenizer_copies(ModelOutput& output, const fs::path& base_model) {
-  for (const char* name : kTokenizerFiles) copy_if_there(output, base_model / name, name);
+void add_tokenizer_copies(std::vector<PlannedCopy>& copies, const fs::path& base_model) {
+  for (const char* name : kTokenizerFiles) copy_if_there(copies, base_model, name);
   std::error_code code;
-  std::vector<fs::path> templates;
-  for (const auto& entry : fs::directory_iterator(base_model / kMoreTemplates, code)) templates.push_back(entry.path());
+  std::vector<std::string> templates;
+  for (const auto& entry : fs::directory_iterator(base_model / kMoreTemplates, code))
+    templates.push_back(entry.path().filename());
   std::sort(templates.begin(), templates.end());  // a directory lists its files in no order
-  for (const fs::path& path : templates) {
-    copy_if_there(output, path, std::string(kMoreTemplates) + "/" + path.filename().string());
-  }
+  for (const std::string& name : templates) copy_if_there(copies, base_model, std::string(kMoreTemplates) + "/" + name);
 }
 
 const char* torch_name(Dtype dtype) {
@@ -138,12 +141,18 @@ ModelOutput plan_model(const fs::path& base_model, const std::vector<ParameterGr
   for (size_t i = 0; i < shards.size(); ++i) add_tensor_file(output, shard_name(i, shards.size()), shards[i]);
   if (shards.size() > 1) output.text_files.push_back({"model.safetensors.index.json", shard_index_json(output)});
   output.text_files.push_back({"config.json", config});
-  copy_if_there(output, base_model / kGenerationConfig, kGenerationConfig);
-  add_tokenizer_copies(output, base_model);
+  output.copies = copies_of(base_model);
   return output;
 }
 
 }  // namespace
+
+std::vector<PlannedCopy> copies_of(const fs::path& base_model) {
+  std::vector<PlannedCopy> copies;
+  copy_if_there(copies, base_model, kGenerationConfig);
+  add_tokenizer_copies(copies, base_model);
+  return copies;
+}
 
 const TensorLocation& ModelOutput::at(const std::string& tensor) const {
   const auto found = locations.find(tensor);
@@ -176,7 +185,7 @@ ModelOutput plan_adapter_output(const fs::path& base_model, const std::vector<Pa
   add_tensor_file(output, kAdapterWeightsFile, tensors_to_write(groups, true, all_as(written)));
   output.text_files.push_back(
       {kAdapterConfigFile, adapter_config_json(adapter, fs::absolute(base_model).lexically_normal())});
-  add_tokenizer_copies(output, base_model);
+  add_tokenizer_copies(output.copies, base_model);
   return output;
 }
 

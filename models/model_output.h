@@ -39,6 +39,10 @@ struct ModelOutput {
   std::map<std::string, TensorLocation> locations;
 };
 
+// What a whole model copies from its base. Throws SetupError when one of them is a link that leaves the folder: asked
+// for before anything is trained.
+std::vector<PlannedCopy> copies_of(const std::filesystem::path& base_model);
+
 // The Hugging Face convention: one model.safetensors up to this size, numbered shards and an index above it.
 inline constexpr int64_t kShardBytesMax = 5'000'000'000;
 

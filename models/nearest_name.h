@@ -30,7 +30,10 @@ std::string nearest_name(std::string_view name, const Names& candidates) {
   std::string nearest;
   size_t distance_min = SIZE_MAX;
   for (const auto& candidate : candidates) {
-    const size_t distance = edit_distance(name, candidate);
+    const std::string_view other(candidate);
+    // What lengths differ by is inserted or deleted, whatever else changes: a key of a million characters costs no more.
+    if (std::max(name.size(), other.size()) - std::min(name.size(), other.size()) >= distance_min) continue;
+    const size_t distance = edit_distance(name, other);
     if (distance < distance_min) {
       distance_min = distance;
       nearest = std::string(candidate);

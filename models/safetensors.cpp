@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "models/json_file.h"
+#include "models/model_folder.h"
 #include "models/nearest_name.h"
 #include "models/stored_type.h"
 #include "runtime/core/result.h"
@@ -211,13 +212,7 @@ void read_tensors(TensorIndex& index, int file_number) {
 
 // ---- Reading a sharded directory ----
 
-bool is_inside(const fs::path& path, const fs::path& folder) {
-  const fs::path relative = path.lexically_relative(folder);
-  return !relative.empty() && *relative.begin() != ".." && relative != ".";
-}
-
-// The index comes with the model, from strangers: it may name files of its own folder only. Links that leave the folder
-// are refused too, but for the hub's cache, where snapshots/<revision>/<file> links to blobs/<hash>.
+// The index comes with the model, from strangers: it may name files of its own folder only.
 fs::path shard_path(const fs::path& directory, const std::string& shard, const fs::path& index_file) {
   const std::string where = index_file.string() + ": weight_map names the shard '" + shard + "'";
   const fs::path relative(shard);
@@ -228,16 +223,12 @@ fs::path shard_path(const fs::path& directory, const std::string& shard, const f
   }
   const fs::path path = directory / relative;
   std::error_code code;
-  const fs::path real = fs::canonical(path, code);
-  if (code) {
-    throw SetupError(Error{ErrorCode::not_found, where + ", but " + path.string() + " is not there: " + code.message(),
-                           "download the missing shard"});
+  if (!fs::exists(path, code)) {
+    throw SetupError(
+        Error{ErrorCode::not_found, where + ", but " + path.string() + " is not there", "download the missing shard"});
   }
-  const fs::path folder = fs::canonical(directory);
-  const bool in_hub_cache =
-      folder.parent_path().filename() == "snapshots" && is_inside(real, folder.parent_path().parent_path() / "blobs");
-  if (!is_inside(real, folder) && !in_hub_cache) {
-    throw SetupError(where + ", a link that leaves the model's folder (to " + real.string() + ")",
+  if (const std::optional<fs::path> outside = place_outside(directory, path)) {
+    throw SetupError(where + ", a link that leaves the model's folder (to " + outside->string() + ")",
                      "put the file itself into the folder");
   }
   return path;
@@ -308,6 +299,7 @@ TensorIndex TensorIndex::of_file(const fs::path& file) {
 
 TensorIndex TensorIndex::of_directory(const fs::path& directory) {
   std::error_code code;
+  refuse_link_out(directory, kSingleFile);
   if (fs::exists(directory / kSingleFile, code)) return of_file(directory / kSingleFile);
   const fs::path index_file = directory / kIndexFile;
   if (!fs::exists(index_file, code)) no_weights(directory);

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +15,7 @@
 #include "runtime/train/job_record.h"
 #include "runtime/train/model_record.h"
 #include "runtime/train/tensor_file_writer.h"
+#include "runtime/train/trainer_state.h"
 
 namespace sluice::train {
 namespace {
@@ -145,19 +147,6 @@ class Writer {
   std::vector<float> master_;
 };
 
-nlohmann::ordered_json to_json(const LossScaleState& state) {
-  return {{"scale", state.scale},
-          {"steps_without_overflow", state.steps_without_overflow},
-          {"skipped_steps", state.skipped_steps},
-          {"overflows_at_floor", state.overflows_at_floor}};
-}
-std::optional<LossScaleState> loss_scale_in(const nlohmann::json& state) {
-  if (!state.contains("loss_scale")) return std::nullopt;
-  const nlohmann::json& json = state["loss_scale"];
-  return LossScaleState{json.at("scale").get<double>(), json.at("steps_without_overflow").get<int64_t>(),
-                        json.at("skipped_steps").get<int64_t>(), json.at("overflows_at_floor").get<int64_t>()};
-}
-
 std::string state_json(const ModelSetup& setup, const Config& config, const CheckpointState& state) {
   nlohmann::ordered_json json;
   json["global_step"] = state.step;
@@ -194,13 +183,12 @@ nlohmann::json read_state(const fs::path& folder) {
   for (const char* name : {kStatesFile, kStateFile})
     if (!fs::exists(folder / name))
       throw SetupError(folder.string() + " is not a checkpoint: it has no " + name, hint_of_one_inside(folder));
+  std::ifstream file(folder / kStateFile);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
   try {
-    std::ifstream file(folder / kStateFile);
-    nlohmann::json state = nlohmann::json::parse(file);
-    state.at("global_step").get<int64_t>();
-    return state;
-  } catch (const nlohmann::json::exception& error) {
-    throw SetupError((folder / kStateFile).string() + " is damaged: " + error.what(), hint_of_another(folder));
+    return parse_trainer_state(text, (folder / kStateFile).string());
+  } catch (const SetupError& error) {
+    throw SetupError(error.error().message, hint_of_another(folder));
   }
 }
 
@@ -310,7 +298,7 @@ std::optional<Resume> find_resume(const Config& config) {
   refuse_damaged_state(folder);
   refuse_other_record(state, record_of(config), folder.string());
   for (const std::string& change : changes_since(state, config)) std::fprintf(stderr, "note: %s\n", change.c_str());
-  return Resume{folder, state.at("global_step").get<int64_t>(), loss_scale_in(state)};
+  return Resume{folder, step_in(state), loss_scale_in(state)};
 }
 
 void verify_checkpoint(const Resume& resume) {

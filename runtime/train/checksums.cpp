@@ -10,9 +10,12 @@
 #include <charconv>
 #include <cstring>
 #include <fstream>
+#include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "runtime/core/json_nesting.h"
 #include "runtime/core/result.h"
 
 namespace sluice::train {
@@ -39,17 +42,44 @@ uint64_t from_hex(const std::string& text) {
   return digest;
 }
 
-FileSums file_sums_from(const nlohmann::json& json) {
-  FileSums sums;
-  sums.bytes = json.at("bytes").get<int64_t>();
+int64_t bytes_in(const nlohmann::json& json, const char* key) {
+  const nlohmann::json& value = json.at(key);
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > std::numeric_limits<int64_t>::max())
+    throw SetupError(std::string("'") + key + "' is no number of bytes", "");
+  return value.get<int64_t>();
+}
+
+// Every byte is in one part: what none covers could be damaged unseen.
+void check_coverage(const FileSums& sums) {
+  std::vector<std::pair<int64_t, int64_t>> ranges;  // offset, bytes
+  for (const FilePart& part : sums.parts) ranges.emplace_back(part.offset, part.bytes);
+  std::sort(ranges.begin(), ranges.end());
   int64_t covered = 0;
-  for (const nlohmann::json& part : json.at("parts")) {
-    sums.parts.push_back({part.at("name").get<std::string>(), part.at("offset").get<int64_t>(),
-                          part.at("bytes").get<int64_t>(), from_hex(part.at("xxh3").get<std::string>())});
-    covered += sums.parts.back().bytes;
+  for (const auto& [offset, bytes] : ranges) {
+    if (offset != covered || bytes > sums.bytes - covered) {
+      covered = -1;
+      break;
+    }
+    covered += bytes;
   }
   if (covered != sums.bytes) throw SetupError("the parts of a file are not the whole of it", "");
+}
+
+FileSums file_sums_from(const nlohmann::json& json) {
+  FileSums sums;
+  sums.bytes = bytes_in(json, "bytes");
+  for (const nlohmann::json& part : json.at("parts"))
+    sums.parts.push_back({part.at("name").get<std::string>(), bytes_in(part, "offset"), bytes_in(part, "bytes"),
+                          from_hex(part.at("xxh3").get<std::string>())});
+  check_coverage(sums);
   return sums;
+}
+
+// A checkpoint may come from elsewhere: it says what its own files hold, and sends nobody to others.
+void check_inside(const std::string& name) {
+  const fs::path path(name);
+  if (name.empty() || path.is_absolute() || std::find(path.begin(), path.end(), "..") != path.end())
+    throw SetupError("'" + name + "' is no file of the checkpoint's folder", "");
 }
 
 // A part to verify, and where.
@@ -138,14 +168,19 @@ std::string to_json(const Checksums& sums) {
 }
 
 Checksums read_checksums(const fs::path& file) {
-  std::ifstream text(file);
-  if (!text) throw SetupError(unreadable(file, errno), "");
+  std::ifstream stream(file);
+  if (!stream) throw SetupError(unreadable(file, errno), "");
+  const std::string text{std::istreambuf_iterator<char>(stream), {}};
   try {
+    if (nests_too_deep(text)) throw SetupError("it nests too deep", "");
     const nlohmann::json json = nlohmann::json::parse(text);
     if (json.at("algorithm") != kAlgorithm)
       throw SetupError("checksums of the kind " + json.at("algorithm").dump() + " are not known", "");
     Checksums sums;
-    for (const auto& [name, entry] : json.at("files").items()) sums[name] = file_sums_from(entry);
+    for (const auto& [name, entry] : json.at("files").items()) {
+      check_inside(name);
+      sums[name] = file_sums_from(entry);
+    }
     return sums;
   } catch (const nlohmann::json::exception& error) {
     throw SetupError(file.string() + " is damaged: " + error.what(), "");

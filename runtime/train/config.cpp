@@ -224,7 +224,7 @@ class ConfigReader {
     // LLaMA-Factory's and peft's words for every linear layer.
     for (const char* word : {"all", "all-linear"})
       if (std::erase(config_.lora_target_modules, word) > 0) config_.lora_target_linear = true;
-    read_if("lora_r", config_.lora_r, {.min = 1}, "16");
+    read_if("lora_r", config_.lora_r, {.min = 1, .max = int64_t{1} << 20}, "16");
     if (const Setting* dropout = find("lora_dropout"))
       config_.lora_dropout = read_number(*dropout, {.max = 1, .ends = NumberRange::Ends::below_max}, "0.05");
     for (const auto& [key, value] :
@@ -395,7 +395,7 @@ class ConfigReader {
   void read_times_per_epoch(const std::string& ours, const std::string& theirs, int64_t& times) const {
     const Setting* setting = find(theirs);
     if (setting == nullptr) return;
-    times = read_integer(*setting, {.min = 1}, "1");
+    times = read_integer(*setting, {.min = 1, .max = int64_t{1} << 30}, "1");
     if (find(ours) != nullptr) refuse_both(ours, theirs, "keep " + ours);
     if (ours == "eval_steps" && config_.val_set_size == 0)
       refuse(*setting, theirs + " is given, but not val_set_size", "add, for example: val_set_size: 0.05");

@@ -1,6 +1,9 @@
 #include "runtime/train/config_document.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
+
+#include <sstream>
 
 #include "runtime/core/result.h"
 
@@ -16,11 +19,50 @@ std::string place(const std::string& origin, Position position) {
   return origin + ":" + std::to_string(position.line) + ":" + std::to_string(position.column);
 }
 
+[[noreturn]] void not_yaml(const std::string& origin, const YAML::Mark& mark, const std::string& what) {
+  throw SetupError(place(origin, position_of(mark)) + ": not YAML: " + what,
+                   "check indentation, colons and quotes at this place");
+}
+
+// Where each document of a text begins.
+class DocumentStarts : public YAML::EventHandler {
+ public:
+  std::vector<YAML::Mark> marks;
+
+  void OnDocumentStart(const YAML::Mark& mark) override { marks.push_back(mark); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// yaml-cpp's LoadAll takes a comma that belongs to nothing for a document that ends where it begins, for ever: what
+// is loaded is one document, and this sees that it is the only one.
+void refuse_more_documents(const std::string& text, const std::string& origin) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  DocumentStarts documents;
+  while (parser.HandleNextDocument(documents)) {
+    const std::vector<YAML::Mark>& marks = documents.marks;
+    if (marks.size() < 2) continue;
+    const YAML::Mark &last = marks.back(), &before = marks[marks.size() - 2];
+    if (last.pos == before.pos) not_yaml(origin, last, "this belongs to nothing");
+    if (marks.size() > 2) break;
+  }
+  if (documents.marks.size() > 1) throw SetupError(origin + ": holds more than one YAML document", "keep one");
+}
+
 class Converter {
  public:
   explicit Converter(const std::string& origin) : origin_(origin) {}
 
-  DocumentValue convert(const YAML::Node& node) {
+  DocumentValue convert(const YAML::Node& node, int level = 1) {
+    // An anchor may stand inside itself, and nest without end.
+    if (level > kLevelsMax) throw SetupError(origin_ + ": nests too deep for a job", "write fewer levels");
     DocumentValue value;
     value.position = position_of(node.Mark());
     // Anchors that repeat anchors could make a short file grow without end.
@@ -28,28 +70,39 @@ class Converter {
     if (node.IsScalar()) {
       value.kind = DocumentValue::Kind::text;
       value.text = node.Scalar();
+      count_text(value.text);
     } else if (node.IsSequence()) {
       value.kind = DocumentValue::Kind::list;
-      for (const YAML::Node& item : node) value.items.push_back(convert(item));
+      for (const YAML::Node& item : node) value.items.push_back(convert(item, level + 1));
     } else if (node.IsMap()) {
       value.kind = DocumentValue::Kind::block;
-      for (const auto& entry : node) value.fields.push_back(convert_field(entry.first, entry.second));
+      for (const auto& entry : node) value.fields.push_back(convert_field(entry.first, entry.second, level + 1));
     }
     return value;
   }
 
  private:
   static constexpr int kValuesMax = 100000;
+  static constexpr int kLevelsMax = 32;
+  static constexpr size_t kTextBytesMax = size_t{64} << 20;
 
-  DocumentField convert_field(const YAML::Node& key, const YAML::Node& value) {
+  // An anchor on a long text repeats all of it.
+  void count_text(const std::string& text) {
+    text_bytes_ += text.size();
+    if (text_bytes_ > kTextBytesMax) throw SetupError(origin_ + ": holds too much text for a job", "write less");
+  }
+
+  DocumentField convert_field(const YAML::Node& key, const YAML::Node& value, int level) {
     if (!key.IsScalar())
       throw SetupError(place(origin_, position_of(key.Mark())) + ": a key must be a word",
                        "write lines of the form `key: value`");
-    return {key.Scalar(), position_of(key.Mark()), convert(value)};
+    count_text(key.Scalar());
+    return {key.Scalar(), position_of(key.Mark()), convert(value, level)};
   }
 
   const std::string& origin_;
   int values_ = 0;
+  size_t text_bytes_ = 0;
 };
 
 }  // namespace
@@ -58,12 +111,10 @@ DocumentValue parse_document(const std::string& text, const std::string& origin)
   // yaml-cpp takes a line end at the end of the text for the end of a quote that was never closed.
   const std::string kept = text.substr(0, text.find_last_not_of(" \r\n") + 1);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(kept);
-    if (documents.size() > 1) throw SetupError(origin + ": holds more than one YAML document", "keep one");
-    return documents.empty() ? DocumentValue() : Converter(origin).convert(documents.front());
+    refuse_more_documents(kept, origin);
+    return Converter(origin).convert(YAML::Load(kept));
   } catch (const YAML::Exception& error) {
-    throw SetupError(place(origin, position_of(error.mark)) + ": not YAML: " + error.msg,
-                     "check indentation, colons and quotes at this place");
+    not_yaml(origin, error.mark, error.msg);
   }
 }
 

@@ -13,6 +13,7 @@
 #include <functional>
 #include <limits>
 #include <queue>
+#include <string_view>
 
 #include "runtime/core/result.h"
 
@@ -117,6 +118,14 @@ void TokenDataset::read_header() {
     refuse(mapping_.bytes, "the file ends here, but its header announces " + std::to_string(expected) + " bytes");
   if (std::memcmp(mapping_.data + end_magic_offset(header), kEndMagic, kMagicBytes) != 0)
     refuse(end_magic_offset(header), "the end mark is missing: the file was not finished");
+
+  if (header.supervised_tokens > header.tokens)
+    refuse(48, "supervised token count " + std::to_string(header.supervised_tokens) + " of " +
+                   std::to_string(header.tokens) + " tokens");
+  // Checkpoints record it as text.
+  const std::string_view hash(header.content_hash, sizeof header.content_hash);
+  if (hash.find_first_not_of("0123456789abcdef") != std::string_view::npos)
+    refuse(64, "the content hash is not 64 hex digits");
 
   rows_ = static_cast<int64_t>(header.rows);
   tokens_ = static_cast<int64_t>(header.tokens);
@@ -255,6 +264,9 @@ int64_t EpochOrder::at(int64_t epoch, int64_t position) const {
 
 namespace {
 
+// More than any job takes; what is counted in steps is added and multiplied.
+constexpr double kStepsMax = 1e15;
+
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 BatchPlanOptions options_of(const Config& config, int64_t rows) {
@@ -277,8 +289,8 @@ BatchPlan::BatchPlan(const BatchPlanOptions& options)
                "an empty batch plan");
   micro_batches_per_epoch_ = divide_up(options.rows, options.micro_batch_size);
   steps_per_epoch_ = divide_up(micro_batches_per_epoch_, options.gradient_accumulation_steps);
-  steps_total_ = options.max_steps.value_or(
-      static_cast<int64_t>(std::ceil(options.epochs * static_cast<double>(steps_per_epoch_))));
+  const double steps_of_epochs = std::ceil(options.epochs * static_cast<double>(steps_per_epoch_));
+  steps_total_ = options.max_steps.value_or(static_cast<int64_t>(std::min(steps_of_epochs, kStepsMax)));
 }
 
 BatchPlan::BatchPlan(const Config& config, int64_t rows) : BatchPlan(options_of(config, rows)) {}

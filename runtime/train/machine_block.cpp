@@ -11,6 +11,8 @@
 namespace sluice::train {
 namespace {
 
+// In base units: bytes, FLOPs, microseconds.
+constexpr double kQuantityMax = 1e18;
 constexpr const char* kSources = "see configs/machine for examples, or run `sluice probe`";
 
 std::optional<double> number_of(const DocumentValue& value) {
@@ -64,7 +66,7 @@ double MachineBlock::number_or(std::string_view key, double otherwise) const {
   const DocumentField* field = find(key);
   if (field == nullptr) return otherwise;
   const std::optional<double> number = number_of(field->value);
-  if (!number || *number < 0) refuse(*field, "a number from 0", "64");
+  if (!number || *number < 0 || *number > kQuantityMax) refuse(*field, "a number from 0", "64");
   return *number;
 }
 
@@ -160,6 +162,11 @@ double MachineBlock::quantity_of(const DocumentField& field, const Quantity& kin
   std::string unit(stop, text.data() + text.size());
   unit.erase(0, std::min(unit.find_first_not_of(' '), unit.size()));
   const double value = number * factor_of(field, kind, unit);
+  // Sums and times of it must stay numbers, and a size one of bytes.
+  if (value > kQuantityMax || (value > 0 && value < kind.smallest))
+    throw SetupError(
+        place(place_of(field)) + ": " + full(field.key) + " is " + shown(field.value) + ", which no machine has",
+        "write what the machine does, or run `sluice probe`");
   if (value < 0 || (least == Least::above_zero && value == 0))
     throw SetupError(place(place_of(field)) + ": " + full(field.key) + " must be " +
                          (least == Least::zero ? "at least" : "above") + " 0, not " + shown(field.value),

@@ -53,6 +53,7 @@ const Keys kDriveRateKeys = {"request", "depth", "read", "write", "both"};
 constexpr std::string_view kDriveRateExample =
     "[{request: 4 MiB, depth: 16, read: 7 GB/s, write: 5 GB/s, both: 6 GB/s}]";
 
+constexpr size_t kDrivesMax = 1024;
 const Keys kDriveKeys = {"path", "count", "rates", "rated_tbw", "page_cache", "spinning"};
 
 // `{}` in the path of several drives alike stands for their number.
@@ -72,6 +73,9 @@ void read_drive(const MachineBlock& block, std::vector<plan::Drive>& drives) {
   drive.spinning = block.flag_or("spinning", false);
   const std::string path = drive.path;
   const int count = block.count_or("count", 1);
+  if (drives.size() + static_cast<size_t>(count) > kDrivesMax)
+    block.refuse(block.need("path", "/mnt/nvme0"), "one of at most " + std::to_string(kDrivesMax) + " drives",
+                 "/mnt/nvme0");
   for (int i = 0; i < count; ++i) {
     drive.path = numbered(path, i);
     drives.push_back(drive);

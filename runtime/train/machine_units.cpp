@@ -16,9 +16,9 @@ constexpr Unit kPercent[] = {{"%", 1e-2}};
 
 }  // namespace
 
-const Quantity kRate{"a rate", "7 GB/s", kRateUnits, kBinaryRateUnits};
-const Quantity kFlopsRate{"a rate", "165 TFLOP/s", kFlopsUnits, {}};
-const Quantity kBytes{"a size", "24 GiB", kBytesUnits, kDecimalBytesUnits};
+const Quantity kRate{"a rate", "7 GB/s", kRateUnits, kBinaryRateUnits, 1};
+const Quantity kFlopsRate{"a rate", "165 TFLOP/s", kFlopsUnits, {}, 1};
+const Quantity kBytes{"a size", "24 GiB", kBytesUnits, kDecimalBytesUnits, 1};
 const Quantity kTime{"a time", "12 us", kTimeUnits, {}};
 const Quantity kEndurance{"an amount", "600 TB", kEnduranceUnits, {}};
 const Quantity kShare{"a share", "3.5 %", kPercent, {}};

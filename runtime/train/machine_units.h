@@ -19,6 +19,7 @@ struct Quantity {
   std::string_view example;
   std::span<const Unit> written;  // from the largest; the first that leaves a number of at least 1 is written
   std::span<const Unit> known;    // read beside those
+  double smallest = 0;            // above 0, in base units
 
   std::vector<std::string_view> unit_names() const;
   std::optional<double> factor_of(std::string_view unit) const;

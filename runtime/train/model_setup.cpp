@@ -124,6 +124,7 @@ std::string settle_adapter(const Config& config, const models::DecoderSpec& spec
 ModelSetup set_up_model(const Config& config, const std::filesystem::path& weights_from) {
   ModelSetup setup;
   setup.spec = models::read_decoder_spec(config.base_model / "config.json");
+  models::copies_of(config.base_model);  // what they would refuse is refused now
   const bool adapts = config.adapter == Adapter::lora;
   const std::filesystem::path adapter_from_dir = !weights_from.empty() ? weights_from : config.lora_model_dir;
   setup.stored = models::TensorIndex::of_directory(adapts || weights_from.empty() ? config.base_model : weights_from);

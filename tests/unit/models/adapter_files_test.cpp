@@ -130,6 +130,18 @@ TEST(AdapterDirectory, MissingWeightsAreNamed) {
                   "adapter_model.safetensors: no such file");
 }
 
+TEST(AdapterDirectory, LinksOutOfItsFolderAreRefused) {
+  for (const char* name : {kAdapterConfigFile, kAdapterWeightsFile}) {
+    const TemporaryFolder folder, elsewhere;
+    write_adapter(folder, good_config(), good_tensors());
+    const DecoderSpec spec = small_spec();
+    std::filesystem::rename(folder.path() / name, elsewhere.path() / name);
+    std::filesystem::create_symlink(elsewhere.path() / name, folder.path() / name);
+    expect_contains(setup_error_of([&] { read_adapter_directory(folder.path(), spec); }),
+                    std::string(name) + ": a link that leaves its folder");
+  }
+}
+
 TEST(AdapterDirectory, AnExtraTensorIsRefused) {
   const TemporaryFolder folder;
   auto tensors = good_tensors();

@@ -101,6 +101,21 @@ TEST(ModelOutput, CopiesTokenizerAndGenerationFilesOnly) {
             (std::set<std::string>{"tokenizer.json", "generation_config.json", "additional_chat_templates/rag.jinja"}));
 }
 
+TEST(ModelOutput, PublishesNoFileFromOutsideTheBasesFolder) {
+  const Base base;
+  const TemporaryFolder elsewhere;
+  namespace fs = std::filesystem;
+  const fs::path secret = elsewhere.write("secret", "key");
+  fs::create_symlink("tokenizer.json", base.folder.path() / "vocab.json");
+  EXPECT_EQ(copies_of(base.folder.path()).size(), 4u) << "a link inside the folder is a file of it";
+  for (const char* name : {"merges.txt", "additional_chat_templates/more.jinja"}) {
+    fs::create_symlink(secret, base.folder.path() / name);
+    const std::string message = setup_error_of([&] { copies_of(base.folder.path()); });
+    expect_contains(message, std::string(name) + ": a link that leaves its folder (to " + secret.string() + ")");
+    fs::remove(base.folder.path() / name);
+  }
+}
+
 TEST(ModelOutput, FileBytesIsTheSumOfAllFiles) {
   const Base base;
   const ModelOutput output = plan_model_output(base.folder.path(), decoder_groups(base.spec, {}), Dtype::f32);

@@ -119,6 +119,9 @@ std::vector<DamagedFile> damaged_files() {
       {"bytes_at_end", two_tensors("[0,8]", "[8,16]", 17), "1 bytes after the last tensor"},
       {"metadata_not_map", raw_safetensors("{\"__metadata__\":[]}", 0), "__metadata__"},
       {"metadata_not_text", raw_safetensors("{\"__metadata__\":{\"a\":1}}", 0), "__metadata__"},
+      // What shows a value calls itself once a level.
+      {"nested_without_end", raw_safetensors("{\"w\":" + std::string(1'000'000, '[') + "}", 0), "levels deep"},
+      {"nested_dtype", one_tensor(std::string(65, '[') + std::string(65, ']'), "[1]", "[0,4]", 4), "levels deep"},
       {"tensor_twice",
        raw_safetensors("{\"w\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},"
                        "\"w\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}",
@@ -284,6 +287,14 @@ TEST(ShardedDirectory, RefusesATensorNamedTwice) {
   const TemporaryFolder folder;
   write_shards(folder, R"({"a":"one.safetensors","a":"two.safetensors"})");
   expect_contains(refused_directory(folder), "the key \"a\" stands twice");
+}
+
+TEST(ModelDirectory, RefusesALinkThatLeavesTheFolder) {
+  const TemporaryFolder folder;
+  folder.write("outside.safetensors", planned_safetensors({{"secret", Dtype::f32, {1}}}));
+  fs::create_directory(folder.path() / "m");
+  fs::create_symlink("../outside.safetensors", folder.path() / "m/model.safetensors");
+  expect_contains(setup_error_of([&] { TensorIndex::of_directory(folder.path() / "m"); }), "leaves its folder");
 }
 
 TEST(ModelDirectory, SaysWhatToDoWithPickledWeights) {

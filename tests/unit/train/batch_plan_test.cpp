@@ -122,6 +122,10 @@ TEST(BatchPlan, a_fraction_of_an_epoch_rounds_up_to_steps_and_max_steps_wins) {
   EXPECT_EQ(BatchPlan(options).steps_total(), 9);
 }
 
+TEST(BatchPlan, more_epochs_than_can_be_counted_are_a_number_of_steps) {
+  EXPECT_EQ(BatchPlan({.rows = 7, .epochs = 1e300}).steps_total(), 1'000'000'000'000'000);
+}
+
 TEST(BatchPlan, a_step_never_reaches_into_the_next_epoch) {
   const BatchPlan plan(BatchPlanOptions{
       .rows = 7, .micro_batch_size = 2, .gradient_accumulation_steps = 3, .epochs = 2, .order = RowOrder::sequential});

@@ -112,7 +112,23 @@ TEST_F(ChecksumsTest, sums_that_are_damaged_themselves_are_refused) {
   EXPECT_TRUE(refused_when("xxh3_64", "xxh3_65"));
   EXPECT_TRUE(refused_when("4096", "4097")) << "parts that do not cover the file";
   EXPECT_TRUE(refused_when("\"xxh3\": \"", "\"xxh3\": \"g"));
+  EXPECT_TRUE(refused_when("\"offset\": 4096", "\"offset\": 0")) << "parts that overlap, and leave the end uncovered";
+  EXPECT_TRUE(refused_when("9441297", "-1")) << "a size below zero";
+  EXPECT_TRUE(refused_when("9441297", "18446744073709551615")) << "a size that would be negative";
+  EXPECT_TRUE(refused_when("9441297", "1e300"));
+  EXPECT_TRUE(refused_when("\"bytes\": 4096", "\"bytes\": 9223372036854775807")) << "a sum that overflows";
+  EXPECT_TRUE(refused_when("\"header\"", std::string(100'000, '['))) << "levels without end";
   EXPECT_TRUE(refused_when("{", ""));
+}
+
+TEST_F(ChecksumsTest, a_file_outside_the_folder_is_refused) {
+  for (const char* name : {"../small.json", "a/../../small.json", "/dev/zero", ""}) {
+    write("checksums.json", to_json({{name, sums_of("{}\n")}}));
+    EXPECT_THROW(read_checksums("checksums.json"), SetupError) << name;
+  }
+  std::filesystem::create_directory("templates");
+  write("checksums.json", to_json({{"templates/a..b.jinja", sums_of("x")}}));
+  EXPECT_EQ(read_checksums("checksums.json").size(), 1u);
 }
 
 // The name of a source file in a message is the repository's, or, through ccache, relative to the build: nothing of the

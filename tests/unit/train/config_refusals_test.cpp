@@ -115,6 +115,12 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"max_steps: 0\n",
                 "job.yaml:5:12: max_steps must be a whole number from 1, not '0'\n  fix: for example: max_steps: "
                 "500"},
+        Refusal{"val_set_size: 0.1\nevals_per_epoch: 9223372036854775807\n",
+                "job.yaml:6:18: evals_per_epoch must be a whole number from 1 to 1073741824, not "
+                "'9223372036854775807'\n  fix: for example: evals_per_epoch: 1"},
+        Refusal{"adapter: lora\nlora_r: 4611686018427387904\nlora_target_linear: true\n",
+                "job.yaml:6:9: lora_r must be a whole number from 1 to 1048576, not '4611686018427387904'\n  fix: for "
+                "example: lora_r: 16"},
         Refusal{"num_epochs: 0\n",
                 "job.yaml:5:13: num_epochs must be a number above 0, not '0'\n  fix: for example: num_epochs: 3"},
         Refusal{"warmup_ratio: 1.1\n",
@@ -229,7 +235,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "job.yaml:5:1: stage: 'dpo' is not supported\n  fix: remove it: supervised fine-tuning is what there "
                 "is"},
         Refusal{"saves_per_epoch: often\n",
-                "job.yaml:5:18: saves_per_epoch must be a whole number from 1, not 'often'\n  fix: for example: "
+                "job.yaml:5:18: saves_per_epoch must be a whole number from 1 to 1073741824, not 'often'\n  fix: for example: "
                 "saves_per_epoch: 1"},
         Refusal{"special_tokens: <s>\n",
                 "job.yaml:5:17: special_tokens must be a block of names and tokens, not '<s>'\n  fix: for example: "
@@ -353,6 +359,12 @@ TEST_F(ConfigRefusals, text_that_is_not_yaml_is_named_with_its_place) {
       refusal("seed: 'x\nbf16: true\n"),
       "job.yaml:2:11: not YAML: illegal EOF in scalar\n  fix: check indentation, colons and quotes at this place");
   EXPECT_EQ(refusal("? [a]\n: b\n"), "job.yaml:1:3: a key must be a word\n  fix: write lines of the form `key: value`");
+  EXPECT_EQ(refusal(","),
+            "job.yaml:1:1: not YAML: this belongs to nothing\n  fix: check indentation, colons and quotes at this place");
+  EXPECT_TRUE(refusal("a: {b: c}\n, d").starts_with("job.yaml:2:1: not YAML: ")) << refusal("a: {b: c}\n, d");
+  EXPECT_EQ(refusal(minimal(), {"output_dir=,"}),
+            "command line: output_dir:1:1: not YAML: this belongs to nothing\n  fix: check indentation, colons and "
+            "quotes at this place");
   EXPECT_EQ(refusal(""), "job.yaml: holds no keys\n  fix: write lines of the form `key: value`");
   EXPECT_EQ(refusal("just words\n"), "job.yaml: holds no keys\n  fix: write lines of the form `key: value`");
   EXPECT_EQ(refusal("a: 1\n---\nb: 2\n"), "job.yaml: holds more than one YAML document\n  fix: keep one");
@@ -367,6 +379,16 @@ TEST_F(ConfigRefusals, anchors_that_multiply_are_stopped) {
     text += "]\n";
   }
   EXPECT_EQ(refusal(text), "job.yaml: holds too many values for a job\n  fix: write fewer");
+}
+
+TEST_F(ConfigRefusals, an_anchor_inside_itself_is_stopped) {
+  EXPECT_EQ(refusal("a: &a [*a]\n"), "job.yaml: nests too deep for a job\n  fix: write fewer levels");
+}
+
+TEST_F(ConfigRefusals, anchors_that_repeat_a_long_text_are_stopped) {
+  std::string text = "a: &a " + std::string(1 << 20, 'x') + "\nb: [*a";
+  for (int i = 0; i < 64; ++i) text += ", *a";
+  EXPECT_EQ(refusal(text + "]\n"), "job.yaml: holds too much text for a job\n  fix: write less");
 }
 
 TEST_F(ConfigRefusals, a_file_that_is_not_there_or_is_a_folder) {

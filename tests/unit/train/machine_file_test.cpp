@@ -111,6 +111,15 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"21 GB/s", "-3 GB/s",
                 "m.yaml:7:6: h2d must be above 0, not '-3 GB/s'\n  fix: write what the machine does, or run `sluice "
                 "probe`"},
+        Refusal{"21 GB/s", "1e300 TB/s",
+                "m.yaml:7:6: h2d is '1e300 TB/s', which no machine has\n  fix: write what the machine does, or run "
+                "`sluice probe`"},
+        Refusal{"64 GiB", "1e-9 KiB",
+                "m.yaml:2:14: host_memory is '1e-9 KiB', which no machine has\n  fix: write what the machine does, or "
+                "run `sluice probe`"},
+        Refusal{"    rates:", "    count: 1000000\n    rates:",
+                "m.yaml:11:11: drives[0].path must be one of at most 1024 drives, not '/mnt/nvme{}'\n  fix: for "
+                "example: path: /mnt/nvme0"},
         Refusal{
             "165 TFLOP/s", "nan TFLOP/s",
             "m.yaml:3:21: gemm.bf16.rate must be a rate with its unit, not 'nan TFLOP/s'\n  fix: for example: rate: "

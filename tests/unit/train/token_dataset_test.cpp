@@ -112,6 +112,9 @@ TEST_F(TokenDatasetTest, a_damaged_header_is_named_with_its_offset) {
   EXPECT_EQ(refusal_of(patched(whole, 32, ~uint64_t{0})),
             "train.tokens: offset 32: document count 18446744073709551615");
   EXPECT_EQ(refusal_of(patched(whole, 40, uint64_t{1} << 31)), "train.tokens: offset 40: vocabulary size 2147483648");
+  EXPECT_EQ(refusal_of(patched(whole, 48, uint64_t{14})),
+            "train.tokens: offset 48: supervised token count 14 of 13 tokens");
+  EXPECT_EQ(refusal_of(patched(whole, 127, '\xff')), "train.tokens: offset 64: the content hash is not 64 hex digits");
   EXPECT_EQ(refusal_of(patched(whole, 56, uint64_t{9})),
             "train.tokens: offset 56: the longest row has 8 tokens, the header says 9");
   EXPECT_EQ(refusal_of(patched(whole, whole.size() - 8, 'X')),
