@@ -39,6 +39,21 @@ BatchShape with_sequence_len(const Job& job, int64_t length) {
   return batch;
 }
 
+// Formats of states with fewer bits than the job's, the nearest first.
+std::vector<MomentFormat> smaller_states(const Job& job) {
+  std::vector<MomentFormat> formats;
+  for (const MomentFormat format : {MomentFormat::bf16, MomentFormat::int8})
+    if (format > job.config.offload.optimizer_state) formats.push_back(format);
+  return formats;
+}
+std::string state_setting(MomentFormat format) { return "offload.optimizer_state " + std::string(name_of(format)); }
+plan::JobShape with_states(const Job& job, MomentFormat format) {
+  plan::JobShape shape = shape_at(job, job.batch);
+  for (size_t g = 0; g < shape.groups.size(); ++g)
+    shape.groups[g].states = state_layout_of(job.setup.model.groups[g], format, job.setup.model.compute_dtype);
+  return shape;
+}
+
 // The largest in [1, most] steps that fits, as fitting is monotone; 0: none.
 int64_t largest_that_fits(int64_t most, const std::function<bool(int64_t)>& fits) {
   int64_t low = 0;
@@ -55,6 +70,8 @@ class Advisor {
 
   std::vector<Change> changes() {
     larger_batches();
+    for (const MomentFormat format : smaller_states(job_))
+      if (consider(state_setting(format), with_states(job_, format), job_.request)) break;
     more_memory(Tier::device, "max_gpu");
     more_memory(Tier::host, "max_cpu");
     another_drive();
@@ -124,13 +141,18 @@ std::vector<std::string> settings_that_fit(const Job& job) {
                            return fits(with_sequence_len(job, kStep * each));
                          });
   if (length > 0) settings.push_back("set sequence_len to " + std::to_string(length));
+  for (const MomentFormat format : smaller_states(job)) {
+    if (!plan::can_fit(with_states(job, format), job.request)) continue;
+    settings.push_back("set offload.optimizer_state to " + std::string(name_of(format)));
+    break;
+  }
   return settings;
 }
 
 std::vector<Change> faster_changes(const Job& job) { return Advisor(job).changes(); }
 
 std::string to_text(const std::vector<Change>& changes) {
-  if (changes.empty()) return "faster with    no single change of batch, memory or drives gains 3% or more\n";
+  if (changes.empty()) return "faster with    no single change of batch, states, memory or drives gains 3% or more\n";
   std::string text;
   for (const Change& change : changes) {
     char line[200];
