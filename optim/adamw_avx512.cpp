@@ -1,4 +1,4 @@
-// Sixteen elements at a time; compiled for x86-64-v4 (AVX-512 F, BW, CD, DQ, VL).
+// Sixteen elements at a time; compiled for x86-64-v4 (AVX-512 F, BW, CD, DQ, VL) and VBMI.
 #include <immintrin.h>
 
 #include <limits>
@@ -123,9 +123,10 @@ struct Sixteen {
     const __m512i turned = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
     return _mm512_permutexvar_epi32(turned, bytes);
   }
-  // dynamic_step without its clamp, which the rounding of what is beyond makes up for; then DynamicLines.
+  // dynamic_step, then DynamicLines. What is no number goes to the lower end, as there.
   static __m512i codes_on(const DynamicLines& lines, DynamicMap map, F normed) {
-    const F step = (normed + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f);
+    const F clamped = _mm512_min_ps(_mm512_max_ps(normed, broadcast(-1.0f)), broadcast(1.0f));
+    const F step = (clamped + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f);
     const F from_middle = _mm512_cvtepi32_ps(_mm512_cvttps_epi32(step)) - broadcast(kMiddleStep);
     const F a = map == DynamicMap::with_sign ? _mm512_abs_ps(from_middle) : from_middle;
     F found = fma(broadcast(lines.slope[0]), a, broadcast(lines.begin[0]));

@@ -15,9 +15,7 @@ constexpr int kMiddle = kDynamicSteps / 2;
 class Fit {
  public:
   explicit Fit(DynamicMap map)
-      : codes_(dynamic_codes(map)), with_sign_(map == DynamicMap::with_sign), zero_(with_sign_ ? 127 : 0) {
-    lines_.zero_code = static_cast<float>(zero_);
-  }
+      : codes_(dynamic_codes(map)), with_sign_(map == DynamicMap::with_sign), zero_(with_sign_ ? 127 : 0) {}
 
   DynamicLines run() {
     int end = 0;

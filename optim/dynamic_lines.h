@@ -17,10 +17,9 @@ inline constexpr int kDynamicDecades = 5;  // what steps of 2/65,535 tell apart
 struct DynamicLines {
   std::array<float, kDynamicDecades> slope{}, begin{}, border{}, last{};
   float top = 0;
-  float zero_code = 0;
 };
 
-// Fitted to dynamic_codes, and equal to them at every step.
+// Fitted to dynamic_codes, and equal to them at every step (AdamW.EveryStepHasTheCodeOfTheTable).
 const DynamicLines& dynamic_lines(DynamicMap map);
 
 // The values as four tables of their bytes, the lowest first, for processors that look up bytes.

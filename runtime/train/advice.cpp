@@ -39,21 +39,32 @@ BatchShape with_sequence_len(const Job& job, int64_t length) {
   return batch;
 }
 
-// Formats of states with fewer bits than the job's, the nearest first.
-std::vector<MomentFormat> smaller_states(const Job& job) {
-  std::vector<MomentFormat> formats;
-  for (const MomentFormat format : {MomentFormat::bf16, MomentFormat::int8})
-    if (format > job.config.offload.optimizer_state) formats.push_back(format);
-  return formats;
-}
-std::string state_setting(MomentFormat format) { return "offload.optimizer_state " + std::string(name_of(format)); }
 plan::JobShape with_states(const Job& job, MomentFormat format) {
   plan::JobShape shape = shape_at(job, job.batch);
   for (size_t g = 0; g < shape.groups.size(); ++g)
     shape.groups[g].states = state_layout_of(job.setup.model.groups[g], format, job.setup.model.compute_dtype);
   return shape;
 }
-
+Bytes states_of(const plan::JobShape& shape) {
+  Bytes sum;
+  for (const plan::GroupShape& group : shape.groups)
+    if (group.trainable) sum += group.state_bytes();
+  return sum;
+}
+// Formats of states with fewer bits than the job's, the nearest first.
+std::vector<MomentFormat> smaller_states(const Job& job) {
+  std::vector<MomentFormat> formats;
+  if (job.resume) return formats;  // a checkpoint's states keep their format
+  Bytes least = states_of(job.shape);
+  for (const MomentFormat format : {MomentFormat::bf16, MomentFormat::int8}) {
+    const Bytes bytes = states_of(with_states(job, format));
+    if (format <= job.config.offload.optimizer_state || bytes >= least) continue;
+    formats.push_back(format);
+    least = bytes;
+  }
+  return formats;
+}
+std::string state_setting(MomentFormat format) { return "offload.optimizer_state " + std::string(name_of(format)); }
 // The largest in [1, most] steps that fits, as fitting is monotone; 0: none.
 int64_t largest_that_fits(int64_t most, const std::function<bool(int64_t)>& fits) {
   int64_t low = 0;

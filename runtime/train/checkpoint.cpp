@@ -151,11 +151,21 @@ nlohmann::ordered_json to_json(const LossScaleState& state) {
           {"skipped_steps", state.skipped_steps},
           {"overflows_at_floor", state.overflows_at_floor}};
 }
+// Throws nlohmann's exceptions.
 std::optional<LossScaleState> loss_scale_in(const nlohmann::json& state) {
   if (!state.contains("loss_scale")) return std::nullopt;
   const nlohmann::json& json = state["loss_scale"];
   return LossScaleState{json.at("scale").get<double>(), json.at("steps_without_overflow").get<int64_t>(),
                         json.at("skipped_steps").get<int64_t>(), json.at("overflows_at_floor").get<int64_t>()};
+}
+
+// Before states had formats they were all fp32, and bf16 masters' low halves had another name.
+void refuse_older_states(const fs::path& folder, const models::TensorIndex& states) {
+  const auto is_old = [](const auto& tensor) { return tensor.first.ends_with(".lo"); };
+  if (std::any_of(states.tensors.begin(), states.tensors.end(), is_old))
+    throw SetupError(
+        (folder / kStatesFile).string() + " was written by an older version, whose states lie otherwise",
+        "finish the job with that version, or start anew from its weights: base_model: " + folder.string());
 }
 
 std::string state_json(const ModelSetup& setup, const Config& config, const CheckpointState& state) {
@@ -310,7 +320,11 @@ std::optional<Resume> find_resume(const Config& config) {
   refuse_damaged_state(folder);
   refuse_other_record(state, record_of(config), folder.string());
   for (const std::string& change : changes_since(state, config)) std::fprintf(stderr, "note: %s\n", change.c_str());
-  return Resume{folder, state.at("global_step").get<int64_t>(), loss_scale_in(state)};
+  try {
+    return Resume{folder, state.at("global_step").get<int64_t>(), loss_scale_in(state)};
+  } catch (const nlohmann::json::exception& error) {
+    throw SetupError((folder / kStateFile).string() + " is damaged: " + error.what(), hint_of_another(folder));
+  }
 }
 
 void verify_checkpoint(const Resume& resume) {
@@ -331,13 +345,18 @@ void refuse_other_inputs(const Resume& resume, const ModelSetup& setup, const st
 
 void add_resumed_states(const Resume& resume, const ModelSetup& setup, exec::JobSources& sources) {
   const models::TensorIndex index = models::TensorIndex::of_file(resume.folder / kStatesFile);
+  refuse_older_states(resume.folder, index);
   const auto file = static_cast<int>(sources.files.size());
   sources.files.push_back(resume.folder / kStatesFile);
   sources.states.resize(setup.model.groups.size());
   for_each_state(setup, [&](size_t g, StatePart part, const StateSpan& span) {
     models::TensorLocation& place = sources.states[g][static_cast<size_t>(part)];
     place = index.at(state_name(setup.model.groups[g], part), {span.count});
-    SLUICE_CHECK(place.dtype == span.dtype, "a checkpoint of this job's record has its states' types");
+    if (place.dtype != span.dtype)
+      throw SetupError((resume.folder / kStatesFile).string() + ": " + place.name + " is " +
+                           std::string(name_of(place.dtype)) + ", and the job's optimizer_state asks for " +
+                           std::string(name_of(span.dtype)),
+                       "give the same optimizer and offload.optimizer_state as when the job began");
     place.file = file;
   });
 }

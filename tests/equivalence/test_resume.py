@@ -7,9 +7,8 @@ from equivalence import jobs, outcome, plans
 from golden import sluice_run
 
 HALF = jobs.RECIPE.steps // 2
-CASES = (("full", "fp32", "bf16"), ("full", "bf16", "fp32"), ("full", "bf16", "8bit"), ("full", "fp16", "fp32"),
-         ("full", "fp16", "8bit"), ("lora", "bf16", "8bit"), ("lora", "fp16", "fp32"), ("qlora", "bf16", "fp32"),
-         ("dora", "bf16", "fp32"))
+CASES = jobs.cases("full fp32 bf16", "full bf16 8bit", "full fp16 fp32", "lora fp16 8bit", "qlora bf16 fp32",
+                   "dora bf16 fp32")
 
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
