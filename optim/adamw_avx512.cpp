@@ -45,14 +45,15 @@ struct Sixteen {
   }
 
   static Draws draw(RoundingKey key, uint32_t first) {
+    const auto all = [](uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); };
+    const auto folded = [](Draws x, int by) {
+      return _mm512_xor_si512(x, _mm512_srli_epi32(x, static_cast<unsigned>(by)));
+    };
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    __m512i x = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first + key.offset)));
-    x = _mm512_mullo_epi32(x, _mm512_set1_epi32(static_cast<int>(key.factor)));
-    x = _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srli_epi32(x, 16)),
-                           _mm512_set1_epi32(static_cast<int>(0x85ebca6bu)));
-    x = _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srli_epi32(x, 13)),
-                           _mm512_set1_epi32(static_cast<int>(0xc2b2ae35u)));
-    return _mm512_xor_si512(x, _mm512_srli_epi32(x, 16));
+    Draws x = _mm512_add_epi32(lanes, all(first + key.before));
+    x = _mm512_mullo_epi32(folded(x, 16), all(kDrawFactors[0]));
+    x = _mm512_mullo_epi32(_mm512_add_epi32(folded(x, 15), all(key.between)), all(kDrawFactors[1]));
+    return folded(x, 16);
   }
   static Draws high_half(Draws draws) { return _mm512_srli_epi32(draws, 16); }
   static void store_by_draw(uint16_t* at, F x, Draws draws) {

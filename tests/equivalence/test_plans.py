@@ -36,7 +36,8 @@ def test_plans_compute_the_same_at_the_widths_of_smollm2(workshop, tmp_path, cas
     compare(workshop, tmp_path, jobs.SMOLLM2_LIKE, plans.FEW, case, threads=2)
 
 
-@of_cases("full bf16 bf16", "full bf16 8bit", "full fp16 bf16", "qlora fp16 8bit", "lora fp32 bf16")
+# The adapters of such a model are too small for 8-bit states.
+@of_cases("full bf16 bf16", "full bf16 8bit", "full fp16 8bit", "qlora fp16 bf16", "lora fp32 bf16")
 def test_every_format_of_states_computes_the_same_under_any_plan(workshop, tmp_path, case):
     method, precision, states = case
     settings = plans.FEW if plans.EMULATED_DEVICE in plans.FEW else (*plans.FEW, plans.EMULATED_DEVICE)
