@@ -47,8 +47,8 @@ struct Eight {
     const auto folded = [](Draws x, int by) { return _mm256_xor_si256(x, _mm256_srli_epi32(x, by)); };
     const __m256i lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
     Draws x = _mm256_add_epi32(lanes, all(first + key.before));
-    x = _mm256_mullo_epi32(folded(x, 16), all(kDrawFactors[0]));
-    x = _mm256_mullo_epi32(_mm256_add_epi32(folded(x, 15), all(key.between)), all(kDrawFactors[1]));
+    x = _mm256_mullo_epi32(folded(x, 16), all(kFirstDrawFactor));
+    x = _mm256_mullo_epi32(_mm256_add_epi32(folded(x, 15), all(key.between)), all(kSecondDrawFactor));
     return folded(x, 16);
   }
   static Draws high_half(Draws draws) { return _mm256_srli_epi32(draws, 16); }

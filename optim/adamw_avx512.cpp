@@ -51,8 +51,8 @@ struct Sixteen {
     };
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     Draws x = _mm512_add_epi32(lanes, all(first + key.before));
-    x = _mm512_mullo_epi32(folded(x, 16), all(kDrawFactors[0]));
-    x = _mm512_mullo_epi32(_mm512_add_epi32(folded(x, 15), all(key.between)), all(kDrawFactors[1]));
+    x = _mm512_mullo_epi32(folded(x, 16), all(kFirstDrawFactor));
+    x = _mm512_mullo_epi32(_mm512_add_epi32(folded(x, 15), all(key.between)), all(kSecondDrawFactor));
     return folded(x, 16);
   }
   static Draws high_half(Draws draws) { return _mm512_srli_epi32(draws, 16); }

@@ -30,15 +30,15 @@ constexpr RoundingKey rounding_key(uint64_t seed, int64_t step, int group) {
   return {static_cast<uint32_t>(mixed), static_cast<uint32_t>(mixed >> 32)};
 }
 
-inline constexpr uint32_t kDrawFactors[] = {0x7feb352du, 0x846ca68bu};
+inline constexpr uint32_t kFirstDrawFactor = 0x7feb352du, kSecondDrawFactor = 0x846ca68bu;
 
 // 32 bits for the element: its low half rounds m, its high half v. Two multiplications after which every input bit
 // flips every output bit with a probability near one half (lowbias32 of Wellons' hash prospector, 2018). Static: each
 // translation unit is compiled for a processor of its own.
 SLUICE_ON_ANY_DEVICE static inline constexpr uint32_t rounding_draw(RoundingKey key, uint32_t index) {
   uint32_t x = index + key.before;
-  x = (x ^ (x >> 16)) * kDrawFactors[0];
-  x = ((x ^ (x >> 15)) + key.between) * kDrawFactors[1];
+  x = (x ^ (x >> 16)) * kFirstDrawFactor;
+  x = ((x ^ (x >> 15)) + key.between) * kSecondDrawFactor;
   return x ^ (x >> 16);
 }
 
