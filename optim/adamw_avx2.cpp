@@ -109,10 +109,10 @@ struct Eight {
   };
 
  private:
-  // dynamic_step, then DynamicLines. What is no number goes to the lower end, as there.
+  // dynamic_step, whose clamp changes nothing here, as the magnitude of `normed` is at most a rounding above 1; then
+  // DynamicLines.
   static __m256i codes_on(const DynamicLines& lines, DynamicMap map, F normed) {
-    const F clamped = _mm256_min_ps(_mm256_max_ps(normed, broadcast(-1.0f)), broadcast(1.0f));
-    const F step = (clamped + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f);
+    const F step = (normed + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f);
     const F from_middle = _mm256_cvtepi32_ps(_mm256_cvttps_epi32(step)) - broadcast(kMiddleStep);
     const F a = map == DynamicMap::with_sign ? _mm256_andnot_ps(broadcast(-0.0f), from_middle) : from_middle;
     F found = fma(broadcast(lines.slope[0]), a, broadcast(lines.begin[0]));

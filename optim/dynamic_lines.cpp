@@ -21,6 +21,7 @@ class Fit {
     int end = 0;
     while (end < kMiddle && code(end) < 2 * width(kDynamicDecades + 1) - 1 + (with_sign_ ? 1 : 0)) ++end;
     lines_.top = distance(end) - 0.5f;
+    for (int step = 0; step < 64; ++step) lines_.first_codes[step] = static_cast<uint8_t>(code(step));
     for (int d = 0; d < kDynamicDecades; ++d) {
       const int decade = kDynamicDecades + 1 - d, first_code = width(decade) - (with_sign_ ? 0 : 1);
       const int last_code = first_code + width(decade) - 1;
