@@ -43,14 +43,13 @@ struct Eight {
   static F quotient(F x, F by, F) { return x / by; }
 
   static Draws draw(RoundingKey key, uint32_t first) {
+    const auto all = [](uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); };
+    const auto folded = [](Draws x, int by) { return _mm256_xor_si256(x, _mm256_srli_epi32(x, by)); };
     const __m256i lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
-    __m256i x = _mm256_add_epi32(lanes, _mm256_set1_epi32(static_cast<int>(first + key.offset)));
-    x = _mm256_mullo_epi32(x, _mm256_set1_epi32(static_cast<int>(key.factor)));
-    x = _mm256_mullo_epi32(_mm256_xor_si256(x, _mm256_srli_epi32(x, 16)),
-                           _mm256_set1_epi32(static_cast<int>(0x85ebca6bu)));
-    x = _mm256_mullo_epi32(_mm256_xor_si256(x, _mm256_srli_epi32(x, 13)),
-                           _mm256_set1_epi32(static_cast<int>(0xc2b2ae35u)));
-    return _mm256_xor_si256(x, _mm256_srli_epi32(x, 16));
+    Draws x = _mm256_add_epi32(lanes, all(first + key.before));
+    x = _mm256_mullo_epi32(folded(x, 16), all(kFirstDrawFactor));
+    x = _mm256_mullo_epi32(_mm256_add_epi32(folded(x, 15), all(key.between)), all(kSecondDrawFactor));
+    return folded(x, 16);
   }
   static Draws high_half(Draws draws) { return _mm256_srli_epi32(draws, 16); }
   static void store_by_draw(uint16_t* at, F x, Draws draws) {
@@ -110,7 +109,8 @@ struct Eight {
   };
 
  private:
-  // dynamic_step without its clamp, which the rounding of what is beyond makes up for; then DynamicLines.
+  // dynamic_step, whose clamp changes nothing here, as the magnitude of `normed` is at most a rounding above 1; then
+  // DynamicLines.
   static __m256i codes_on(const DynamicLines& lines, DynamicMap map, F normed) {
     const F step = (normed + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f);
     const F from_middle = _mm256_cvtepi32_ps(_mm256_cvttps_epi32(step)) - broadcast(kMiddleStep);

@@ -1,4 +1,4 @@
-// Sixteen elements at a time; compiled for x86-64-v4 (AVX-512 F, BW, CD, DQ, VL).
+// Sixteen elements at a time; compiled for x86-64-v4 (AVX-512 F, BW, CD, DQ, VL) and VBMI.
 #include <immintrin.h>
 
 #include <limits>
@@ -45,14 +45,15 @@ struct Sixteen {
   }
 
   static Draws draw(RoundingKey key, uint32_t first) {
+    const auto all = [](uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); };
+    const auto folded = [](Draws x, int by) {
+      return _mm512_xor_si512(x, _mm512_srli_epi32(x, static_cast<unsigned>(by)));
+    };
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    __m512i x = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first + key.offset)));
-    x = _mm512_mullo_epi32(x, _mm512_set1_epi32(static_cast<int>(key.factor)));
-    x = _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srli_epi32(x, 16)),
-                           _mm512_set1_epi32(static_cast<int>(0x85ebca6bu)));
-    x = _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srli_epi32(x, 13)),
-                           _mm512_set1_epi32(static_cast<int>(0xc2b2ae35u)));
-    return _mm512_xor_si512(x, _mm512_srli_epi32(x, 16));
+    Draws x = _mm512_add_epi32(lanes, all(first + key.before));
+    x = _mm512_mullo_epi32(folded(x, 16), all(kFirstDrawFactor));
+    x = _mm512_mullo_epi32(_mm512_add_epi32(folded(x, 15), all(key.between)), all(kSecondDrawFactor));
+    return folded(x, 16);
   }
   static Draws high_half(Draws draws) { return _mm512_srli_epi32(draws, 16); }
   static void store_by_draw(uint16_t* at, F x, Draws draws) {
@@ -88,10 +89,24 @@ struct Sixteen {
   }
   static void store_codes(const float* from, int64_t count, float factor, DynamicMap map, uint8_t* to) {
     const DynamicLines& lines = dynamic_lines(map);
+    const __m512i few = _mm512_load_si512(lines.first_codes);
     for (int64_t i = 0; i < count; i += 64) {
-      const auto codes = [&](int64_t at) { return codes_on(lines, map, load(from + i + at) * broadcast(factor)); };
-      const __m512i low = _mm512_packus_epi32(codes(0), codes(16)), high = _mm512_packus_epi32(codes(32), codes(48));
-      _mm512_storeu_si512(to + i, in_unpacking_order(_mm512_packus_epi16(low, high)));
+      __m512i steps[4], codes[4];
+      for (int part = 0; part < 4; ++part)
+        find_codes(lines, map, load(from + i + 16 * part) * broadcast(factor), steps[part], codes[part]);
+      const Distances low = distances(map, steps[0], steps[1]), high = distances(map, steps[2], steps[3]);
+      // Near the middle a table has them; elsewhere the lines.
+      const __m512i near = _mm512_packus_epi16(low.from_middle, high.from_middle);
+      const __mmask64 is_near = _mm512_testn_epi8_mask(near, _mm512_set1_epi8(static_cast<char>(0xc0)));
+      __m512i code =
+          _mm512_packus_epi16(_mm512_packus_epi32(codes[0], codes[1]), _mm512_packus_epi32(codes[2], codes[3]));
+      code = _mm512_mask_permutexvar_epi8(code, is_near, near, few);
+      if (map == DynamicMap::with_sign) {
+        const __m512i zero_code = _mm512_set1_epi8(127);
+        const __mmask64 negative = _mm512_movepi8_mask(_mm512_packs_epi16(low.negative, high.negative));
+        code = _mm512_mask_sub_epi8(_mm512_add_epi8(zero_code, code), negative, zero_code, code);
+      }
+      _mm512_storeu_si512(to + i, in_unpacking_order(code));
     }
   }
 
@@ -123,25 +138,31 @@ struct Sixteen {
     const __m512i turned = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
     return _mm512_permutexvar_epi32(turned, bytes);
   }
-  // dynamic_step without its clamp, which the rounding of what is beyond makes up for; then DynamicLines.
-  static __m512i codes_on(const DynamicLines& lines, DynamicMap map, F normed) {
-    const F step = (normed + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f);
-    const F from_middle = _mm512_cvtepi32_ps(_mm512_cvttps_epi32(step)) - broadcast(kMiddleStep);
+  // dynamic_step and, beyond the first 64 steps, DynamicLines: codes counted from that of zero, without their sign.
+  static void find_codes(const DynamicLines& lines, DynamicMap map, F normed, __m512i& step, __m512i& code) {
+    step = _mm512_cvttps_epi32((normed + broadcast(1.0f)) * broadcast(kMiddleStep) + broadcast(0.5f));
+    const F from_middle = _mm512_cvtepi32_ps(step) - broadcast(kMiddleStep);
     const F a = map == DynamicMap::with_sign ? _mm512_abs_ps(from_middle) : from_middle;
-    F found = fma(broadcast(lines.slope[0]), a, broadcast(lines.begin[0]));
-    for (size_t d = 1; d < kDynamicDecades; ++d) {
+    F found = _mm512_min_ps(fma(broadcast(lines.slope[0]), a, broadcast(lines.begin[0])), broadcast(lines.last[0]));
+    constexpr size_t kBeyondTable = 3;
+    for (size_t d = 1; d < kBeyondTable; ++d) {
       const __mmask16 below = _mm512_cmp_ps_mask(a, broadcast(lines.border[d]), _CMP_LT_OQ);
       const F on_line = fma(broadcast(lines.slope[d]), a, broadcast(lines.begin[d]));
       found = _mm512_mask_min_ps(found, below, on_line, broadcast(lines.last[d]));
     }
-    __m512i code = _mm512_cvttps_epi32(_mm512_min_ps(found, broadcast(lines.last[0])));
-    if (map == DynamicMap::with_sign) {
-      const __m512i zero_code = _mm512_set1_epi32(127);
-      const __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(from_middle));
-      code = _mm512_mask_sub_epi32(_mm512_add_epi32(zero_code, code), negative, zero_code, code);
-    }
     const __mmask16 top = _mm512_cmp_ps_mask(from_middle, broadcast(lines.top), _CMP_GT_OQ);
-    return _mm512_mask_add_epi32(code, top, code, _mm512_set1_epi32(1));
+    code = _mm512_cvttps_epi32(found);
+    code = _mm512_mask_add_epi32(code, top, code, _mm512_set1_epi32(1));
+  }
+  // Of 32 steps, in the order of packing: how many steps from the middle, and whether below it (all ones).
+  struct Distances {
+    __m512i from_middle, negative;
+  };
+  static Distances distances(DynamicMap map, __m512i first, __m512i second) {
+    const __m512i offset = _mm512_xor_si512(_mm512_packus_epi32(first, second), _mm512_set1_epi16(INT16_MIN));
+    if (map == DynamicMap::unsigned_only) return {offset, __m512i{}};
+    const __m512i negative = _mm512_srai_epi16(offset, 15);
+    return {_mm512_xor_si512(offset, negative), negative};
   }
 };
 

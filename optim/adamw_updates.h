@@ -120,12 +120,13 @@ struct alignas(64) BlockMoments {
 template <class Lanes>
 void store_block(const float* from, int64_t count, float most, DynamicMap map, uint8_t* codes, float* scale) {
   *scale = most;
+  const float factor = 1.0f / most;  // overflows where the largest is subnormal
   if (most == 0) {
     for (int64_t i = 0; i < count; ++i) codes[i] = 0;
-  } else if (count == kStateBlock) {
-    Lanes::store_codes(from, count, 1.0f / most, map, codes);
+  } else if (count == kStateBlock && std::isfinite(factor)) {
+    Lanes::store_codes(from, count, factor, map, codes);
   } else {
-    One::store_codes(from, count, 1.0f / most, map, codes);
+    One::store_codes(from, count, factor, map, codes);
   }
 }
 

@@ -15,14 +15,13 @@ constexpr int kMiddle = kDynamicSteps / 2;
 class Fit {
  public:
   explicit Fit(DynamicMap map)
-      : codes_(dynamic_codes(map)), with_sign_(map == DynamicMap::with_sign), zero_(with_sign_ ? 127 : 0) {
-    lines_.zero_code = static_cast<float>(zero_);
-  }
+      : codes_(dynamic_codes(map)), with_sign_(map == DynamicMap::with_sign), zero_(with_sign_ ? 127 : 0) {}
 
   DynamicLines run() {
     int end = 0;
     while (end < kMiddle && code(end) < 2 * width(kDynamicDecades + 1) - 1 + (with_sign_ ? 1 : 0)) ++end;
     lines_.top = distance(end) - 0.5f;
+    for (int step = 0; step < 64; ++step) lines_.first_codes[step] = static_cast<uint8_t>(code(step));
     for (int d = 0; d < kDynamicDecades; ++d) {
       const int decade = kDynamicDecades + 1 - d, first_code = width(decade) - (with_sign_ ? 0 : 1);
       const int last_code = first_code + width(decade) - 1;

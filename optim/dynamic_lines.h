@@ -17,10 +17,11 @@ inline constexpr int kDynamicDecades = 5;  // what steps of 2/65,535 tell apart
 struct DynamicLines {
   std::array<float, kDynamicDecades> slope{}, begin{}, border{}, last{};
   float top = 0;
-  float zero_code = 0;
+  // The codes of the 64 steps from the middle on.
+  alignas(64) uint8_t first_codes[64] = {};
 };
 
-// Fitted to dynamic_codes, and equal to them at every step.
+// Fitted to dynamic_codes, and equal to them at every step (AdamW.EveryStepHasTheCodeOfTheTable).
 const DynamicLines& dynamic_lines(DynamicMap map);
 
 // The values as four tables of their bytes, the lowest first, for processors that look up bytes.

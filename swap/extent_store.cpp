@@ -77,18 +77,18 @@ SwapFile::~SwapFile() {
 
 int64_t SwapFile::reserve(int64_t bytes, std::string_view tag) {
   const int64_t offset = end_;
-  const int refused = posix_fallocate(fd_, offset, bytes);
-  if (refused != 0) {
-    struct statvfs space {};
-    const bool known = fstatvfs(fd_, &space) == 0;
-    throw SetupError(
-        {refused == ENOSPC ? ErrorCode::no_space : ErrorCode::io,
-         "cannot reserve " + to_string(Bytes{bytes}) + " for " + std::string(tag) + " at " + to_string(Bytes{offset}) +
-             " of " + file_.string() + ": " + std::strerror(refused) +
-             (known ? " (" + to_string(Bytes{static_cast<int64_t>(space.f_bavail * space.f_frsize)}) + " are free)"
-                    : ""),
-         "free space there, or give offload.nvme_path a larger drive"});
-  }
+  struct statvfs space {};
+  const bool known = fstatvfs(fd_, &space) == 0;
+  const auto free_bytes = static_cast<int64_t>(space.f_bavail * space.f_frsize);
+  // Some file systems hand out all that they have before they refuse: others would meet a full drive meanwhile.
+  const bool hopeless = known && bytes > free_bytes;
+  const int refused = hopeless ? ENOSPC : posix_fallocate(fd_, offset, bytes);
+  if (refused != 0)
+    throw SetupError({refused == ENOSPC ? ErrorCode::no_space : ErrorCode::io,
+                      "cannot reserve " + to_string(Bytes{bytes}) + " for " + std::string(tag) + " at " +
+                          to_string(Bytes{offset}) + " of " + file_.string() + ": " + std::strerror(refused) +
+                          (known ? " (" + to_string(Bytes{free_bytes}) + " are free)" : ""),
+                      "free space there, or give offload.nvme_path a larger drive"});
   end_ += bytes;
   return offset;
 }

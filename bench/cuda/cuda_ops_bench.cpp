@@ -169,12 +169,25 @@ class Bench {
     const Tensor gradient = at::randn({kElements}, floats), m = at::zeros({kElements}, floats), v = at::zeros_like(m);
     const Tensor hi = random({kElements}), lo = at::zeros({kElements}, floats.dtype(at::kShort));
     const Tensor runs = at::empty({kElements / optim::kNormRunElements}, floats.dtype(at::kDouble));
-    memory("AdamW", 28.0 * kElements, [&] {
+    const Tensor scales = at::zeros({2 * kElements / kStateBlock}, floats);
+    optim::cuda::load_dynamic_tables();
+    const auto update = [&](MomentFormat moments) {
       optim::cuda::adamw({.learning_rate = 1e-4},
-                         {hi.data_ptr(), gradient.data_ptr(), m.data_ptr<float>(), v.data_ptr<float>(),
-                          lo.data_ptr<int16_t>(), kElements, kElements, Dtype::f32},
+                         {.count = kElements,
+                          .weight_dtype = Dtype::bf16,
+                          .weights = hi.data_ptr(),
+                          .master = lo.data_ptr(),
+                          .gradients = gradient.data_ptr(),
+                          .moments = moments,
+                          .m = m.data_ptr(),
+                          .v = v.data_ptr(),
+                          .m_scales = scales.data_ptr<float>(),
+                          .v_scales = scales.data_ptr<float>() + kElements / kStateBlock},
                          stream());
-    });
+    };
+    memory("AdamW", 28.0 * kElements, [&] { update(MomentFormat::f32); });
+    memory("AdamW, moments in bf16", 20.0 * kElements, [&] { update(MomentFormat::bf16); });
+    memory("AdamW, moments in 8 bits", 16.0625 * kElements, [&] { update(MomentFormat::int8); });
     memory("norm of a gradient", bytes(gradient), [&] {
       optim::cuda::squared_norm(gradient.data_ptr(), Dtype::f32, kElements, runs.data_ptr<double>(), stream());
     });

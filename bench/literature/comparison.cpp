@@ -30,7 +30,7 @@ std::optional<Outcome> best_of(const Step& step) {
 
 std::optional<Outcome> Comparer::sluice(int64_t rows, int64_t micro_batches, const plan::Machine& machine) {
   if (unfit_.contains({rows, micro_batches})) return std::nullopt;
-  std::optional<Outcome> step = sluice_step(model_, rows, static_cast<int>(micro_batches), machine);
+  std::optional<Outcome> step = sluice_step(model_, rows, static_cast<int>(micro_batches), machine, states_);
   if (!step) unfit_.insert({rows, micro_batches});
   return step;
 }

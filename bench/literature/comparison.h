@@ -21,7 +21,9 @@ struct Comparison {
 // matter to that, as no machine's are full.
 class Comparer {
  public:
-  Comparer(const DenseModel& model, const Fuyou& policy) : model_(model), policy_(policy) {}
+  // `states`: ours.
+  Comparer(const DenseModel& model, const Fuyou& policy, StateFormat states)
+      : model_(model), policy_(policy), states_(states) {}
   Comparison on(const plan::Machine& machine);
 
  private:
@@ -30,6 +32,7 @@ class Comparer {
 
   const DenseModel& model_;
   const Fuyou& policy_;
+  const StateFormat states_;
   std::set<std::pair<int64_t, int64_t>> unfit_;
 };
 

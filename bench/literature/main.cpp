@@ -1,6 +1,6 @@
-// literature_tables MACHINE_FILE [calibration|published|room|13B|30B|65B|100B|175B ...]: peers' policies and ours,
-// simulated on the machine that Fuyou was measured on, as Markdown; all tables when none is named. Nothing runs on such
-// a machine here.
+// literature_tables MACHINE_FILE [calibration|published|room|8bit|bf16|13B|30B|65B|100B|175B ...]: peers' policies and
+// ours, simulated on the machine that Fuyou was measured on, as Markdown; all tables when none is named. After `8bit`
+// or `bf16` our moments are in that format. Nothing runs on such a machine here.
 #include <cstdio>
 #include <exception>
 #include <span>
@@ -25,15 +25,18 @@ void run(std::span<char*> arguments) {
   const plan::Machine machine = calibrated(file, calibrate(policy, file));
   std::vector<std::string> wanted(arguments.begin() + 2, arguments.end());
   if (wanted.empty()) wanted = {"calibration", "published", "13B", "30B", "65B", "100B", "175B", "room"};
+  StateFormat states = StateFormat::split_master;
   for (const std::string& what : wanted) {
-    if (what == "calibration") {
+    if (what == "bf16" || what == "8bit") {
+      states = what == "bf16" ? StateFormat::split_master_bf16 : StateFormat::split_master_int8;
+    } else if (what == "calibration") {
       print_calibration(policy, file, machine);
     } else if (what == "published") {
       print_against_published(machine);
     } else if (what == "room") {
       print_device_room(machine);
     } else {
-      print_comparison(dense_model(what), policy, machine);
+      print_comparison(dense_model(what), policy, machine, states);
     }
   }
 }

@@ -208,8 +208,8 @@ std::optional<Outcome> zero_infinity_step(const DenseModel& model, int64_t rows,
 }
 
 std::optional<Outcome> sluice_step(const DenseModel& model, int64_t rows, int micro_batches,
-                                   const plan::Machine& machine) {
-  const DenseJob job{model, 1024, rows, micro_batches};
+                                   const plan::Machine& machine, StateFormat states) {
+  const DenseJob job{model, 1024, rows, micro_batches, states};
   const JobShape shape = dense_shape(job, machine);
   const std::optional<plan::Planned> planned = find_plan(shape, automatic_request(shape, machine));
   if (!planned) return std::nullopt;

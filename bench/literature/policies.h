@@ -48,7 +48,7 @@ std::optional<Outcome> zero_infinity_step(const DenseModel& model, int64_t rows,
 
 // Our own planner, everything automatic.
 std::optional<Outcome> sluice_step(const DenseModel& model, int64_t rows, int micro_batches,
-                                   const plan::Machine& machine);
+                                   const plan::Machine& machine, StateFormat states = StateFormat::split_master);
 
 // A plan's step: one phase, or one after the other.
 struct Step {

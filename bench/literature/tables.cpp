@@ -78,14 +78,17 @@ void print_calibration(const Fuyou& policy, const plan::Machine& file, const pla
   if (zero) std::printf("ZeRO-Infinity there: %.1f TFLOPS.\n\n", zero->counted_flops_per_second() / 1e12);
 }
 
-void print_comparison(const DenseModel& model, const Fuyou& policy, const plan::Machine& machine) {
-  std::printf("### %s: %d layers, hidden %d\n\n", model.name.c_str(), static_cast<int>(model.layers),
-              static_cast<int>(model.hidden));
+void print_comparison(const DenseModel& model, const Fuyou& policy, const plan::Machine& machine, StateFormat states) {
+  const char* moments = states == StateFormat::split_master_int8   ? ", our moments in 8 bits"
+                        : states == StateFormat::split_master_bf16 ? ", our moments in bf16"
+                                                                   : "";
+  std::printf("### %s: %d layers, hidden %d%s\n\n", model.name.c_str(), static_cast<int>(model.layers),
+              static_cast<int>(model.hidden), moments);
   std::printf(
       "| RAM | drives | Fuyou (batch) | ZeRO-Infinity (batch) | ours (micro-batches x rows) | binds | over Fuyou | "
       "ours at Fuyou's batch | over Fuyou | over ZeRO-Infinity |\n");
   std::printf("|---|---|---|---|---|---|---|---|---|---|\n");
-  Comparer comparer(model, policy);
+  Comparer comparer(model, policy, states);
   for (const int64_t gigabytes : kHostGigabytes)
     for (const int drives : kDrives) {
       plan::Machine variant = with_drives(machine, drives);

@@ -129,7 +129,8 @@ class Bench:
         return [json.loads(line) for line in output.splitlines() if line.startswith('{"step"')]
 
     def torch(self, accumulation, method, *extra):
-        return self.peer("peer_torch.py", accumulation, "--method", method, "--device", self.options.device, *extra)
+        return self.peer("peer_torch.py", accumulation, "--method", method, "--device", self.options.device,
+                         "--precision", self.options.precision, *extra)
 
     def deepspeed(self, accumulation, offload):
         extra = ["--device", self.options.device, "--offload", offload, "--nvme", self.work / "nvme"]
@@ -167,7 +168,7 @@ class Bench:
             "learning_rate": LEARNING_RATE,
             "lr_scheduler": "constant",
             "weight_decay": 0.01,
-            "bf16": True,
+            self.options.precision: True,
             "output_dir": str(output_dir),
             "device": self.options.device,
             "offload": offload,
@@ -204,6 +205,7 @@ SIDES = {
     "sluice disk": lambda bench, n: bench.sluice(n, bench.on_disk()),
     "deepspeed nvme": lambda bench, n: bench.deepspeed(n, "nvme"),
     "deepspeed offload": lambda bench, n: bench.deepspeed(n, "cpu"),
+    "sluice disk 8bit": lambda bench, n: bench.sluice(n, {**bench.on_disk(), "optimizer_state": "8bit"}),
     "sluice memory": lambda bench, n: bench.sluice(n, bench.in_memory()),
     "transformers": lambda bench, n: bench.torch(n, "full"),
     "transformers compiled": lambda bench, n: bench.torch(n, "full", "--compile"),
@@ -300,6 +302,7 @@ def main():
     command.add_argument("--rounds", type=int, default=1)
     command.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     command.add_argument("--device", choices=sorted(BARS), default="cpu")
+    command.add_argument("--precision", choices=("bf16", "fp16"), default="bf16", help="DeepSpeed's is bf16")
     command.add_argument("--max-gpu", help="offload.max_gpu of our own jobs, and what DeepSpeed's torch may take")
     command.add_argument("--max-cpu", help="offload.max_cpu of our own jobs")
     command.add_argument("--sides", nargs="+", choices=sorted(SIDES), help="default: those of the device")

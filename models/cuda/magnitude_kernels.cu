@@ -133,6 +133,7 @@ void product_runs(const void* a, int64_t a_stride, const void* b, const float* d
   template void product_runs<T>(const void*, int64_t, const void*, const float*, float*, int64_t, int64_t);
 SLUICE_MAGNITUDE_KERNELS(float)
 SLUICE_MAGNITUDE_KERNELS(__nv_bfloat16)
+SLUICE_MAGNITUDE_KERNELS(__half)
 #undef SLUICE_MAGNITUDE_KERNELS
 
 }  // namespace sluice::models::cuda

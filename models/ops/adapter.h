@@ -58,7 +58,7 @@ class AdapterSet {
   void add(const Adapted& adapted, const MicroBatch& batch, const LayerWeights& weights, const void* x, void* y,
            const AdapterScratch& scratch) const;
   // What the base's product and backward() take in place of the family's dy: dy itself, or with magnitudes `scaled`,
-  // which may be dy where no other row of it is read again. Stores the magnitudes' gradients.
+  // which may be dy where that is not read again. Stores the magnitudes' gradients.
   const void* enter_backward(std::span<const Adapted> family, const MicroBatch& batch, const LayerWeights& weights,
                              const void* x, const void* dy, void* scaled, AdapterGradients& gradients,
                              const AdapterScratch& scratch) const;

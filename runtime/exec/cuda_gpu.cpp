@@ -188,27 +188,22 @@ class CudaGpu final : public Gpu {
     return rates;
   }
 
-  BytesPerSecond measure_updates() override {
+  BytesPerSecond measure_updates(const UpdateKind& kind) override {
     constexpr int64_t kElements = 8 << 20;  // several times an L2 cache
-    constexpr int64_t kBytesOfEach = 2 + 4 + 10, kBytesMovedOfEach = 2 * 2 + 4 + 2 * 10;
     constexpr int kUpdates = 8;
-    const CudaMemory memory(CudaMemoryKind::device, Bytes{kElements * kBytesOfEach}, "timing updates");
+    const CudaMemory memory(CudaMemoryKind::device, bytes_of(kind, kElements), "timing updates");
     const std::span<std::byte> bytes = memory.bytes();
-    const StateLayout layout(MomentFormat::f32, Dtype::bf16);
-    const GroupChunk chunk{.weights = bytes.data() + kElements * (4 + 10),
-                           .gradients = bytes.data(),
-                           .states = bytes.data() + kElements * 4,
-                           .layout = &layout,
-                           .elements = kElements,
-                           .decayed = kElements};
+    const GroupChunk chunk = lay_out_chunk(kind, kElements, bytes.data());
     TimedStream stream;
-    check_cuda(cudaMemsetAsync(bytes.data(), 0, bytes.size(), stream.get()), "clearing memory");
+    // Small numbers, whatever they are read as: zeros would spare 8-bit moments their codes.
+    check_cuda(cudaMemsetAsync(bytes.data(), 0x3a, bytes.size(), stream.get()), "filling memory");
     const auto kernels = make_cuda_group_kernels(stream.get());
     kernels->update(chunk, {});
     stream.begin();
     for (int i = 0; i < kUpdates; ++i) kernels->update(chunk, {});
     stream.end();
-    return {kUpdates * static_cast<double>(kElements * kBytesMovedOfEach) / (stream.time().count / 1e6)};
+    const auto moved = static_cast<double>(bytes_moved(kind, kElements).count);
+    return {kUpdates * moved / (stream.time().count / 1e6)};
   }
 
   void limit_transient(Bytes most) override {

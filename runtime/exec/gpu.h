@@ -44,8 +44,8 @@ class Gpu {
   virtual PassPlace& pass_place() = 0;
   // Between pinned host memory and the device; takes some tenths of a second.
   virtual CopyRates measure_copies() = 0;
-  // What AdamW reads and writes per second in the device's memory; takes some milliseconds.
-  virtual BytesPerSecond measure_updates() = 0;
+  // What such an AdamW reads and writes per second in the device's memory; takes some milliseconds.
+  virtual BytesPerSecond measure_updates(const UpdateKind& kind) = 0;
   // LibTorch may hold no more than this for what its kernels want beside the arena; a device that is made afterwards
   // has it take that at once. Exceeding it is an error of the op.
   virtual void limit_transient(Bytes most) = 0;

@@ -41,6 +41,17 @@ optim::AdamWArrays arrays_of(const GroupChunk& chunk, const StateSpans& spans, i
 
 }  // namespace
 
+GroupChunk lay_out_chunk(const UpdateKind& kind, int64_t elements, std::byte* memory) {
+  const int64_t weights = elements * size_of(kind.states.weights()), gradients = elements * size_of(kind.gradients);
+  return {.weights = memory,
+          .gradients = memory + weights,
+          .states = memory + weights + gradients,
+          .layout = &kind.states,
+          .elements = elements,
+          .decayed = elements,
+          .gradient_dtype = kind.gradients};
+}
+
 optim::GradientView gradient_view(const std::byte* at, Dtype dtype, int64_t elements) {
   const auto count = static_cast<size_t>(elements);
   if (dtype == Dtype::f32) return {{reinterpret_cast<const float*>(at), count}, {}};

@@ -8,6 +8,7 @@
 #include "optim/adamw.h"
 #include "runtime/core/dtype.h"
 #include "runtime/core/state_layout.h"
+#include "runtime/core/units.h"
 
 namespace sluice::exec {
 
@@ -22,6 +23,23 @@ struct GroupChunk {
   int64_t decayed = 0;              // the chunk's first ones: norms and biases, which follow the matrices, do not decay
   Dtype gradient_dtype = Dtype::f32;
 };
+
+// What a chunk's arrays are made of.
+struct UpdateKind {
+  StateLayout states{MomentFormat::f32, Dtype::f32};
+  Dtype gradients = Dtype::f32;
+};
+// Of `elements` of a group's beginning.
+inline Bytes bytes_of(const UpdateKind& kind, int64_t elements) {
+  const int64_t each = size_of(kind.states.weights()) + size_of(kind.gradients);
+  return {elements * each + kind.states.bytes(0, elements)};
+}
+// What an update of them reads and writes: all but the gradients both ways.
+inline Bytes bytes_moved(const UpdateKind& kind, int64_t elements) {
+  return bytes_of(kind, elements) * 2 - Bytes{elements * size_of(kind.gradients)};
+}
+// Such a chunk in `memory` of bytes_of, 64-byte aligned. `kind` must outlive it.
+GroupChunk lay_out_chunk(const UpdateKind& kind, int64_t elements, std::byte* memory);
 
 optim::GradientView gradient_view(const std::byte* at, Dtype dtype, int64_t elements);
 

@@ -102,23 +102,14 @@ OptimizerLoad::OptimizerLoad(int threads, std::span<std::byte> memory, UpdateKin
     : pool_(threads), kind_(std::move(kind)) {
   constexpr int64_t kElementsMost = MiB(4).count;
   const int64_t all = std::min(static_cast<int64_t>(memory.size()), kBytesMost.count);
-  const int64_t weight = size_of(kind_.states.weights()), gradient = size_of(kind_.gradients);
-  const auto bytes_of = [&](int64_t elements) {
-    return elements * (weight + gradient) + kind_.states.bytes(0, elements);
-  };
-  const int64_t most = all / bytes_of(kStateChunkStep) * kStateChunkStep, elements = std::min(kElementsMost, most);
+  const int64_t most = all / bytes_of(kind_, kStateChunkStep).count * kStateChunkStep;
+  const int64_t elements = std::min(kElementsMost, most);
   SLUICE_CHECK(elements > 0, "the optimizer load needs its memory");
   std::fill_n(reinterpret_cast<float*>(memory.data()), all / static_cast<int64_t>(sizeof(float)), 1e-3f);
-  for (int64_t at = 0; at + bytes_of(elements) <= all; at += bytes_of(elements)) {
-    std::byte* const begin = memory.data() + at;
-    chunks_.push_back({.weights = begin,
-                       .gradients = begin + elements * weight,
-                       .states = begin + elements * (weight + gradient),
-                       .layout = &kind_.states,
-                       .elements = elements,
-                       .gradient_dtype = kind_.gradients});
-  }
-  bytes_moved_ = 2 * bytes_of(elements) - elements * gradient;
+  const int64_t chunk = bytes_of(kind_, elements).count;
+  for (int64_t at = 0; at + chunk <= all; at += chunk)
+    chunks_.push_back(lay_out_chunk(kind_, elements, memory.data() + at));
+  bytes_moved_ = bytes_moved(kind_, elements).count;
 }
 
 double OptimizerLoad::work() {

@@ -50,10 +50,6 @@ class RepeatedLoad : public Load {
 };
 
 // AdamW over chunks of one kind.
-struct UpdateKind {
-  StateLayout states{MomentFormat::f32, Dtype::f32};
-  Dtype gradients = Dtype::f32;
-};
 class OptimizerLoad : public Load {
  public:
   // Of memory beyond that, nothing is used.

@@ -29,7 +29,7 @@ void ReadBack::states_of(int g, int set, const StatesSink& sink) {
   const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
   for (int64_t begin = 0, chunk = 0; begin < group.elements; begin += planned_.plan.chunk_elements, ++chunk) {
     const int64_t end = std::min(begin + planned_.plan.chunk_elements, group.elements);
-    const int64_t offset = group.states.bytes(0, begin), bytes = group.states.bytes(begin, end);
+    const int64_t offset = plan::states_begin(planned_.plan, group, begin), bytes = group.states.bytes(begin, end);
     if (where.states == Tier::host) {
       sink(g, begin, end, bytes_of(layout.find(plan::states_name(where, g, set)), offset, bytes));
       continue;

@@ -29,8 +29,11 @@ GroupStreams::GroupStreams(const JobShape& shape, const Plan& plan, const Phase&
 std::vector<GroupStreams::Chunk> GroupStreams::chunks(int g) const {
   std::vector<Chunk> all;
   const int64_t each = chunk_elements(plan_, group(g));
-  for (int64_t begin = 0; begin < group(g).elements; begin += each)
-    all.push_back({static_cast<int>(all.size()), begin, std::min(begin + each, group(g).elements)});
+  int64_t states_begin = 0;
+  for (int64_t begin = 0; begin < group(g).elements; begin += each) {
+    all.push_back({static_cast<int>(all.size()), begin, std::min(begin + each, group(g).elements), states_begin});
+    if (group(g).trainable) states_begin += states_stride(group(g), begin, all.back().end);
+  }
   return all;
 }
 
@@ -57,7 +60,7 @@ BufferId GroupStreams::weights_extent(int g, int set) {
 }
 BufferId GroupStreams::home_states(int g, int set) {
   return layout_.lasting(states_name(group_plan(g), g, set), group_plan(g).states, Tag::states,
-                         group(g).state_bytes().count);
+                         states_begin(plan_, group(g), group(g).elements));
 }
 BufferId GroupStreams::states_extent(int g, const Chunk& chunk, int set) {
   return layout_.lasting(states_extent_name(g, chunk.number, set), Tier::disk, Tag::states, states_bytes(g, chunk));
@@ -75,7 +78,7 @@ BufferId GroupStreams::load_ring(int g) {
   return rings_.next(load_ring_name(group(g)), 1, Tier::host, Tag::staging, group(g).weight_bytes().count);
 }
 Operand GroupStreams::home_states_chunk(int g, const Chunk& chunk, int set, Role role, Access access) {
-  return part(role, access, home_states(g, set), group(g).states.bytes(0, chunk.begin), states_bytes(g, chunk));
+  return part(role, access, home_states(g, set), chunk.states_begin, states_bytes(g, chunk));
 }
 Operand GroupStreams::ring_states_chunk(int g, const Chunk& chunk, Role role, Access access) {
   const BufferId buffer = rings_.next("states.ring", plan_.chunk_ring, Tier::host, Tag::states, states_chunk_bytes_);

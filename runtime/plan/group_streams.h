@@ -58,6 +58,7 @@ class GroupStreams : protected OpEmitter {
   struct Chunk {
     int number;
     int64_t begin, end;
+    int64_t states_begin;  // bytes of the home of states
     int64_t elements() const { return end - begin; }
   };
   const GroupPlan& group_plan(int g) const { return plan_.groups[index(g)]; }

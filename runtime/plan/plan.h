@@ -57,6 +57,11 @@ bool updates_behind_backward(const Plan& plan);
 // Of a group: parameters, or of a packed group bytes, as many as a 16-bit weight has.
 int64_t chunk_elements(const Plan& plan, const GroupShape& group);
 
+// Bytes that a chunk's states take in the home of its group's: whole pages, as transfers are.
+int64_t states_stride(const GroupShape& group, int64_t begin, int64_t end);
+// Where those of the chunk that begins at the element lie there. Of all elements: what the home takes.
+int64_t states_begin(const Plan& plan, const GroupShape& group, int64_t element);
+
 // YAML: the decisions, run-length encoded over equal blocks and groups, and the reasons.
 std::string to_yaml(const Plan& plan, const JobShape& shape);
 

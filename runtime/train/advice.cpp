@@ -39,6 +39,32 @@ BatchShape with_sequence_len(const Job& job, int64_t length) {
   return batch;
 }
 
+plan::JobShape with_states(const Job& job, MomentFormat format) {
+  plan::JobShape shape = shape_at(job, job.batch);
+  for (size_t g = 0; g < shape.groups.size(); ++g)
+    shape.groups[g].states = state_layout_of(job.setup.model.groups[g], format, job.setup.model.compute_dtype);
+  return shape;
+}
+Bytes states_of(const plan::JobShape& shape) {
+  Bytes sum;
+  for (const plan::GroupShape& group : shape.groups)
+    if (group.trainable) sum += group.state_bytes();
+  return sum;
+}
+// Formats of states with fewer bits than the job's, the nearest first.
+std::vector<MomentFormat> smaller_states(const Job& job) {
+  std::vector<MomentFormat> formats;
+  if (job.resume) return formats;  // a checkpoint's states keep their format
+  Bytes least = states_of(job.shape);
+  for (const MomentFormat format : {MomentFormat::bf16, MomentFormat::int8}) {
+    const Bytes bytes = states_of(with_states(job, format));
+    if (format <= job.config.offload.optimizer_state || bytes >= least) continue;
+    formats.push_back(format);
+    least = bytes;
+  }
+  return formats;
+}
+std::string state_setting(MomentFormat format) { return "offload.optimizer_state " + std::string(name_of(format)); }
 // The largest in [1, most] steps that fits, as fitting is monotone; 0: none.
 int64_t largest_that_fits(int64_t most, const std::function<bool(int64_t)>& fits) {
   int64_t low = 0;
@@ -55,6 +81,8 @@ class Advisor {
 
   std::vector<Change> changes() {
     larger_batches();
+    for (const MomentFormat format : smaller_states(job_))
+      if (consider(state_setting(format), with_states(job_, format), job_.request)) break;
     more_memory(Tier::device, "max_gpu");
     more_memory(Tier::host, "max_cpu");
     another_drive();
@@ -124,13 +152,18 @@ std::vector<std::string> settings_that_fit(const Job& job) {
                            return fits(with_sequence_len(job, kStep * each));
                          });
   if (length > 0) settings.push_back("set sequence_len to " + std::to_string(length));
+  for (const MomentFormat format : smaller_states(job)) {
+    if (!plan::can_fit(with_states(job, format), job.request)) continue;
+    settings.push_back("set offload.optimizer_state to " + std::string(name_of(format)));
+    break;
+  }
   return settings;
 }
 
 std::vector<Change> faster_changes(const Job& job) { return Advisor(job).changes(); }
 
 std::string to_text(const std::vector<Change>& changes) {
-  if (changes.empty()) return "faster with    no single change of batch, memory or drives gains 3% or more\n";
+  if (changes.empty()) return "faster with    no single change of batch, states, memory or drives gains 3% or more\n";
   std::string text;
   for (const Change& change : changes) {
     char line[200];

@@ -18,7 +18,8 @@ struct Change {
   double gain = 0;               // over the job's own, as a share
 };
 
-// Those of free settings, memory and drives that gain more than 3%, the cheapest first. Plans a job per change.
+// Those of free settings, formats of states, memory and drives that gain more than 3%, the cheapest first. Plans a job
+// per change.
 std::vector<Change> faster_changes(const Job& job);
 std::string to_text(const std::vector<Change>& changes);
 

@@ -147,6 +147,15 @@ class Writer {
   std::vector<float> master_;
 };
 
+// Before states had formats they were all fp32, and bf16 masters' low halves had another name.
+void refuse_older_states(const fs::path& folder, const models::TensorIndex& states) {
+  const auto is_old = [](const auto& tensor) { return tensor.first.ends_with(".lo"); };
+  if (std::any_of(states.tensors.begin(), states.tensors.end(), is_old))
+    throw SetupError(
+        (folder / kStatesFile).string() + " was written by an older version, whose states lie otherwise",
+        "finish the job with that version, or start anew from its weights: base_model: " + folder.string());
+}
+
 std::string state_json(const ModelSetup& setup, const Config& config, const CheckpointState& state) {
   nlohmann::ordered_json json;
   json["global_step"] = state.step;
@@ -319,13 +328,18 @@ void refuse_other_inputs(const Resume& resume, const ModelSetup& setup, const st
 
 void add_resumed_states(const Resume& resume, const ModelSetup& setup, exec::JobSources& sources) {
   const models::TensorIndex index = models::TensorIndex::of_file(resume.folder / kStatesFile);
+  refuse_older_states(resume.folder, index);
   const auto file = static_cast<int>(sources.files.size());
   sources.files.push_back(resume.folder / kStatesFile);
   sources.states.resize(setup.model.groups.size());
   for_each_state(setup, [&](size_t g, StatePart part, const StateSpan& span) {
     models::TensorLocation& place = sources.states[g][static_cast<size_t>(part)];
     place = index.at(state_name(setup.model.groups[g], part), {span.count});
-    SLUICE_CHECK(place.dtype == span.dtype, "a checkpoint of this job's record has its states' types");
+    if (place.dtype != span.dtype)
+      throw SetupError((resume.folder / kStatesFile).string() + ": " + place.name + " is " +
+                           std::string(name_of(place.dtype)) + ", and the job's optimizer_state asks for " +
+                           std::string(name_of(span.dtype)),
+                       "give the same optimizer and offload.optimizer_state as when the job began");
     place.file = file;
   });
 }

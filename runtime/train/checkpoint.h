@@ -16,7 +16,7 @@
 namespace sluice::train {
 
 struct CheckpointState {
-  int64_t step = 0;  // updates done
+  int64_t step = 0;  // done, those that fp16 skipped among them
   int64_t steps_total = 0;
   double start_seconds = 0;                  // launch to the first step's begin
   std::vector<double> validation_losses;     // in the order of evaluation

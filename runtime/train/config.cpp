@@ -212,7 +212,10 @@ class ConfigReader {
     refuse(*setting,
            setting->spelling + " is " + shown(setting->value) + ", and the job computes in " +
                key_of(config_.compute_dtype),
-           asked == Dtype::f32 ? "remove it" : "add " + key_of(asked) + ": true");
+           asked == Dtype::f32 ? "remove it"
+           : config_.compute_dtype == Dtype::f32
+               ? "add " + key_of(asked) + ": true"
+               : "remove it, or replace " + key_of(config_.compute_dtype) + ": true by " + key_of(asked) + ": true");
   }
 
   void read_lora(const Setting& adapter) {

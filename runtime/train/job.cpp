@@ -160,7 +160,7 @@ void plan_for_gpu(Job& job) {
   const exec::CopyRates copies = gpu.measure_copies();
   job.request.profile.h2d = copies.h2d;
   job.request.profile.d2h = copies.d2h;
-  job.shape.device_memory_rate = gpu.measure_updates();
+  job.shape.device_memory_rate = gpu.measure_updates(update_kind(job));
   plan::share_lanes(job.request.profile, {Lane::h2d, copies.h2d}, {Lane::d2h, copies.d2h}, copies.both);
 }
 

@@ -55,13 +55,12 @@ plan::MachineProfile probed(const Job& job, exec::RateProbeOptions options) {
   return exec::probe_rates(&swap, options);
 }
 
-// Of the job's large tensors.
+}  // namespace
+
 exec::UpdateKind update_kind(const Job& job) {
   return {StateLayout(job.config.offload.optimizer_state, job.setup.model.compute_dtype),
           pass_size(job.setup, job.batch).gradient_dtype};
 }
-
-}  // namespace
 
 Bytes probe_memory(const Job& job) {
   const Bytes left = job.request.caps[static_cast<size_t>(Tier::host)] - resident_bytes() - job.shape.transient_bytes;

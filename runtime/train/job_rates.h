@@ -12,6 +12,9 @@ plan::MachineProfile measure_rates(const Job& job);
 // The same with nothing taken by compute, and copies at the link of `target`; null: at the job's own.
 plan::MachineProfile measure_rates_without_compute(const Job& job, const plan::Machine* target);
 
+// What updates of the job's large tensors work on.
+exec::UpdateKind update_kind(const Job& job);
+
 // What measuring the rates takes: as much as the job's host cap leaves of it, and no more than all that the job is
 // about.
 Bytes probe_memory(const Job& job);

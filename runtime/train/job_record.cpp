@@ -72,11 +72,15 @@ nlohmann::ordered_json record_of(const Config& config) {
 
 void refuse_other_record(const nlohmann::json& recorded, const nlohmann::ordered_json& ours, const std::string& what) {
   for (const auto& [key, value] : ours.items()) {
-    if (key == "changeable" || !recorded.contains(key)) continue;
-    if (nlohmann::json(value) == recorded[key]) continue;
-    throw SetupError(what + " was written by another job: " + key + " is " + shown(recorded[key]) + " there and " +
-                         shown(value) + " here",
-                     "give the same values as when the job began, or start anew in another output_dir");
+    if (key == "changeable") continue;
+    // What older versions did not record, they had one value of.
+    nlohmann::json before = value;
+    if (key == "optimizer_state") before = "fp32";
+    if (recorded.contains(key)) before = recorded[key];
+    if (nlohmann::json(value) == before) continue;
+    throw SetupError(
+        what + " was written by another job: " + key + " is " + shown(before) + " there and " + shown(value) + " here",
+        "give the same values as when the job began, or start anew in another output_dir");
   }
 }
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -118,8 +119,9 @@ std::string progress_text(const StepRecord& record, int64_t steps_total, double 
   std::string text =
       "step " + formatted("%*lld/", static_cast<int>(total.size()), static_cast<long long>(record.step)) + total;
   text += "  loss " + strong(formatted("%.4f", record.loss));
-  text +=
-      formatted("  grad %.3g  lr %.2e  %.0f tok/s  ", record.grad_norm, record.learning_rate, record.tokens_per_second);
+  // A NaN may carry a sign.
+  text += formatted("  grad %.3g  lr %.2e  %.0f tok/s  ", std::fabs(record.grad_norm), record.learning_rate,
+                    record.tokens_per_second);
   if (record.loss_scale) text += formatted("scale %.0f  ", *record.loss_scale);
   if (record.skipped) text += strong("overflow, skipped") + "  ";
   text += formatted("%.0f%% of bound", record.percent_of_bound) + dim(" (" + std::string(record.binding_lane) + ")");

@@ -136,6 +136,11 @@ class Trainer {
     return result;
   }
 
+  // fp16 may overflow: that costs a step, or a validation loss, not the run.
+  exec::WhenNotFinite when_not_finite() const {
+    return loss_scale_.dynamic() ? exec::WhenNotFinite::is_reported : exec::WhenNotFinite::fails;
+  }
+
   // How long compute is busy in a phase of full micro-batches, by the plan.
   Microseconds foreseen_compute(const plan::Phase& phase) {
     const auto [place, fresh] = foreseen_compute_.try_emplace(phase);
@@ -160,10 +165,7 @@ class Trainer {
     const plan::Phase phase = progress_.step(static_cast<int>(micro_batches.size()), early);
     const optim::AdamWSettings unclipped = update_of(step, 1);
     const swap::SwapCounters before = swap_.counters();
-    // fp16 may overflow: that costs a step, not the run.
-    const exec::PhaseResult result =
-        run_phase(phase, micro_batches, unclipped,
-                  loss_scale_.dynamic() ? exec::WhenNotFinite::is_reported : exec::WhenNotFinite::fails);
+    const exec::PhaseResult result = run_phase(phase, micro_batches, unclipped, when_not_finite());
     progress_.updated();
 
     StepRecord record;
@@ -289,14 +291,16 @@ class Trainer {
          ++batch) {
       const StepData data = job_.steps.validation(*job_.validation, batch, job_.shape.micro_batches);
       const std::vector<models::MicroBatch> views = views_of(data, 0);
-      const exec::PhaseResult result =
-          run_phase(progress_.phase(plan::PhaseKind::evaluate, static_cast<int>(views.size())), views);
+      const exec::PhaseResult result = run_phase(
+          progress_.phase(plan::PhaseKind::evaluate, static_cast<int>(views.size())), views, {}, when_not_finite());
       for (const double each : result.loss_sums) sum += each;
       supervised += data.supervised;
     }
     return sum / static_cast<double>(std::max<int64_t>(supervised, 1));
   }
   void say_validation(double loss, const char* when) {
+    if (!std::isfinite(loss))
+      std::fprintf(stderr, "warning: a validation row overflows fp16, which ends at 65504; bf16: true does not\n");
     std::printf("validation loss %.4f %s\n", loss, when);
     std::fflush(stdout);
     validation_losses_.push_back(loss);

@@ -1,5 +1,8 @@
 """The jobs of this suite: small, with everything on that could depend on the plan."""
 
+import itertools
+import os
+
 from golden import tiny_models
 from golden.reference import Recipe
 
@@ -27,6 +30,13 @@ PRECISIONS = {
     # The scale doubles after each step until one overflows, and again: skipped steps and others take turns.
     "fp16": {"fp16": True, "fp16_init_scale": 2.0**18, "fp16_growth_interval": 1},
 }
+
+
+def cases(*chosen):
+    """(method, precision, states) that `chosen` names; all that there are where SLUICE_EVERY_CASE is set: an hour."""
+    if os.environ.get("SLUICE_EVERY_CASE"):
+        return tuple(itertools.product(METHODS, PRECISIONS, ("fp32", "bf16", "8bit")))
+    return tuple(tuple(case.split()) for case in chosen)
 
 
 def assert_some_skipped(run, precision):

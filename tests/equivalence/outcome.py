@@ -2,13 +2,13 @@
 
 import json
 
-NUMBERS = ("step", "loss", "grad_norm", "learning_rate", "tokens")
+NUMBERS = ("step", "loss", "grad_norm", "learning_rate", "tokens", "loss_scale", "skipped")  # the last two of fp16
 
 
 def numbers_text(run):
     """The columns that depend on arithmetic alone, as they are written."""
     lines = (run.output_dir / "trainer_log.jsonl").read_text().splitlines()
-    return [tuple(str(json.loads(line, parse_float=str)[name]) for name in NUMBERS) for line in lines]
+    return [tuple(str(json.loads(line, parse_float=str).get(name)) for name in NUMBERS) for line in lines]
 
 
 def tensors(run):

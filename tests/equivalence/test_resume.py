@@ -7,15 +7,15 @@ from equivalence import jobs, outcome, plans
 from golden import sluice_run
 
 HALF = jobs.RECIPE.steps // 2
-CASES = (("full", "fp32", "bf16"), ("full", "bf16", "fp32"), ("full", "bf16", "8bit"), ("lora", "bf16", "8bit"),
-         ("qlora", "bf16", "fp32"), ("full", "fp16", "fp32"), ("full", "fp16", "8bit"), ("lora", "fp16", "fp32"), ("dora", "bf16", "fp32"))
+CASES = jobs.cases("full fp32 bf16", "full bf16 8bit", "full fp16 fp32", "lora fp16 bf16", "qlora bf16 fp32",
+                   "dora bf16 fp32")
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
-def straight(request, workshop, tmp_path):
-    """(job, run) of ten steps without a stop, with a checkpoint half-way."""
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
+def straight(request, workshop, tmp_path_factory):
+    """(job, run) of ten steps without a stop, with a checkpoint half-way. Not to be changed."""
     job = jobs.job_of(workshop, jobs.TINY, *request.param, **plans.DISK.keys(), save_steps=HALF)
-    run = sluice_run.train(job, tmp_path / "straight")
+    run = sluice_run.train(job, tmp_path_factory.mktemp("straight"))
     jobs.assert_some_skipped(run, request.param[1])
     return job, run
 

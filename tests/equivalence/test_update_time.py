@@ -29,14 +29,13 @@ def assert_behind(run):
     return plan
 
 
-@pytest.fixture(params=(("full", "bf16", "fp32"), ("full", "bf16", "8bit"), ("lora", "fp32", "bf16"),
-                        ("full", "fp16", "fp32"), ("lora", "fp16", "fp32")), ids="-".join)
+@pytest.fixture(params=jobs.cases("full bf16 8bit", "lora fp32 bf16", "full fp16 fp32"), ids="-".join)
 def kind(request):
     return request.param
 
 
-# Of fp16 some steps are skipped, whatever the limit. No limit, one that no step reaches, one that some exceed, one that all do.
-@pytest.mark.parametrize("limit", (0, 1e3, "some", 1e-3), ids=str)
+# Of fp16 some steps are skipped, whatever the limit. No limit, one that some exceed, one that all do.
+@pytest.mark.parametrize("limit", (0, "some", 1e-3), ids=str)
 def test_both_times_compute_the_same(workshop, tmp_path, kind, limit):
     if limit == "some":
         free = sluice_run.train(job_at(workshop, "memory", BEFORE, *kind, 0), tmp_path / "free")

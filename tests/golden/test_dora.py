@@ -8,7 +8,7 @@ import bitsandbytes
 import peft
 import pytest
 import torch
-from golden import parity, reference, sluice_run, tiny_models
+from golden import parity, reference, sluice_run, test_fp16, tiny_models
 from golden.reference import Recipe
 from golden.test_bf16 import assert_within
 from golden.test_merge import merge
@@ -93,6 +93,23 @@ def test_bf16_stays_within_the_band_of_peft(workshop, tmp_path, name):
 
     assert_within(run.column("loss"), judge(torch.float32), judge(torch.bfloat16),
                   judge(torch.bfloat16, torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", ("llama_llama3", "qwen3_tied"))
+def test_fp16_stays_within_the_band_of_peft(workshop, tmp_path, name):
+    model_dir = workshop.model(tiny_models.BY_NAME[name])
+    recipe = replace(Recipe(micro_batches=4, grad_norm_max=2.5), learning_rate=3e-3)
+    rows = workshop.rows(model_dir)
+    adapter_dir = decomposed(model_dir, tmp_path / "adapter")
+    # Nothing overflows at this scale.
+    keys = dict(fp16=True, fp16_init_scale=1024, **dora_keys(adapter_dir))
+    run = sluice_run.train(workshop.job(model_dir, recipe, **keys), tmp_path)
+    fp32 = reference.train(test_fp16.adapted(model_dir, adapter_dir, torch.float32), rows, recipe)
+    autocast = reference.train(test_fp16.in_autocast(test_fp16.adapted(model_dir, adapter_dir, torch.float16)), rows,
+                               recipe, scaler=reference.fp16_scaler(1024.0))
+    test_fp16.assert_within(run, fp32, autocast)
+    test_fp16.assert_same_steps(run, autocast)
+    assert not any(autocast.skipped)
 
 
 @pytest.mark.parametrize("bits", ({}, {"load_in_8bit": True}), ids=("plain", "int8"))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from equivalence import jobs
 from golden import parity, reference, sluice_run, tiny_models
 from golden.reference import Recipe
 
@@ -59,3 +60,13 @@ def test_a_checkpoint_with_other_states_is_refused(workshop, tmp_path):
     assert refused.exit_code == 2
     assert "optimizer_state is 8bit there and bf16 here" in refused.stderr
     assert not (tmp_path / "second" / "out").exists()
+
+
+def test_a_job_that_does_not_fit_is_told_the_format_that_does(workshop, tmp_path):
+    """11 M parameters: 10 bytes of states each in fp32, 6 in bf16, 4 in 8 bits."""
+    offload = {"params": "host", "gradients": "host", "optimizer": "disk", "max_disk": "60MiB"}
+    job = jobs.job_of(workshop, jobs.SMOLLM2_LIKE, "full", "bf16", device="cpu", offload=offload)
+    refused = sluice_run.try_train(job, tmp_path / "refused")
+    assert refused.exit_code == 2 and "set offload.optimizer_state to 8bit" in refused.stderr, refused.stderr
+    run = sluice_run.train({**job, "max_steps": 1, "offload": {**offload, "optimizer_state": "8bit"}}, tmp_path / "fits")
+    assert len(run.log) == 1

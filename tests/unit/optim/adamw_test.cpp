@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "runtime/core/dynamic_map.h"
 #include "tests/unit/optim/random_states.h"
 
 namespace sluice::optim {
@@ -62,25 +63,37 @@ struct ArraysOfAllKinds {
     m_scales.assign(count / kStateBlock + 1, 0.3f);
     v_scales = m_scales;
     m_scales[0] = 0;
+    // A block whose largest moment is so small that its inverse overflows.
+    if (count >= 2 * kStateBlock) {
+      m_scales[1] = v_scales[1] = 1e-39f;
+      std::fill_n(gradients.begin() + kStateBlock, kStateBlock, 0.0f);
+    }
   }
   AdamWArrays arrays(Dtype weight_dtype, Dtype gradient_dtype, MomentFormat moments) {
+    return arrays(weight_dtype, gradient_dtype, moments, 0, static_cast<int64_t>(weights.size()));
+  }
+  AdamWArrays arrays(Dtype weight_dtype, Dtype gradient_dtype, MomentFormat moments, int64_t begin, int64_t end) {
     const auto moments_in = [&](auto& f32, auto& bf16, auto& codes) -> void* {
-      if (moments == MomentFormat::f32) return f32.data();
-      return moments == MomentFormat::bf16 ? static_cast<void*>(bf16.data()) : codes.data();
+      if (moments == MomentFormat::f32) return f32.data() + begin;
+      return moments == MomentFormat::bf16 ? static_cast<void*>(bf16.data() + begin) : codes.data() + begin;
     };
-    return {.count = static_cast<int64_t>(weights.size()),
+    const auto at = [&](std::vector<float>& values, Dtype dtype) {
+      return reinterpret_cast<std::byte*>(values.data()) + begin * size_of(dtype);
+    };
+    const Dtype master_dtype = weight_dtype == Dtype::bf16 ? Dtype::i16 : Dtype::f32;
+    return {.count = end - begin,
             .weight_dtype = weight_dtype,
-            .weights = weights.data(),
-            .master = weight_dtype == Dtype::f32 ? nullptr : master.data(),
+            .weights = at(weights, weight_dtype),
+            .master = weight_dtype == Dtype::f32 ? nullptr : at(master, master_dtype),
             .gradient_dtype = gradient_dtype,
-            .gradients = gradients.data(),
+            .gradients = at(gradients, gradient_dtype),
             .moments = moments,
             .m = moments_in(m, m_bf16, m_codes),
             .v = moments_in(v, v_bf16, v_codes),
-            .m_scales = m_scales.data(),
-            .v_scales = v_scales.data(),
+            .m_scales = m_scales.data() + begin / kStateBlock,
+            .v_scales = v_scales.data() + begin / kStateBlock,
             .group = 2,
-            .first = 512};
+            .first = 512 + begin};
   }
   bool operator==(const ArraysOfAllKinds& other) const {
     return same_bits(weights, other.weights) && same_bits(master, other.master) && same_bits(m, other.m) &&
@@ -112,6 +125,54 @@ TEST(AdamW, EveryInstructionSetGivesTheScalarBitsInEveryFormat) {
                                          << ", gradients " << name_of(gradients) << ", moments " << name_of(moments);
           }
         }
+}
+
+// Through the update: with b1 = b2 = 1/2, states of zero and gradients of twice the moment, m and v are what one likes.
+TEST(AdamW, EveryStepHasTheCodeOfTheTable) {
+  constexpr AdamWSettings kHalves{.learning_rate = 0, .beta1 = 0.5, .beta2 = 0.5, .step = 1};
+  for (const bool of_v : {false, true})
+    for (uint32_t begin = 0; begin < kDynamicSteps; begin += kStateBlock - 1) {
+      const size_t count = std::min<size_t>(kStateBlock - 1, kDynamicSteps - begin);
+      std::vector<float> p(kStateBlock), g(kStateBlock), m_scales(1), v_scales(1);
+      std::vector<uint8_t> m(kStateBlock), v(kStateBlock);
+      for (size_t i = 0; i < count; ++i) {
+        const double value = -1.0 + 2.0 * static_cast<double>(begin + i) / (kDynamicSteps - 1);
+        g[i] = static_cast<float>(of_v ? std::sqrt(2 * std::fabs(value)) : 2 * value);
+      }
+      g[kStateBlock - 1] = of_v ? std::sqrt(2.0f) : 2.0f;  // the largest
+      const AdamWArrays arrays{.count = kStateBlock,
+                               .weights = p.data(),
+                               .gradients = g.data(),
+                               .moments = MomentFormat::int8,
+                               .m = m.data(),
+                               .v = v.data(),
+                               .m_scales = m_scales.data(),
+                               .v_scales = v_scales.data()};
+      adamw(Isa::scalar, kHalves, arrays);
+      const std::vector<uint8_t> expected = of_v ? v : m;
+      for (const Isa isa : runnable_isas()) {
+        std::fill(m.begin(), m.end(), uint8_t{0});
+        std::fill(v.begin(), v.end(), uint8_t{0});
+        m_scales[0] = v_scales[0] = 0;
+        adamw(isa, kHalves, arrays);
+        ASSERT_EQ(of_v ? v : m, expected) << name_of(isa) << ", from step " << begin << (of_v ? " of v" : " of m");
+      }
+    }
+}
+
+TEST(AdamW, AnySplitAtBlocksGivesTheSameBitsInEveryFormat) {
+  for (const Dtype weights : {Dtype::f32, Dtype::bf16, Dtype::f16})
+    for (const MomentFormat moments : {MomentFormat::f32, MomentFormat::bf16, MomentFormat::int8}) {
+      constexpr int64_t kCount = 5000;
+      ArraysOfAllKinds whole(kCount), parts = whole;
+      adamw(best_isa(), kSettings, whole.arrays(weights, Dtype::f32, moments));
+      for (int64_t begin = 0, blocks = 1; begin < kCount; ++blocks) {
+        const int64_t end = std::min(kCount, begin + blocks * kStateBlock);
+        adamw(best_isa(), kSettings, parts.arrays(weights, Dtype::f32, moments, begin, end));
+        begin = end;
+      }
+      EXPECT_TRUE(whole == parts) << name_of(weights) << ", moments " << name_of(moments);
+    }
 }
 
 // Bit by bit, over every mantissa, for divisors that bias corrections are.

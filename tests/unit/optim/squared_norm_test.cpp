@@ -3,6 +3,7 @@
 #include <random>
 
 #include "optim/adamw.h"
+#include "runtime/core/half.h"
 #include "tests/unit/optim/random_states.h"
 
 namespace sluice::optim {
@@ -26,10 +27,14 @@ TEST(SquaredNorm, EveryInstructionSetGivesTheScalarBits) {
   for (const size_t count : {1, 15, 16, 17, 1003, 3 * 65536 + 1234}) {
     const std::vector<float> g = random_gradients(count, count);
     const std::vector<uint16_t> g_bf16 = rounded(g);
+    std::vector<uint16_t> g_f16;
+    for (const float x : g) g_f16.push_back(float_to_f16(x));
     for (const Isa isa : runnable_isas()) {
       EXPECT_EQ(squared_norm(Isa::scalar, {.f32 = g, .bf16 = {}}), squared_norm(isa, {.f32 = g, .bf16 = {}}))
           << name_of(isa) << ", " << count;
       EXPECT_EQ(squared_norm(Isa::scalar, {.f32 = {}, .bf16 = g_bf16}), squared_norm(isa, {.f32 = {}, .bf16 = g_bf16}))
+          << name_of(isa) << ", " << count;
+      EXPECT_EQ(squared_norm(Isa::scalar, {{}, {}, g_f16}), squared_norm(isa, {{}, {}, g_f16}))
           << name_of(isa) << ", " << count;
     }
   }

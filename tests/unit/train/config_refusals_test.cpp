@@ -182,11 +182,14 @@ INSTANTIATE_TEST_SUITE_P(
                 "job.yaml:5:1: fp16_init_scale is given, but not fp16: true\n  fix: add fp16: true, or remove it"},
         Refusal{"bf16: true\nfp16_growth_interval: 100\n",
                 "job.yaml:6:1: fp16_growth_interval is given, but not fp16: true\n  fix: add fp16: true, or remove it"},
-        Refusal{
-            "adapter: qlora\nlora_r: 8\nlora_target_linear: true\nbf16: true\nbnb_4bit_compute_dtype: float16\n",
-            "job.yaml:9:1: bnb_4bit_compute_dtype is 'float16', and the job computes in bf16\n  fix: add fp16: true"},
+        Refusal{"adapter: qlora\nlora_r: 8\nlora_target_linear: true\nbf16: true\nbnb_4bit_compute_dtype: float16\n",
+                "job.yaml:9:1: bnb_4bit_compute_dtype is 'float16', and the job computes in bf16\n  fix: remove it, or "
+                "replace bf16: "
+                "true by fp16: true"},
         Refusal{"adapter: qlora\nlora_r: 8\nlora_target_linear: true\nfp16: true\nbnb_4bit_compute_dtype: bf16\n",
-                "job.yaml:9:1: bnb_4bit_compute_dtype is 'bf16', and the job computes in fp16\n  fix: add bf16: true"},
+                "job.yaml:9:1: bnb_4bit_compute_dtype is 'bf16', and the job computes in fp16\n  fix: remove it, or "
+                "replace fp16: "
+                "true by bf16: true"},
         Refusal{"warmup_ratio: 0.1\nwarmup_steps: 10\n",
                 "job.yaml:5:1: warmup_steps and warmup_ratio exclude one another\n  fix: keep one of them"},
         Refusal{"load_in_4bit: true\n",

@@ -51,6 +51,21 @@ TEST(LossScale, whatever_is_not_finite_costs_a_step) {
   EXPECT_EQ(scale.skipped_steps(), 4);
 }
 
+TEST(LossScale, goes_on_counting_where_a_checkpoint_was_made) {
+  Config config = fp16_job();
+  config.fp16_growth_interval = 3;
+  LossScale straight(config, std::nullopt);
+  EXPECT_TRUE(straight.judge(1, norm(kInfinite)));
+  EXPECT_FALSE(straight.judge(2, norm(1)));
+  EXPECT_FALSE(straight.judge(3, norm(1)));
+  LossScale resumed(config, straight.state());
+  EXPECT_EQ(resumed.value(), 32768);
+  EXPECT_FALSE(straight.judge(4, norm(1)));
+  EXPECT_FALSE(resumed.judge(4, norm(1)));
+  EXPECT_EQ(resumed.value(), 65536);
+  EXPECT_TRUE(resumed.state() == straight.state());
+}
+
 TEST(LossScale, ends_at_one_where_an_output_is_an_error_at_once) {
   LossScaleState low;
   low.scale = 1.5;

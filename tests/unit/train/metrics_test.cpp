@@ -65,6 +65,8 @@ TEST(StepRecord, fp16_adds_its_scale_behind_them) {
   record.skipped = true;
   record.grad_norm = INFINITY;
   EXPECT_NE(progress_text(record, 9, 60, {}).find("overflow, skipped"), std::string::npos);
+  record.grad_norm = -NAN;
+  EXPECT_NE(progress_text(record, 9, 60, {}).find("grad nan"), std::string::npos);
   EXPECT_NE(to_json_line(record).find(R"("grad_norm":null)"), std::string::npos);
 }
 
