@@ -51,10 +51,10 @@ struct Eight {
     x = _mm256_mullo_epi32(_mm256_add_epi32(folded(x, 15), all(key.between)), all(kSecondDrawFactor));
     return folded(x, 16);
   }
+  static Draws low_half(Draws draws) { return _mm256_and_si256(draws, _mm256_set1_epi32(0xffff)); }
   static Draws high_half(Draws draws) { return _mm256_srli_epi32(draws, 16); }
-  static void store_by_draw(uint16_t* at, F x, Draws draws) {
-    const __m256i low = _mm256_and_si256(draws, _mm256_set1_epi32(0xffff));
-    store_low_halves(at, _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(x), low), 16));
+  static void store_by_draw(uint16_t* at, F x, Draws half) {
+    store_low_halves(at, _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(x), half), 16));
   }
 
   static F larger_magnitude(F most, F x) { return _mm256_max_ps(_mm256_andnot_ps(broadcast(-0.0f), x), most); }
@@ -66,6 +66,9 @@ struct Eight {
     return found;
   }
 
+  static constexpr int64_t place(int64_t i) { return i; }
+  static F load_placed(const float* at) { return load(at); }
+  static void store_placed(float* at, F x) { store(at, x); }
   static void expand(const uint8_t* codes, int64_t count, DynamicMap map, float* to) {
     const float* const values = dynamic_values(map).data();
     for (int64_t i = 0; i < count; i += kLanes) {

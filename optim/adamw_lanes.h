@@ -50,15 +50,17 @@ struct One {
   static F quotient(F x, F by, F) { return x / by; }
 
   static Draws draw(RoundingKey key, uint32_t first) { return rounding_draw(key, first); }
+  static Draws low_half(Draws draws) { return draws & 0xffffu; }
   static Draws high_half(Draws draws) { return draws >> 16; }
-  // To bf16, by the low half of each draw.
-  static void store_by_draw(uint16_t* at, F x, Draws draws) {
-    *at = round_by_draw(std::bit_cast<uint32_t>(x), draws & 0xffffu);
-  }
+  // To bf16, by half of each draw.
+  static void store_by_draw(uint16_t* at, F x, Draws half) { *at = round_by_draw(std::bit_cast<uint32_t>(x), half); }
 
   static F larger_magnitude(F most, F x) { return std::fabs(x) > most ? std::fabs(x) : most; }
   static float largest(F most) { return most; }
-  // A whole block's values, and codes of its numbers times `factor`.
+  // A block's values, where `place` has them, and codes of its numbers times `factor`.
+  static constexpr int64_t place(int64_t i) { return i; }
+  static F load_placed(const float* at) { return *at; }
+  static void store_placed(float* at, F x) { *at = x; }
   static void expand(const uint8_t* codes, int64_t count, DynamicMap map, float* to) {
     const float* const values = dynamic_values(map).data();
     for (int64_t i = 0; i < count; ++i) to[i] = values[codes[i]];

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <type_traits>
 
 #include "optim/adamw_lanes.h"
 
@@ -85,7 +87,7 @@ struct Bf16Moments {
   template <class L>
   void store(L, int64_t i, typename L::F new_m, typename L::F new_v) const {
     const typename L::Draws draws = L::draw(key, first + static_cast<uint32_t>(i));
-    L::store_by_draw(m + i, new_m, draws);
+    L::store_by_draw(m + i, new_m, L::low_half(draws));
     L::store_by_draw(v + i, new_v, L::high_half(draws));
   }
 };
@@ -117,83 +119,89 @@ struct alignas(64) BlockMoments {
 };
 
 // A block's scale, and its numbers as codes. A block of zeros has code 0, as bitsandbytes' has.
-template <class Lanes>
+template <class L>
 void store_block(const float* from, int64_t count, float most, DynamicMap map, uint8_t* codes, float* scale) {
   *scale = most;
   const float factor = 1.0f / most;  // overflows where the largest is subnormal
   if (most == 0) {
     for (int64_t i = 0; i < count; ++i) codes[i] = 0;
-  } else if (count == kStateBlock && std::isfinite(factor)) {
-    Lanes::store_codes(from, count, factor, map, codes);
+  } else if (std::isfinite(factor)) {
+    L::store_codes(from, count, factor, map, codes);
   } else {
-    One::store_codes(from, count, factor, map, codes);
+    for (int64_t i = 0; i < count; ++i) One::store_codes(from + L::place(i), 1, factor, map, codes + i);
   }
 }
 
-// Each block is expanded into the first-level cache, updated there, which finds the largest moments too, and stored.
+// Elements [begin, begin + count) of one block: expanded into the first-level cache, updated there, which finds the
+// largest moments too, and stored. Only One takes a block that is not whole.
+template <class L, class Weights, class G>
+void update_block(const AdamWStep<L>& step, const Weights& weights, const G* g, const AdamWArrays& arrays,
+                  int64_t begin, int64_t count) {
+  auto* const m_codes = static_cast<uint8_t*>(arrays.m) + begin;
+  auto* const v_codes = static_cast<uint8_t*>(arrays.v) + begin;
+  float *const m_scale = arrays.m_scales + begin / kStateBlock, *const v_scale = arrays.v_scales + begin / kStateBlock;
+  BlockMoments block;
+  L::expand(m_codes, count, DynamicMap::with_sign, block.m);
+  L::expand(v_codes, count, DynamicMap::unsigned_only, block.v);
+  const auto m_before = L::broadcast(*m_scale), v_before = L::broadcast(*v_scale);
+  auto m_most = L::broadcast(0), v_most = L::broadcast(0);
+  const auto with = [&](int64_t i) {
+    const auto gradient = step.scaled(L::load(g + begin + i));
+    const auto m = step.next_m_of_int8(L::load_placed(block.m + i) * m_before, gradient);
+    const auto v = step.next_v(L::load_placed(block.v + i) * v_before, gradient);
+    L::store_placed(block.m + i, m);
+    L::store_placed(block.v + i, v);
+    m_most = L::larger_magnitude(m_most, m);
+    v_most = L::larger_magnitude(v_most, v);
+    weights.store(L{}, begin + i, step.next_p(weights.load(L{}, begin + i), m, v));
+  };
+  weights.streams([&]<class... P>(P*... p) {
+    for (int64_t line = 0; line < count; line += kBlockElements) {
+      const int64_t ahead = begin + line + kAheadElements;
+      (prefetch_block(p + ahead), ...);
+      prefetch_block(g + ahead);
+      prefetch_block(m_codes + line + kAheadElements);
+      prefetch_block(v_codes + line + kAheadElements);
+      for (int64_t i = line; i < std::min(line + kBlockElements, count); i += L::kLanes) with(i);
+    }
+  });
+  store_block<L>(block.m, count, L::largest(m_most), DynamicMap::with_sign, m_codes, m_scale);
+  store_block<L>(block.v, count, L::largest(v_most), DynamicMap::unsigned_only, v_codes, v_scale);
+}
+
 template <class Lanes, class Weights, class G>
 void update_int8(const AdamWConstants& constants, const AdamWArrays& arrays) {
   const Weights weights(arrays);
   const auto* const g = static_cast<const G*>(arrays.gradients);
-  auto* const m_codes = static_cast<uint8_t*>(arrays.m);
-  auto* const v_codes = static_cast<uint8_t*>(arrays.v);
   const AdamWStep<Lanes> wide(constants);
-  const AdamWStep<One> narrow(constants);
-  BlockMoments block;
-  const auto with = [&]<class L>(L lanes, const AdamWStep<L>& step, int64_t begin, int64_t i, typename L::F& m_most,
-                                 typename L::F& v_most) {
-    const int64_t at = begin + i, scale = begin / kStateBlock;
-    const auto gradient = step.scaled(L::load(g + at));
-    const auto m = step.next_m_of_int8(L::load(block.m + i) * L::broadcast(arrays.m_scales[scale]), gradient);
-    const auto v = step.next_v(L::load(block.v + i) * L::broadcast(arrays.v_scales[scale]), gradient);
-    L::store(block.m + i, m);
-    L::store(block.v + i, v);
-    m_most = L::larger_magnitude(m_most, m);
-    v_most = L::larger_magnitude(v_most, v);
-    weights.store(lanes, at, step.next_p(weights.load(lanes, at), m, v));
-  };
-  for (int64_t begin = 0; begin < arrays.count; begin += kStateBlock) {
-    const int64_t count = std::min(kStateBlock, arrays.count - begin), scale = begin / kStateBlock;
-    const auto expand = [&](const uint8_t* codes, DynamicMap map, float* to) {
-      count == kStateBlock ? Lanes::expand(codes, count, map, to) : One::expand(codes, count, map, to);
-    };
-    expand(m_codes + begin, DynamicMap::with_sign, block.m);
-    expand(v_codes + begin, DynamicMap::unsigned_only, block.v);
-    auto m_wide = Lanes::broadcast(0), v_wide = Lanes::broadcast(0);
-    float m_most = 0, v_most = 0;
-    weights.streams([&]<class... P>(P*... p) {
-      for_each_element<Lanes>(
-          count, [&](int64_t i) { with(Lanes{}, wide, begin, i, m_wide, v_wide); },
-          [&](int64_t i) { with(One{}, narrow, begin, i, m_most, v_most); }, p + begin..., g + begin, m_codes + begin,
-          v_codes + begin);
-    });
-    m_most = std::max(m_most, Lanes::largest(m_wide));
-    v_most = std::max(v_most, Lanes::largest(v_wide));
-    store_block<Lanes>(block.m, count, m_most, DynamicMap::with_sign, m_codes + begin, arrays.m_scales + scale);
-    store_block<Lanes>(block.v, count, v_most, DynamicMap::unsigned_only, v_codes + begin, arrays.v_scales + scale);
-  }
+  const int64_t whole = arrays.count / kStateBlock * kStateBlock;
+  for (int64_t begin = 0; begin < whole; begin += kStateBlock)
+    update_block(wide, weights, g, arrays, begin, kStateBlock);
+  if (whole < arrays.count) update_block(AdamWStep<One>(constants), weights, g, arrays, whole, arrays.count - whole);
 }
 
-template <class Lanes, class Weights, class G>
+// `Halves`: the lanes for elements that are 16 bits or fewer each in nearly all arrays.
+template <class Lanes, class Halves, class Weights, class G>
 constexpr void fill_moments(AdamWKernels::Update (&update_of)[kElementKinds]) {
+  using Narrow = std::conditional_t<std::is_same_v<Weights, Bf16Weights>, Halves, Lanes>;
   update_of[static_cast<int>(MomentFormat::f32)] = update<Lanes, Weights, G, F32Moments>;
-  update_of[static_cast<int>(MomentFormat::bf16)] = update<Lanes, Weights, G, Bf16Moments>;
-  update_of[static_cast<int>(MomentFormat::int8)] = update_int8<Lanes, Weights, G>;
+  update_of[static_cast<int>(MomentFormat::bf16)] = update<Narrow, Weights, G, Bf16Moments>;
+  update_of[static_cast<int>(MomentFormat::int8)] = update_int8<Narrow, Weights, G>;
 }
 
-template <class Lanes, class Weights>
+template <class Lanes, class Halves, class Weights>
 constexpr void fill_gradients(AdamWKernels::Update (&update_of)[kElementKinds][kElementKinds]) {
-  fill_moments<Lanes, Weights, float>(update_of[element_kind(Dtype::f32)]);
-  fill_moments<Lanes, Weights, uint16_t>(update_of[element_kind(Dtype::bf16)]);
-  fill_moments<Lanes, Weights, F16>(update_of[element_kind(Dtype::f16)]);
+  fill_moments<Lanes, Halves, Weights, float>(update_of[element_kind(Dtype::f32)]);
+  fill_moments<Lanes, Halves, Weights, uint16_t>(update_of[element_kind(Dtype::bf16)]);
+  fill_moments<Lanes, Halves, Weights, F16>(update_of[element_kind(Dtype::f16)]);
 }
 
-template <class Lanes>
+template <class Lanes, class Halves = Lanes>
 constexpr AdamWKernels kernels_over() {
   AdamWKernels kernels{};
-  fill_gradients<Lanes, F32Weights>(kernels.update[element_kind(Dtype::f32)]);
-  fill_gradients<Lanes, Bf16Weights>(kernels.update[element_kind(Dtype::bf16)]);
-  fill_gradients<Lanes, F16Weights>(kernels.update[element_kind(Dtype::f16)]);
+  fill_gradients<Lanes, Halves, F32Weights>(kernels.update[element_kind(Dtype::f32)]);
+  fill_gradients<Lanes, Halves, Bf16Weights>(kernels.update[element_kind(Dtype::bf16)]);
+  fill_gradients<Lanes, Halves, F16Weights>(kernels.update[element_kind(Dtype::f16)]);
   kernels.squares[element_kind(Dtype::f32)] = sum_of_squares<Lanes, float>;
   kernels.squares[element_kind(Dtype::bf16)] = sum_of_squares<Lanes, uint16_t>;
   kernels.squares[element_kind(Dtype::f16)] = sum_of_squares<Lanes, F16>;
