@@ -66,6 +66,7 @@ AdamWConstants constants_of(const AdamWSettings& s, int group) {
           .sqrt_correction2 = static_cast<float>(std::sqrt(correction2)),
           .epsilon = static_cast<float>(s.epsilon),
           .negative_step_size = static_cast<float>(-(s.learning_rate / correction1)),
+          .negative_learning_rate = static_cast<float>(-s.learning_rate),
           .rounding = rounding_key(s.seed, s.step, group)};
 }
 
@@ -100,24 +101,26 @@ std::string_view name_of(Isa isa) {
   return "?";
 }
 
-void adamw(Isa isa, const AdamWSettings& settings, const AdamWArrays& arrays) {
+void update(Isa isa, const AdamWSettings& settings, const AdamWArrays& arrays) {
   SLUICE_CHECK((arrays.master == nullptr) == (arrays.weight_dtype == Dtype::f32), "only fp32 weights are the master");
-  kernels_of(isa).update[element_kind(arrays.weight_dtype)][element_kind(arrays.gradient_dtype)]
-                        [static_cast<int>(arrays.moments)](constants_of(settings, arrays.group), arrays);
+  const AdamWKernels& kernels = kernels_of(isa);
+  const auto& update_of = arrays.rule == UpdateRule::adamw ? kernels.adamw : kernels.lion;
+  update_of[element_kind(arrays.weight_dtype)][element_kind(arrays.gradient_dtype)][static_cast<int>(arrays.moments)](
+      constants_of(settings, arrays.group), arrays);
 }
 
 void adamw_f32(Isa isa, const AdamWSettings& settings, std::span<float> parameters, GradientView gradients,
                std::span<float> m, std::span<float> v) {
   check_lengths(parameters.size(), gradients, m, v);
   const auto [dtype, data, count] = gradients_of(gradients);
-  adamw(isa, settings,
-        {.count = count,
-         .weight_dtype = Dtype::f32,
-         .weights = parameters.data(),
-         .gradient_dtype = dtype,
-         .gradients = data,
-         .m = m.data(),
-         .v = v.data()});
+  update(isa, settings,
+         {.count = count,
+          .weight_dtype = Dtype::f32,
+          .weights = parameters.data(),
+          .gradient_dtype = dtype,
+          .gradients = data,
+          .m = m.data(),
+          .v = v.data()});
 }
 
 void adamw_split(Isa isa, const AdamWSettings& settings, std::span<uint16_t> hi, std::span<int16_t> lo,
@@ -125,15 +128,15 @@ void adamw_split(Isa isa, const AdamWSettings& settings, std::span<uint16_t> hi,
   check_lengths(hi.size(), gradients, m, v);
   SLUICE_CHECK(lo.size() == hi.size(), "low halves of another length than the high ones");
   const auto [dtype, data, count] = gradients_of(gradients);
-  adamw(isa, settings,
-        {.count = count,
-         .weight_dtype = Dtype::bf16,
-         .weights = hi.data(),
-         .master = lo.data(),
-         .gradient_dtype = dtype,
-         .gradients = data,
-         .m = m.data(),
-         .v = v.data()});
+  update(isa, settings,
+         {.count = count,
+          .weight_dtype = Dtype::bf16,
+          .weights = hi.data(),
+          .master = lo.data(),
+          .gradient_dtype = dtype,
+          .gradients = data,
+          .m = m.data(),
+          .v = v.data()});
 }
 
 double squared_norm(Isa isa, GradientView gradients) {

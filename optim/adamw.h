@@ -8,6 +8,9 @@
 // counter-based generator. int8: as bitsandbytes' CPU backend (optimizer_update_8bit_blockwise): m = b1*m + (1-b1)*g,
 // and m and v of a block of 256 are stored in the dynamic type over their largest magnitude; p takes them before they
 // are.
+//
+// Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", program 1), as bitsandbytes orders it:
+//   p *= 1 - lr*wd;  p -= lr * sign(b1*m + (1-b1)*g);  m = b2*m + (1-b2)*g
 #pragma once
 
 #include <cstdint>
@@ -26,7 +29,7 @@ std::string_view name_of(Isa isa);
 struct AdamWSettings {
   double learning_rate = 0;
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
-  int64_t step = 1;          // counts from 1
+  int64_t step = 1;          // counts from 1; Lion asks for neither it nor epsilon
   float gradient_scale = 1;  // multiplied into each gradient first
   uint64_t seed = 0;         // of the draws that bf16 moments are rounded by
 };
@@ -34,19 +37,21 @@ struct AdamWSettings {
 // Parameters that are updated alike. Arrays of `count` elements, none overlapping another.
 struct AdamWArrays {
   int64_t count = 0;
+  UpdateRule rule = UpdateRule::adamw;
   Dtype weight_dtype = Dtype::f32;
   void* weights = nullptr;
   void* master = nullptr;  // of bf16 weights int16 low halves, of f16 ones the fp32 master, of f32 ones nothing
   Dtype gradient_dtype = Dtype::f32;
   const void* gradients = nullptr;
   MomentFormat moments = MomentFormat::f32;
-  void *m = nullptr, *v = nullptr;
+  void *m = nullptr, *v = nullptr;                 // Lion has no v
   float *m_scales = nullptr, *v_scales = nullptr;  // of int8 moments, one per begun kStateBlock
   // Which parameters these are, for draws that do not depend on how they are cut.
   int group = 0;
   int64_t first = 0;
 };
-void adamw(Isa isa, const AdamWSettings& settings, const AdamWArrays& arrays);
+// By the arrays' rule.
+void update(Isa isa, const AdamWSettings& settings, const AdamWArrays& arrays);
 
 // Gradients of one dtype: at most one span is non-empty.
 struct GradientView {

@@ -41,6 +41,11 @@ struct Eight {
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F sqrt(F x) { return _mm256_sqrt_ps(x); }
   static F quotient(F x, F by, F) { return x / by; }
+  static F sign(F x) {
+    const auto one_where = [&](F holds) { return _mm256_and_ps(holds, broadcast(1.0f)); };
+    const F zero = broadcast(0);
+    return one_where(_mm256_cmp_ps(x, zero, _CMP_GT_OQ)) - one_where(_mm256_cmp_ps(x, zero, _CMP_LT_OQ));
+  }
 
   static Draws draw(RoundingKey key, uint32_t first) {
     const auto all = [](uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); };

@@ -64,6 +64,11 @@ struct Sixteen {
     return _mm512_mask_mov_ps(infinity, _mm512_cmp_ps_mask(x, infinity, _CMP_NEQ_UQ), corrected);
   }
 
+  static F sign(F x) {
+    const F positive = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, broadcast(0), _CMP_GT_OQ), broadcast(1.0f));
+    return _mm512_mask_mov_ps(positive, _mm512_cmp_ps_mask(x, broadcast(0), _CMP_LT_OQ), broadcast(-1.0f));
+  }
+
   static Draws draw(RoundingKey key, uint32_t first) {
     return draw(key, _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), first);
   }
@@ -218,6 +223,8 @@ struct ThirtyTwo {
   static F quotient(F x, F by, F inverse) {
     return {Sixteen::quotient(x.even, by.even, inverse.even), Sixteen::quotient(x.odd, by.odd, inverse.odd)};
   }
+
+  static F sign(F x) { return {Sixteen::sign(x.even), Sixteen::sign(x.odd)}; }
 
   static Draws draw(RoundingKey key, uint32_t first) {
     const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);

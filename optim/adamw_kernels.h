@@ -20,6 +20,7 @@ struct AdamWConstants {
   float sqrt_correction2;  // sqrt(1 - b2^step)
   float epsilon;
   float negative_step_size;  // -lr / (1 - b1^step)
+  float negative_learning_rate;
   RoundingKey rounding;
 };
 
@@ -32,7 +33,8 @@ constexpr int element_kind(Dtype dtype) { return dtype == Dtype::f32 ? 0 : dtype
 
 struct AdamWKernels {
   using Update = void (*)(const AdamWConstants& constants, const AdamWArrays& arrays);
-  Update update[kElementKinds][kElementKinds][kElementKinds];  // [weights][gradients][moments]
+  using Updates = Update[kElementKinds][kElementKinds][kElementKinds];  // [weights][gradients][moments]
+  Updates adamw, lion;
   double (*squares[kElementKinds])(const void* gradients, int64_t count);
 };
 

@@ -48,6 +48,7 @@ struct One {
   static F fma(F a, F b, F c) { return std::fma(a, b, c); }
   static F sqrt(F x) { return std::sqrt(x); }
   static F quotient(F x, F by, F) { return x / by; }
+  static F sign(F x) { return static_cast<float>((x > 0) - (x < 0)); }  // of NaN 0, as torch's
 
   static Draws draw(RoundingKey key, uint32_t first) { return rounding_draw(key, first); }
   static Draws low_half(Draws draws) { return draws & 0xffffu; }
@@ -110,19 +111,61 @@ class AdamWStep {
         lerp_onto_gradient_(c.lerp_onto_gradient) {}
 
   F scaled(F gradient) const { return gradient * gradient_scale_; }
-  F next_m(F m, F g) const { return Lanes::fma(lerp_weight_, g - m, lerp_onto_gradient_ ? g : m); }
+  void next(F& p, F& m, F& v, F g) const {
+    m = Lanes::fma(lerp_weight_, g - m, lerp_onto_gradient_ ? g : m);
+    move(p, m, v, g);
+  }
   // bitsandbytes' mul_ and add_ instead of lerp_.
-  F next_m_of_int8(F m, F g) const { return Lanes::fma(one_minus_beta1_, g, m * beta1_); }
-  F next_v(F v, F g) const { return Lanes::fma(one_minus_beta2_ * g, g, v * beta2_); }
-  F next_p(F p, F m, F v) const {
-    const F denominator = Lanes::quotient(Lanes::sqrt(v), sqrt_correction2_, sqrt_correction2_inverse_) + epsilon_;
-    return p * decay_ + negative_step_size_ * m / denominator;
+  void next_of_int8(F& p, F& m, F& v, F g) const {
+    m = Lanes::fma(one_minus_beta1_, g, m * beta1_);
+    move(p, m, v, g);
   }
 
  private:
+  void move(F& p, F m, F& v, F g) const {
+    v = Lanes::fma(one_minus_beta2_ * g, g, v * beta2_);
+    const F denominator = Lanes::quotient(Lanes::sqrt(v), sqrt_correction2_, sqrt_correction2_inverse_) + epsilon_;
+    p = p * decay_ + negative_step_size_ * m / denominator;
+  }
+
   F gradient_scale_, decay_, lerp_weight_, beta1_, one_minus_beta1_, beta2_, one_minus_beta2_, sqrt_correction2_;
   F sqrt_correction2_inverse_, epsilon_, negative_step_size_;
   bool lerp_onto_gradient_;
+};
+
+// bitsandbytes' CPU backend: mul_, add of the sign, mul_ and add_. Of 8-bit moments the sign is that of two products
+// added up, of others that of a fused sum.
+template <class Lanes>
+class LionStep {
+ public:
+  using F = typename Lanes::F;
+
+  explicit LionStep(const AdamWConstants& c)
+      : gradient_scale_(Lanes::broadcast(c.gradient_scale)),
+        decay_(Lanes::broadcast(c.decay)),
+        beta1_(Lanes::broadcast(c.beta1)),
+        one_minus_beta1_(Lanes::broadcast(c.one_minus_beta1)),
+        beta2_(Lanes::broadcast(c.beta2)),
+        one_minus_beta2_(Lanes::broadcast(c.one_minus_beta2)),
+        negative_learning_rate_(Lanes::broadcast(c.negative_learning_rate)) {}
+
+  F scaled(F gradient) const { return gradient * gradient_scale_; }
+  template <class None>
+  void next(F& p, F& m, None, F g) const {
+    move(p, m, g, Lanes::fma(one_minus_beta1_, g, m * beta1_));
+  }
+  template <class None>
+  void next_of_int8(F& p, F& m, None, F g) const {
+    move(p, m, g, m * beta1_ + g * one_minus_beta1_);
+  }
+
+ private:
+  void move(F& p, F& m, F g, F direction) const {
+    p = Lanes::fma(negative_learning_rate_, Lanes::sign(direction), p * decay_);
+    m = Lanes::fma(one_minus_beta2_, g, m * beta2_);
+  }
+
+  F gradient_scale_, decay_, beta1_, one_minus_beta1_, beta2_, one_minus_beta2_, negative_learning_rate_;
 };
 
 // x / by for many x and one `by`, with 1 / by rounded once as `inverse`: the quotient's two corrections make it IEEE's

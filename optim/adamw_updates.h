@@ -65,58 +65,92 @@ struct F16Weights {
   }
 };
 
+// What a step is, by rule.
+struct AdamWRule {
+  static constexpr bool kHasV = true;
+  template <class Lanes>
+  using Step = AdamWStep<Lanes>;
+};
+struct LionRule {
+  static constexpr bool kHasV = false;
+  template <class Lanes>
+  using Step = LionStep<Lanes>;
+};
+
+// Of a rule without v.
+struct NoMoment {};
+
 // How moments in floating point are.
 struct F32Moments {
-  float *m, *v;
-  F32Moments(const AdamWConstants&, const AdamWArrays& a) : m(static_cast<float*>(a.m)), v(static_cast<float*>(a.v)) {}
+  using Element = float;
+  explicit F32Moments(const AdamWConstants&, const AdamWArrays&) {}
   template <class L>
-  void store(L, int64_t i, typename L::F new_m, typename L::F new_v) const {
-    L::store(m + i, new_m);
-    L::store(v + i, new_v);
+  static int draws(L, int64_t) {
+    return 0;
+  }
+  template <class L>
+  static void store_m(L, float* at, typename L::F x, int) {
+    L::store(at, x);
+  }
+  template <class L>
+  static void store_v(L, float* at, typename L::F x, int) {
+    L::store(at, x);
   }
 };
 struct Bf16Moments {
-  uint16_t *m, *v;
+  using Element = uint16_t;
   RoundingKey key;
   uint32_t first;
-  Bf16Moments(const AdamWConstants& c, const AdamWArrays& a)
-      : m(static_cast<uint16_t*>(a.m)),
-        v(static_cast<uint16_t*>(a.v)),
-        key(c.rounding),
-        first(static_cast<uint32_t>(a.first)) {}
+  Bf16Moments(const AdamWConstants& c, const AdamWArrays& a) : key(c.rounding), first(static_cast<uint32_t>(a.first)) {}
   template <class L>
-  void store(L, int64_t i, typename L::F new_m, typename L::F new_v) const {
-    const typename L::Draws draws = L::draw(key, first + static_cast<uint32_t>(i));
-    L::store_by_draw(m + i, new_m, L::low_half(draws));
-    L::store_by_draw(v + i, new_v, L::high_half(draws));
+  typename L::Draws draws(L, int64_t i) const {
+    return L::draw(key, first + static_cast<uint32_t>(i));
+  }
+  template <class L>
+  static void store_m(L, uint16_t* at, typename L::F x, typename L::Draws draws) {
+    L::store_by_draw(at, x, L::low_half(draws));
+  }
+  template <class L>
+  static void store_v(L, uint16_t* at, typename L::F x, typename L::Draws draws) {
+    L::store_by_draw(at, x, L::high_half(draws));
   }
 };
 
-template <class Lanes, class Weights, class G, class Moments>
+template <class Rule, class Lanes, class Weights, class G, class Moments>
 void update(const AdamWConstants& constants, const AdamWArrays& arrays) {
   const Weights weights(arrays);
   const Moments moments(constants, arrays);
   const auto* const g = static_cast<const G*>(arrays.gradients);
-  const auto with = [&]<class L>(L lanes, const AdamWStep<L>& step, int64_t i) {
+  auto* const m_at = static_cast<typename Moments::Element*>(arrays.m);
+  auto* const v_at = static_cast<typename Moments::Element*>(arrays.v);
+  const auto with = [&]<class L>(L lanes, const typename Rule::template Step<L>& step, int64_t i) {
     const auto gradient = step.scaled(L::load(g + i));
-    const auto m = step.next_m(L::load(moments.m + i), gradient);
-    const auto v = step.next_v(L::load(moments.v + i), gradient);
-    moments.store(lanes, i, m, v);
-    weights.store(lanes, i, step.next_p(weights.load(lanes, i), m, v));
+    auto m = L::load(m_at + i), p = weights.load(lanes, i);
+    const auto draws = moments.draws(lanes, i);
+    if constexpr (Rule::kHasV) {
+      auto v = L::load(v_at + i);
+      step.next(p, m, v, gradient);
+      moments.store_v(lanes, v_at + i, v, draws);
+    } else {
+      step.next(p, m, NoMoment{}, gradient);
+    }
+    moments.store_m(lanes, m_at + i, m, draws);
+    weights.store(lanes, i, p);
   };
-  const AdamWStep<Lanes> wide(constants);
-  const AdamWStep<One> narrow(constants);
+  const typename Rule::template Step<Lanes> wide(constants);
+  const typename Rule::template Step<One> narrow(constants);
   weights.streams([&]<class... P>(P*... p) {
-    for_each_element<Lanes>(
-        arrays.count, [&](int64_t i) { with(Lanes{}, wide, i); }, [&](int64_t i) { with(One{}, narrow, i); }, p..., g,
-        moments.m, moments.v);
+    const auto all = [&](const auto*... streams) {
+      for_each_element<Lanes>(
+          arrays.count, [&](int64_t i) { with(Lanes{}, wide, i); }, [&](int64_t i) { with(One{}, narrow, i); },
+          streams...);
+    };
+    if constexpr (Rule::kHasV)
+      all(p..., g, m_at, v_at);
+    else
+      all(p..., g, m_at);
   });
 }
-
-// Moments of one block while they are fp32.
-struct alignas(64) BlockMoments {
-  float m[kStateBlock], v[kStateBlock];
-};
 
 // A block's scale, and its numbers as codes. A block of zeros has code 0, as bitsandbytes' has.
 template <class L>
@@ -132,76 +166,117 @@ void store_block(const float* from, int64_t count, float most, DynamicMap map, u
   }
 }
 
+// The moments of one kind of one block, expanded.
+template <class L>
+class BlockMoments {
+ public:
+  using F = typename L::F;
+
+  BlockMoments(DynamicMap map, void* codes, float* scales, int64_t begin, int64_t count)
+      : map_(map),
+        codes_(static_cast<uint8_t*>(codes) + begin),
+        scale_(scales + begin / kStateBlock),
+        count_(count),
+        before_(L::broadcast(*scale_)) {
+    L::expand(codes_, count, map, values_);
+  }
+  void prefetch(int64_t i) const { prefetch_block(codes_ + i); }
+  F load(int64_t i) const { return L::load_placed(values_ + i) * before_; }
+  void store(int64_t i, F x) {
+    L::store_placed(values_ + i, x);
+    most_ = L::larger_magnitude(most_, x);
+  }
+  void save() const { store_block<L>(values_, count_, L::largest(most_), map_, codes_, scale_); }
+
+ private:
+  alignas(64) float values_[kStateBlock];
+  const DynamicMap map_;
+  uint8_t* const codes_;
+  float* const scale_;
+  const int64_t count_;
+  const F before_;
+  F most_ = L::broadcast(0);
+};
+
 // Elements [begin, begin + count) of one block: expanded into the first-level cache, updated there, which finds the
 // largest moments too, and stored. Only One takes a block that is not whole.
-template <class L, class Weights, class G>
-void update_block(const AdamWStep<L>& step, const Weights& weights, const G* g, const AdamWArrays& arrays,
-                  int64_t begin, int64_t count) {
-  auto* const m_codes = static_cast<uint8_t*>(arrays.m) + begin;
-  auto* const v_codes = static_cast<uint8_t*>(arrays.v) + begin;
-  float *const m_scale = arrays.m_scales + begin / kStateBlock, *const v_scale = arrays.v_scales + begin / kStateBlock;
-  BlockMoments block;
-  L::expand(m_codes, count, DynamicMap::with_sign, block.m);
-  L::expand(v_codes, count, DynamicMap::unsigned_only, block.v);
-  const auto m_before = L::broadcast(*m_scale), v_before = L::broadcast(*v_scale);
-  auto m_most = L::broadcast(0), v_most = L::broadcast(0);
-  const auto with = [&](int64_t i) {
-    const auto gradient = step.scaled(L::load(g + begin + i));
-    const auto m = step.next_m_of_int8(L::load_placed(block.m + i) * m_before, gradient);
-    const auto v = step.next_v(L::load_placed(block.v + i) * v_before, gradient);
-    L::store_placed(block.m + i, m);
-    L::store_placed(block.v + i, v);
-    m_most = L::larger_magnitude(m_most, m);
-    v_most = L::larger_magnitude(v_most, v);
-    weights.store(L{}, begin + i, step.next_p(weights.load(L{}, begin + i), m, v));
+template <class Rule, class L, class Weights, class G>
+void update_block(const typename Rule::template Step<L>& step, const Weights& weights, const G* g,
+                  const AdamWArrays& arrays, int64_t begin, int64_t count) {
+  BlockMoments<L> m(DynamicMap::with_sign, arrays.m, arrays.m_scales, begin, count);
+  const auto over = [&](const auto& prefetch_v, const auto& with) {
+    weights.streams([&]<class... P>(P*... p) {
+      for (int64_t line = 0; line < count; line += kBlockElements) {
+        (prefetch_block(p + begin + line + kAheadElements), ...);
+        prefetch_block(g + begin + line + kAheadElements);
+        m.prefetch(line + kAheadElements);
+        prefetch_v(line + kAheadElements);
+        for (int64_t i = line; i < std::min(line + kBlockElements, count); i += L::kLanes) {
+          auto new_m = m.load(i), new_p = weights.load(L{}, begin + i);
+          with(i, new_p, new_m, step.scaled(L::load(g + begin + i)));
+          m.store(i, new_m);
+          weights.store(L{}, begin + i, new_p);
+        }
+      }
+    });
   };
-  weights.streams([&]<class... P>(P*... p) {
-    for (int64_t line = 0; line < count; line += kBlockElements) {
-      const int64_t ahead = begin + line + kAheadElements;
-      (prefetch_block(p + ahead), ...);
-      prefetch_block(g + ahead);
-      prefetch_block(m_codes + line + kAheadElements);
-      prefetch_block(v_codes + line + kAheadElements);
-      for (int64_t i = line; i < std::min(line + kBlockElements, count); i += L::kLanes) with(i);
-    }
-  });
-  store_block<L>(block.m, count, L::largest(m_most), DynamicMap::with_sign, m_codes, m_scale);
-  store_block<L>(block.v, count, L::largest(v_most), DynamicMap::unsigned_only, v_codes, v_scale);
+  if constexpr (Rule::kHasV) {
+    BlockMoments<L> v(DynamicMap::unsigned_only, arrays.v, arrays.v_scales, begin, count);
+    over([&](int64_t i) { v.prefetch(i); },
+         [&](int64_t i, auto& new_p, auto& new_m, auto gradient) {
+           auto new_v = v.load(i);
+           step.next_of_int8(new_p, new_m, new_v, gradient);
+           v.store(i, new_v);
+         });
+    v.save();
+  } else {
+    over([](int64_t) {}, [&](int64_t, auto& new_p, auto& new_m,
+                             auto gradient) { step.next_of_int8(new_p, new_m, NoMoment{}, gradient); });
+  }
+  m.save();
 }
 
-template <class Lanes, class Weights, class G>
+template <class Rule, class Lanes, class Weights, class G>
 void update_int8(const AdamWConstants& constants, const AdamWArrays& arrays) {
   const Weights weights(arrays);
   const auto* const g = static_cast<const G*>(arrays.gradients);
-  const AdamWStep<Lanes> wide(constants);
+  const typename Rule::template Step<Lanes> wide(constants);
   const int64_t whole = arrays.count / kStateBlock * kStateBlock;
   for (int64_t begin = 0; begin < whole; begin += kStateBlock)
-    update_block(wide, weights, g, arrays, begin, kStateBlock);
-  if (whole < arrays.count) update_block(AdamWStep<One>(constants), weights, g, arrays, whole, arrays.count - whole);
+    update_block<Rule, Lanes>(wide, weights, g, arrays, begin, kStateBlock);
+  if (whole == arrays.count) return;
+  const typename Rule::template Step<One> narrow(constants);
+  update_block<Rule, One>(narrow, weights, g, arrays, whole, arrays.count - whole);
 }
 
 // `Halves`: the lanes for elements that are 16 bits or fewer each in nearly all arrays.
-template <class Lanes, class Halves, class Weights, class G>
+template <class Rule, class Lanes, class Halves, class Weights, class G>
 constexpr void fill_moments(AdamWKernels::Update (&update_of)[kElementKinds]) {
   using Narrow = std::conditional_t<std::is_same_v<Weights, Bf16Weights>, Halves, Lanes>;
-  update_of[static_cast<int>(MomentFormat::f32)] = update<Lanes, Weights, G, F32Moments>;
-  update_of[static_cast<int>(MomentFormat::bf16)] = update<Narrow, Weights, G, Bf16Moments>;
-  update_of[static_cast<int>(MomentFormat::int8)] = update_int8<Narrow, Weights, G>;
+  update_of[static_cast<int>(MomentFormat::f32)] = update<Rule, Lanes, Weights, G, F32Moments>;
+  update_of[static_cast<int>(MomentFormat::bf16)] = update<Rule, Narrow, Weights, G, Bf16Moments>;
+  update_of[static_cast<int>(MomentFormat::int8)] = update_int8<Rule, Narrow, Weights, G>;
 }
 
-template <class Lanes, class Halves, class Weights>
+template <class Rule, class Lanes, class Halves, class Weights>
 constexpr void fill_gradients(AdamWKernels::Update (&update_of)[kElementKinds][kElementKinds]) {
-  fill_moments<Lanes, Halves, Weights, float>(update_of[element_kind(Dtype::f32)]);
-  fill_moments<Lanes, Halves, Weights, uint16_t>(update_of[element_kind(Dtype::bf16)]);
-  fill_moments<Lanes, Halves, Weights, F16>(update_of[element_kind(Dtype::f16)]);
+  fill_moments<Rule, Lanes, Halves, Weights, float>(update_of[element_kind(Dtype::f32)]);
+  fill_moments<Rule, Lanes, Halves, Weights, uint16_t>(update_of[element_kind(Dtype::bf16)]);
+  fill_moments<Rule, Lanes, Halves, Weights, F16>(update_of[element_kind(Dtype::f16)]);
+}
+
+template <class Rule, class Lanes, class Halves>
+constexpr void fill(AdamWKernels::Updates& updates) {
+  fill_gradients<Rule, Lanes, Halves, F32Weights>(updates[element_kind(Dtype::f32)]);
+  fill_gradients<Rule, Lanes, Halves, Bf16Weights>(updates[element_kind(Dtype::bf16)]);
+  fill_gradients<Rule, Lanes, Halves, F16Weights>(updates[element_kind(Dtype::f16)]);
 }
 
 template <class Lanes, class Halves = Lanes>
 constexpr AdamWKernels kernels_over() {
   AdamWKernels kernels{};
-  fill_gradients<Lanes, Halves, F32Weights>(kernels.update[element_kind(Dtype::f32)]);
-  fill_gradients<Lanes, Halves, Bf16Weights>(kernels.update[element_kind(Dtype::bf16)]);
-  fill_gradients<Lanes, Halves, F16Weights>(kernels.update[element_kind(Dtype::f16)]);
+  fill<AdamWRule, Lanes, Halves>(kernels.adamw);
+  fill<LionRule, Lanes, Halves>(kernels.lion);
   kernels.squares[element_kind(Dtype::f32)] = sum_of_squares<Lanes, float>;
   kernels.squares[element_kind(Dtype::bf16)] = sum_of_squares<Lanes, uint16_t>;
   kernels.squares[element_kind(Dtype::f16)] = sum_of_squares<Lanes, F16>;

@@ -172,18 +172,18 @@ class Bench {
     const Tensor scales = at::zeros({2 * kElements / kStateBlock}, floats);
     optim::cuda::load_dynamic_tables();
     const auto update = [&](MomentFormat moments) {
-      optim::cuda::adamw({.learning_rate = 1e-4},
-                         {.count = kElements,
-                          .weight_dtype = Dtype::bf16,
-                          .weights = hi.data_ptr(),
-                          .master = lo.data_ptr(),
-                          .gradients = gradient.data_ptr(),
-                          .moments = moments,
-                          .m = m.data_ptr(),
-                          .v = v.data_ptr(),
-                          .m_scales = scales.data_ptr<float>(),
-                          .v_scales = scales.data_ptr<float>() + kElements / kStateBlock},
-                         stream());
+      optim::cuda::update({.learning_rate = 1e-4},
+                          {.count = kElements,
+                           .weight_dtype = Dtype::bf16,
+                           .weights = hi.data_ptr(),
+                           .master = lo.data_ptr(),
+                           .gradients = gradient.data_ptr(),
+                           .moments = moments,
+                           .m = m.data_ptr(),
+                           .v = v.data_ptr(),
+                           .m_scales = scales.data_ptr<float>(),
+                           .v_scales = scales.data_ptr<float>() + kElements / kStateBlock},
+                          stream());
     };
     memory("AdamW", 28.0 * kElements, [&] { update(MomentFormat::f32); });
     memory("AdamW, moments in bf16", 20.0 * kElements, [&] { update(MomentFormat::bf16); });

@@ -85,6 +85,7 @@ struct Format {
   Dtype weights = Dtype::f32, gradients = Dtype::f32;
   MomentFormat moments = MomentFormat::f32;
   std::vector<int64_t> written_bytes;  // of one parameter: weights, master, m, v
+  UpdateRule rule = UpdateRule::adamw;
 
   int64_t gradient_bytes() const { return size_of(gradients); }
   // Of one parameter: every written stream is read too. Scales of int8 moments, 1/16 of a byte, are not counted.
@@ -105,6 +106,8 @@ const Format kFormats[] = {
     {"split_gradient_bf16_moments_bf16", Dtype::bf16, Dtype::bf16, MomentFormat::bf16, {2, 2, 2, 2}},
     {"split_gradient_f32_moments_8bit", Dtype::bf16, Dtype::f32, MomentFormat::int8, {2, 2, 1, 1}},
     {"split_gradient_bf16_moments_8bit", Dtype::bf16, Dtype::bf16, MomentFormat::int8, {2, 2, 1, 1}},
+    {"split_gradient_bf16_lion", Dtype::bf16, Dtype::bf16, MomentFormat::f32, {2, 2, 4}, UpdateRule::lion},
+    {"split_gradient_bf16_lion_8bit", Dtype::bf16, Dtype::bf16, MomentFormat::int8, {2, 2, 1}, UpdateRule::lion},
 };
 
 // Streams that lie one after the other in `written`, and scales beside them.
@@ -126,9 +129,10 @@ struct Places {
       streams.push_back(stream + begin * bytes);
       stream += elements * bytes;
     }
-    const bool has_master = streams.size() == 4;
+    const bool has_master = format.weights != Dtype::f32, has_v = format.rule == UpdateRule::adamw;
     const int64_t blocks = elements / kStateBlock + 1;
     return {.count = end - begin,
+            .rule = format.rule,
             .weight_dtype = format.weights,
             .weights = streams[0],
             .master = has_master ? streams[1] : nullptr,
@@ -136,7 +140,7 @@ struct Places {
             .gradients = gradients + begin * format.gradient_bytes(),
             .moments = format.moments,
             .m = streams[has_master ? 2 : 1],
-            .v = streams[has_master ? 3 : 2],
+            .v = has_v ? streams.back() : nullptr,
             .m_scales = scales.data() + begin / kStateBlock,
             .v_scales = scales.data() + blocks + begin / kStateBlock,
             .first = begin};
@@ -151,7 +155,7 @@ void update_against_roof(benchmark::State& state, const Format& format) {
   const UpdateMemory memory{written.at(), gradients.at(), count, format.gradient_bytes(), format.written_bytes};
   Places places(written.at(), gradients.at(), count);
   const auto update = [&](const UpdateMemory&, int64_t begin, int64_t end) {
-    adamw(optim::best_isa(), kSettings, places.arrays(format, begin, end));
+    optim::update(optim::best_isa(), kSettings, places.arrays(format, begin, end));
   };
   optim::WorkerPool pool(threads());
   const auto time = [&](const auto& kernel) {
@@ -220,7 +224,7 @@ void update_in_cache(benchmark::State& state, const Format& format, optim::Isa i
   constexpr int64_t kCount = 16'384;
   const Memory written(kCount * 14), gradients(kCount * 4);
   Places places(written.at(), gradients.at(), kCount);
-  for (auto _ : state) adamw(isa, kSettings, places.arrays(format, 0, kCount));
+  for (auto _ : state) optim::update(isa, kSettings, places.arrays(format, 0, kCount));
   state.counters["Gparam/s"] =
       benchmark::Counter(static_cast<double>(state.iterations() * kCount) / 1e9, benchmark::Counter::kIsRate);
 }

@@ -38,7 +38,7 @@ __device__ float to_float(float value) { return value; }
 __device__ float to_float(uint16_t bf16_bits) { return bf16_to_float(bf16_bits); }
 __device__ float to_float(F16 value) { return __half2float(__ushort_as_half(value.bits)); }
 
-// As AdamWStep (optim/adamw_lanes.h), every rounding by name: nothing here may be contracted.
+// As AdamWStep and LionStep (optim/adamw_lanes.h), every rounding by name: nothing here may be contracted.
 __device__ float scaled(const AdamWConstants& c, float gradient) { return __fmul_rn(gradient, c.gradient_scale); }
 __device__ float next_m(const AdamWConstants& c, float m, float g) {
   return __fmaf_rn(c.lerp_weight, __fsub_rn(g, m), c.lerp_onto_gradient ? g : m);
@@ -53,6 +53,36 @@ __device__ float next_p(const AdamWConstants& c, float p, float m, float v) {
   const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), c.sqrt_correction2), c.epsilon);
   return __fadd_rn(__fmul_rn(p, c.decay), __fdiv_rn(__fmul_rn(c.negative_step_size, m), denominator));
 }
+
+struct AdamW {
+  static constexpr bool kHasV = true;
+  __device__ static void next(const AdamWConstants& c, float& p, float& m, float& v, float g) {
+    m = next_m(c, m, g);
+    v = next_v(c, v, g);
+    p = next_p(c, p, m, v);
+  }
+  __device__ static void next_of_int8(const AdamWConstants& c, float& p, float& m, float& v, float g) {
+    m = next_m_of_int8(c, m, g);
+    v = next_v(c, v, g);
+    p = next_p(c, p, m, v);
+  }
+};
+struct Lion {
+  static constexpr bool kHasV = false;
+  __device__ static void next(const AdamWConstants& c, float& p, float& m, float&, float g) {
+    move(c, p, m, g, __fmaf_rn(c.one_minus_beta1, g, __fmul_rn(m, c.beta1)));
+  }
+  __device__ static void next_of_int8(const AdamWConstants& c, float& p, float& m, float&, float g) {
+    move(c, p, m, g, __fadd_rn(__fmul_rn(m, c.beta1), __fmul_rn(g, c.one_minus_beta1)));
+  }
+
+ private:
+  __device__ static void move(const AdamWConstants& c, float& p, float& m, float g, float direction) {
+    const float sign = direction > 0 ? 1.0f : direction < 0 ? -1.0f : 0.0f;
+    p = __fmaf_rn(c.negative_learning_rate, sign, __fmul_rn(p, c.decay));
+    m = __fmaf_rn(c.one_minus_beta2, g, __fmul_rn(m, c.beta2));
+  }
+};
 
 // fp32 masters of `kWidth` neighbours, as weights and what lies beside them have them. W: float, uint16_t (bf16), F16.
 template <class W, int kWidth>
@@ -101,20 +131,23 @@ class Masters {
 };
 
 // M: float, or uint16_t (bf16). Each element is read and written by one thread, once.
-template <class W, class G, class M, int kWidth>
-__global__ void update(AdamWConstants constants, AdamWArrays arrays) {
+template <class Rule, class W, class G, class M, int kWidth>
+__global__ void update_floats(AdamWConstants constants, AdamWArrays arrays) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kWidth;
   if (i >= arrays.count) return;
   Masters<W, kWidth> masters(arrays, i);
   const auto gradients = load<G, kWidth>(static_cast<const G*>(arrays.gradients), i);
   auto* const m_at = static_cast<M*>(arrays.m);
   auto* const v_at = static_cast<M*>(arrays.v);
-  auto old_m = load<M, kWidth>(m_at, i), old_v = load<M, kWidth>(v_at, i);
+  auto old_m = load<M, kWidth>(m_at, i);
+  Pack<M, kWidth> old_v{};
+  if constexpr (Rule::kHasV) old_v = load<M, kWidth>(v_at, i);
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) {
     const float g = scaled(constants, to_float(gradients.at[k]));
-    const float m = next_m(constants, to_float(old_m.at[k]), g), v = next_v(constants, to_float(old_v.at[k]), g);
-    masters.set(k, next_p(constants, masters.get(k), m, v));
+    float p = masters.get(k), m = to_float(old_m.at[k]), v = to_float(old_v.at[k]);
+    Rule::next(constants, p, m, v, g);
+    masters.set(k, p);
     if constexpr (std::is_same_v<M, float>) {
       old_m.at[k] = m;
       old_v.at[k] = v;
@@ -126,7 +159,7 @@ __global__ void update(AdamWConstants constants, AdamWArrays arrays) {
   }
   masters.save();
   store(m_at, i, old_m);
-  store(v_at, i, old_v);
+  if constexpr (Rule::kHasV) store(v_at, i, old_v);
 }
 
 __device__ float largest_of_warp(float magnitude) {
@@ -144,7 +177,7 @@ __device__ uint8_t code_of(DynamicMap map, float normed) {
 
 // A warp per block of kStateBlock elements; lanes hold neighbours, `kWidth` each, so that a last block that is cut
 // short is whole packs of one.
-template <class W, class G, int kWidth>
+template <class Rule, class W, class G, int kWidth>
 __global__ void update_int8(AdamWConstants constants, AdamWArrays arrays) {
   const int64_t block = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
   const int64_t begin = block * kStateBlock;
@@ -152,7 +185,7 @@ __global__ void update_int8(AdamWConstants constants, AdamWArrays arrays) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   auto* const m_codes = static_cast<uint8_t*>(arrays.m);
   auto* const v_codes = static_cast<uint8_t*>(arrays.v);
-  const float m_scale = arrays.m_scales[block], v_scale = arrays.v_scales[block];
+  const float m_scale = arrays.m_scales[block], v_scale = Rule::kHasV ? arrays.v_scales[block] : 0;
   constexpr int kPacks = kBlockWide / kWidth;
   float m[kBlockWide], v[kBlockWide], m_most = 0, v_most = 0;
 #pragma unroll
@@ -161,13 +194,16 @@ __global__ void update_int8(AdamWConstants constants, AdamWArrays arrays) {
     if (i >= arrays.count) continue;
     Masters<W, kWidth> masters(arrays, i);
     const auto gradients = load<G, kWidth>(static_cast<const G*>(arrays.gradients), i);
-    const auto old_m = load<uint8_t, kWidth>(m_codes, i), old_v = load<uint8_t, kWidth>(v_codes, i);
+    const auto old_m = load<uint8_t, kWidth>(m_codes, i);
+    Pack<uint8_t, kWidth> old_v{};
+    if constexpr (Rule::kHasV) old_v = load<uint8_t, kWidth>(v_codes, i);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       const float g = scaled(constants, to_float(gradients.at[k]));
-      const float new_m = next_m_of_int8(constants, __fmul_rn(values_of_codes[0][old_m.at[k]], m_scale), g);
-      const float new_v = next_v(constants, __fmul_rn(values_of_codes[1][old_v.at[k]], v_scale), g);
-      masters.set(k, next_p(constants, masters.get(k), new_m, new_v));
+      float p = masters.get(k), new_m = __fmul_rn(values_of_codes[0][old_m.at[k]], m_scale);
+      float new_v = __fmul_rn(values_of_codes[1][old_v.at[k]], v_scale);
+      Rule::next_of_int8(constants, p, new_m, new_v, g);
+      masters.set(k, p);
       m_most = fmaxf(m_most, fabsf(new_m));
       v_most = fmaxf(v_most, fabsf(new_v));
       m[pack * kWidth + k] = new_m;
@@ -191,14 +227,14 @@ __global__ void update_int8(AdamWConstants constants, AdamWArrays arrays) {
       new_v.at[k] = v_most == 0 ? 0 : code_of(DynamicMap::unsigned_only, __fmul_rn(v[at], v_factor));
     }
     store(m_codes, i, new_m);
-    store(v_codes, i, new_v);
+    if constexpr (Rule::kHasV) store(v_codes, i, new_v);
   }
   if (lane != 0) return;
   arrays.m_scales[block] = m_most;
-  arrays.v_scales[block] = v_most;
+  if constexpr (Rule::kHasV) arrays.v_scales[block] = v_most;
 }
 
-template <class W, class G>
+template <class Rule, class W, class G>
 void launch(const AdamWConstants& constants, const AdamWArrays& arrays, cudaStream_t stream) {
   // The parts of a chunk follow each other: all begin at a multiple of the pack when its length is one.
   const auto go = [&](auto width) {
@@ -206,12 +242,12 @@ void launch(const AdamWConstants& constants, const AdamWArrays& arrays, cudaStre
     const auto blocks = grid(blocks_for(blocks_for(arrays.count, kWidth), kThreads));
     switch (arrays.moments) {
       case MomentFormat::f32:
-        return update<W, G, float, kWidth><<<blocks, kThreads, 0, stream>>>(constants, arrays);
+        return update_floats<Rule, W, G, float, kWidth><<<blocks, kThreads, 0, stream>>>(constants, arrays);
       case MomentFormat::bf16:
-        return update<W, G, uint16_t, kWidth><<<blocks, kThreads, 0, stream>>>(constants, arrays);
+        return update_floats<Rule, W, G, uint16_t, kWidth><<<blocks, kThreads, 0, stream>>>(constants, arrays);
       case MomentFormat::int8: {
         const int64_t threads = blocks_for(arrays.count, kStateBlock) * kWarp;
-        return update_int8<W, G, kWidth>
+        return update_int8<Rule, W, G, kWidth>
             <<<grid(blocks_for(threads, kThreads)), kThreads, 0, stream>>>(constants, arrays);
       }
     }
@@ -219,15 +255,27 @@ void launch(const AdamWConstants& constants, const AdamWArrays& arrays, cudaStre
   arrays.count % kWide == 0 ? go(std::integral_constant<int, kWide>{}) : go(std::integral_constant<int, 1>{});
 }
 
-template <class W>
+template <class Rule, class W>
 void launch_for_gradients(const AdamWConstants& constants, const AdamWArrays& arrays, cudaStream_t stream) {
   switch (arrays.gradient_dtype) {
     case Dtype::f32:
-      return launch<W, float>(constants, arrays, stream);
+      return launch<Rule, W, float>(constants, arrays, stream);
     case Dtype::bf16:
-      return launch<W, uint16_t>(constants, arrays, stream);
+      return launch<Rule, W, uint16_t>(constants, arrays, stream);
     default:
-      return launch<W, F16>(constants, arrays, stream);
+      return launch<Rule, W, F16>(constants, arrays, stream);
+  }
+}
+
+template <class Rule>
+void launch_for_weights(const AdamWConstants& constants, const AdamWArrays& arrays, cudaStream_t stream) {
+  switch (arrays.weight_dtype) {
+    case Dtype::f32:
+      return launch_for_gradients<Rule, float>(constants, arrays, stream);
+    case Dtype::bf16:
+      return launch_for_gradients<Rule, uint16_t>(constants, arrays, stream);
+    default:
+      return launch_for_gradients<Rule, F16>(constants, arrays, stream);
   }
 }
 
@@ -267,20 +315,12 @@ void load_dynamic_tables() {
   }
 }
 
-void adamw(const AdamWSettings& settings, const AdamWArrays& arrays, CUstream_st* stream) {
+void update(const AdamWSettings& settings, const AdamWArrays& arrays, CUstream_st* stream) {
   if (arrays.count == 0) return;
   const AdamWConstants constants = constants_of(settings, arrays.group);
-  switch (arrays.weight_dtype) {
-    case Dtype::f32:
-      launch_for_gradients<float>(constants, arrays, stream);
-      break;
-    case Dtype::bf16:
-      launch_for_gradients<uint16_t>(constants, arrays, stream);
-      break;
-    default:
-      launch_for_gradients<F16>(constants, arrays, stream);
-  }
-  check_cuda(cudaGetLastError(), "starting an AdamW kernel");
+  arrays.rule == UpdateRule::adamw ? launch_for_weights<AdamW>(constants, arrays, stream)
+                                   : launch_for_weights<Lion>(constants, arrays, stream);
+  check_cuda(cudaGetLastError(), "starting the kernel of an update");
 }
 
 void squared_norm(const void* gradients, Dtype dtype, int64_t elements, double* runs, CUstream_st* stream) {

@@ -1,4 +1,4 @@
-// AdamW and norms in a GPU's memory: the bits of optim/adamw.h. Calls only enqueue, on the given stream; throws
+// Updates and norms in a GPU's memory: the bits of optim/adamw.h. Calls only enqueue, on the given stream; throws
 // RunError when that fails.
 #pragma once
 
@@ -12,7 +12,7 @@ namespace sluice::optim::cuda {
 void load_dynamic_tables();
 
 // All pointers are to the GPU's memory, 16-byte aligned; `first` is a multiple of four.
-void adamw(const AdamWSettings& settings, const AdamWArrays& arrays, CUstream_st* stream);
+void update(const AdamWSettings& settings, const AdamWArrays& arrays, CUstream_st* stream);
 
 // runs[i]: the sum of squares of the i-th kNormRunElements elements.
 void squared_norm(const void* gradients, Dtype dtype, int64_t elements, double* runs, CUstream_st* stream);

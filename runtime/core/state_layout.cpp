@@ -27,6 +27,8 @@ int64_t blocks_before(int64_t element) { return round_up(element, kStateBlock) /
 
 std::string_view name_of(MomentFormat format) { return kFormatNames[static_cast<size_t>(format)]; }
 
+std::string_view name_of(UpdateRule rule) { return rule == UpdateRule::adamw ? "adamw" : "lion"; }
+
 std::optional<MomentFormat> moment_format(std::string_view name) {
   const auto found = std::find(kFormatNames.begin(), kFormatNames.end(), name);
   if (found == kFormatNames.end()) return std::nullopt;
@@ -40,8 +42,8 @@ std::string_view name_of(StatePart part) {
 }
 
 StateLayout::StateLayout(MomentFormat moments, Dtype weights, std::vector<ElementRange> exact,
-                         std::vector<ElementRange> gaps)
-    : moments_(moments), weights_(weights), exact_(std::move(exact)), gaps_(std::move(gaps)) {
+                         std::vector<ElementRange> gaps, UpdateRule rule)
+    : moments_(moments), weights_(weights), exact_(std::move(exact)), gaps_(std::move(gaps)), rule_(rule) {
   SLUICE_CHECK(weights == Dtype::f32 || weights == Dtype::bf16 || weights == Dtype::f16, "weights are floating point");
   SLUICE_CHECK((exact_.empty() && gaps_.empty()) || moments == MomentFormat::int8,
                "moments in floating point are all of one format");
@@ -83,6 +85,8 @@ int64_t StateLayout::exact_before(int64_t element) const {
 StateSpans StateLayout::spans(int64_t begin, int64_t end) const {
   StateSpans spans;
   const auto set = [&](StatePart part, Dtype dtype, int64_t first, int64_t last) {
+    const bool of_v = part == StatePart::v || part == StatePart::v_scales || part == StatePart::v_exact;
+    if (of_v && rule_ == UpdateRule::lion) return;
     spans[static_cast<size_t>(part)] = {dtype, first, last - first, 0};
   };
   set(StatePart::m, moment_dtype(moments_), begin, end);

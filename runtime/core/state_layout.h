@@ -6,6 +6,8 @@
 //   int8  m, v in bitsandbytes' dynamic type, a block of 256 sharing a       2 + 8/256
 //         scale; tensors of fewer than 4,096 elements stay fp32 ("exact")
 //
+// Lion has no v: half of that.
+//
 // Master: nothing beside fp32 weights; the low half of bf16 ones (core/dtype.h), 2 bytes; a whole fp32 copy of fp16
 // ones, 4 bytes.
 #pragma once
@@ -23,6 +25,9 @@ namespace sluice {
 enum class MomentFormat : uint8_t { f32, bf16, int8 };
 std::string_view name_of(MomentFormat format);  // as offload.optimizer_state says it: "fp32", "bf16", "8bit"
 std::optional<MomentFormat> moment_format(std::string_view name);
+
+enum class UpdateRule : uint8_t { adamw, lion };
+std::string_view name_of(UpdateRule rule);
 
 inline constexpr int64_t kStateBlock = 256;       // elements of int8 moments that share a scale
 inline constexpr int64_t kExactElements = 4096;   // tensors with fewer keep fp32 moments
@@ -50,13 +55,14 @@ using StateSpans = std::array<StateSpan, kStateParts>;
 
 class StateLayout {
  public:
-  // fp32 moments of bf16 weights.
+  // AdamW's, fp32, of bf16 weights.
   StateLayout() = default;
   // Of int8 moments; both ascend. `exact`: the elements that keep fp32 ones, whole blocks. `gaps`: elements that are no
   // parameter's, up to a block's end: they are not updated, as int8 moments of zero beside others do not stay zero.
   StateLayout(MomentFormat moments, Dtype weights, std::vector<ElementRange> exact = {},
-              std::vector<ElementRange> gaps = {});
+              std::vector<ElementRange> gaps = {}, UpdateRule rule = UpdateRule::adamw);
 
+  UpdateRule rule() const { return rule_; }
   MomentFormat moments() const { return moments_; }
   Dtype weights() const { return weights_; }
 
@@ -84,6 +90,7 @@ class StateLayout {
   MomentFormat moments_ = MomentFormat::f32;
   Dtype weights_ = Dtype::bf16;
   std::vector<ElementRange> exact_, gaps_;
+  UpdateRule rule_ = UpdateRule::adamw;
 };
 
 }  // namespace sluice

@@ -17,7 +17,7 @@ class CudaGroupKernels final : public GroupKernels {
     optim::AdamWSettings undecayed = settings;
     undecayed.weight_decay = 0;
     for_each_alike(chunk, 0, chunk.elements, [&](const optim::AdamWArrays& arrays, bool decays) {
-      optim::cuda::adamw(decays ? settings : undecayed, arrays, stream_);
+      optim::cuda::update(decays ? settings : undecayed, arrays, stream_);
     });
   }
   void squared_norm(const std::byte* gradients, Dtype dtype, int64_t elements, double* runs) override {

@@ -18,6 +18,7 @@ optim::AdamWArrays arrays_of(const GroupChunk& chunk, const StateSpans& spans, i
   const StateLayout& layout = *chunk.layout;
   const int64_t element = chunk.begin + first;
   optim::AdamWArrays arrays{.count = last - first,
+                            .rule = layout.rule(),
                             .weight_dtype = layout.weights(),
                             .weights = chunk.weights + first * size_of(layout.weights()),
                             .master = place(chunk, spans, StatePart::master, element),
@@ -78,7 +79,7 @@ void update_range(const GroupChunk& chunk, int64_t first, int64_t last, const op
   optim::AdamWSettings undecayed = settings;
   undecayed.weight_decay = 0;
   for_each_alike(chunk, first, last, [&](const optim::AdamWArrays& arrays, bool decays) {
-    optim::adamw(optim::best_isa(), decays ? settings : undecayed, arrays);
+    optim::update(optim::best_isa(), decays ? settings : undecayed, arrays);
   });
 }
 

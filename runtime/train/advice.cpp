@@ -42,7 +42,8 @@ BatchShape with_sequence_len(const Job& job, int64_t length) {
 plan::JobShape with_states(const Job& job, MomentFormat format) {
   plan::JobShape shape = shape_at(job, job.batch);
   for (size_t g = 0; g < shape.groups.size(); ++g)
-    shape.groups[g].states = state_layout_of(job.setup.model.groups[g], format, job.setup.model.compute_dtype);
+    shape.groups[g].states =
+        state_layout_of(job.setup.model.groups[g], format, job.setup.model.compute_dtype, job.config.update_rule);
   return shape;
 }
 Bytes states_of(const plan::JobShape& shape) {

@@ -320,7 +320,7 @@ class ConfigReader {
   }
 
   void read_optimizer() {
-    if (const Setting* optimizer = find("optimizer")) config_.optimizer = read_optimizer_name(*optimizer);
+    if (const Setting* optimizer = find("optimizer")) read_optimizer_name(*optimizer);
     read_if("weight_decay", config_.weight_decay, {}, "0.01");
     const NumberRange beta{.max = 1, .ends = NumberRange::Ends::below_max};
     read_if("adam_beta1", config_.adam_beta1, beta, "0.9");
@@ -332,23 +332,31 @@ class ConfigReader {
     config_.seed = static_cast<uint64_t>(seed);
   }
 
-  // All are AdamW; where its states live is the plan's matter, and 8-bit ones are a format of theirs.
-  std::string read_optimizer_name(const Setting& setting) {
+  // Where states live is the plan's matter, and 8-bit ones are a format of theirs.
+  void read_optimizer_name(const Setting& setting) {
+    struct Meaning {
+      UpdateRule rule;
+      MomentFormat states;
+    };
+    static constexpr Meaning adamw{UpdateRule::adamw, MomentFormat::f32}, adamw_8bit{adamw.rule, MomentFormat::int8};
+    static constexpr Meaning lion{UpdateRule::lion, MomentFormat::f32}, lion_8bit{lion.rule, MomentFormat::int8};
+    static const std::map<std::string, Meaning> meanings = {
+        {"adamw_torch", adamw},         {"adamw_torch_fused", adamw},     {"adamw", adamw},
+        {"paged_adamw", adamw},         {"paged_adamw_32bit", adamw},     {"adamw_8bit", adamw_8bit},
+        {"adamw_bnb_8bit", adamw_8bit}, {"paged_adamw_8bit", adamw_8bit}, {"lion_32bit", lion},
+        {"lion_pytorch", lion},         {"paged_lion_32bit", lion},       {"lion_8bit", lion_8bit},
+        {"paged_lion_8bit", lion_8bit}};
     const std::string name = read_text(setting, "adamw_torch");
-    static const std::set<std::string> fp32 = {"adamw_torch", "adamw_torch_fused", "adamw", "paged_adamw_32bit",
-                                               "paged_adamw"};
-    static const std::set<std::string> eight_bits = {"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"};
+    const auto meaning = meanings.find(name);
+    if (meaning == meanings.end())
+      refuse(setting, setting.spelling + ": '" + name + "' is not supported",
+             "use " + setting.spelling + ": adamw_torch, adamw_8bit, lion_32bit or lion_8bit");
     if (name.starts_with("paged_"))
       config_.notes.push_back(
           setting.place() + ": " + setting.spelling + ": " + name +
           " is paged as any optimizer is here: its states leave memory when the plan needs the room");
-    if (eight_bits.contains(name)) {
-      config_.offload.optimizer_state = MomentFormat::int8;
-      return "adamw_8bit";
-    }
-    if (fp32.contains(name)) return "adamw_torch";
-    refuse(setting, setting.spelling + ": '" + name + "' is not supported",
-           "use " + setting.spelling + ": adamw_torch, or adamw_8bit");
+    config_.update_rule = meaning->second.rule;
+    config_.offload.optimizer_state = meaning->second.states;
   }
 
   void read_precision() {
@@ -481,9 +489,9 @@ class ConfigReader {
     static constexpr std::array<Choice<MomentFormat>, 3> formats = {
         {{"fp32", MomentFormat::f32}, {"bf16", MomentFormat::bf16}, {"8bit", MomentFormat::int8}}};
     const MomentFormat format = read_choice(*state, formats);
-    if (config_.optimizer == "adamw_8bit" && format != MomentFormat::int8)
+    if (config_.offload.optimizer_state == MomentFormat::int8 && format != MomentFormat::int8)
       refuse(*state, "offload.optimizer_state: " + shown(state->value) + " contradicts the 8-bit optimizer",
-             "remove it, or use optimizer: adamw_torch");
+             "remove it, or use the optimizer without 8bit in its name");
     config_.offload.optimizer_state = format;
   }
 

@@ -79,7 +79,7 @@ struct Config {
   LearningRateSchedule lr_scheduler = LearningRateSchedule::cosine;
   int64_t warmup_steps = 0;
   double warmup_ratio = 0;
-  std::string optimizer = "adamw_torch";
+  UpdateRule update_rule = UpdateRule::adamw;  // the key `optimizer`, with offload.optimizer_state
   double weight_decay = 0;
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;        // 0: no clipping

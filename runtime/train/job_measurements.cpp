@@ -74,6 +74,7 @@ ordered_json key_of_passes(const Job& job, Bytes spare) {
 ordered_json key_of_rates(const Job& job) {
   ordered_json key = key_of_work(job);
   key["kind"] = "rates";
+  key["update_rule"] = name_of(job.config.update_rule);
   key["optimizer_state"] = name_of(job.config.offload.optimizer_state);
   key["memory"] = about(probe_memory(job));
   key["beside_compute"] = job.gpu == nullptr;

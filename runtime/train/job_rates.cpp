@@ -58,8 +58,9 @@ plan::MachineProfile probed(const Job& job, exec::RateProbeOptions options) {
 }  // namespace
 
 exec::UpdateKind update_kind(const Job& job) {
-  return {StateLayout(job.config.offload.optimizer_state, job.setup.model.compute_dtype),
-          pass_size(job.setup, job.batch).gradient_dtype};
+  return {
+      StateLayout(job.config.offload.optimizer_state, job.setup.model.compute_dtype, {}, {}, job.config.update_rule),
+      pass_size(job.setup, job.batch).gradient_dtype};
 }
 
 Bytes probe_memory(const Job& job) {

@@ -55,6 +55,7 @@ std::string shown(const nlohmann::json& value) {
 nlohmann::ordered_json record_of(const Config& config) {
   return {
       {"compute_dtype", name_of(config.compute_dtype)},
+      {"update_rule", name_of(config.update_rule)},
       {"optimizer_state", name_of(config.offload.optimizer_state)},
       {"adapter", config.adapter == Adapter::lora},
       {"seed", config.seed},
@@ -75,7 +76,8 @@ void refuse_other_record(const nlohmann::json& recorded, const nlohmann::ordered
     if (key == "changeable") continue;
     // What older versions did not record, they had one value of.
     nlohmann::json before = value;
-    if (key == "optimizer_state") before = "fp32";
+    if (key == "update_rule") before = name_of(UpdateRule::adamw);
+    if (key == "optimizer_state") before = name_of(MomentFormat::f32);
     if (recorded.contains(key)) before = recorded[key];
     if (nlohmann::json(value) == before) continue;
     throw SetupError(

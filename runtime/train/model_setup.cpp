@@ -142,7 +142,8 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
                                       setup.low_bits.formats());
   setup.places = models::locate_base_weights(setup.base, setup.spec, setup.model.groups);
   for (const models::ParameterGroup& group : setup.model.groups)
-    setup.states.push_back(state_layout_of(group, config.offload.optimizer_state, config.compute_dtype));
+    setup.states.push_back(
+        state_layout_of(group, config.offload.optimizer_state, config.compute_dtype, config.update_rule));
   if (setup.adapter_tensors) {
     models::GroupSources adapters = models::locate_adapter_weights(*setup.adapter_tensors, setup.model.groups);
     for (size_t g = 0; g < adapters.size(); ++g)
@@ -162,7 +163,7 @@ void append(std::vector<ElementRange>& ranges, ElementRange range) {
   }
 }
 
-StateLayout int8_layout(const models::ParameterGroup& group, Dtype weights) {
+StateLayout int8_layout(const models::ParameterGroup& group, Dtype weights, UpdateRule rule) {
   std::vector<ElementRange> exact, gaps;
   for (size_t i = 0; i < group.tensors.size(); ++i) {
     const models::ParameterTensor& tensor = group.tensors[i];
@@ -174,14 +175,15 @@ StateLayout int8_layout(const models::ParameterGroup& group, Dtype weights) {
       gaps.push_back({end, next});
     }
   }
-  return {MomentFormat::int8, weights, std::move(exact), std::move(gaps)};
+  return {MomentFormat::int8, weights, std::move(exact), std::move(gaps), rule};
 }
 
 }  // namespace
 
-StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat moments, Dtype weights) {
+StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat moments, Dtype weights, UpdateRule rule) {
   if (!group.trainable) return {};
-  return moments == MomentFormat::int8 ? int8_layout(group, weights) : StateLayout(moments, weights);
+  return moments == MomentFormat::int8 ? int8_layout(group, weights, rule)
+                                       : StateLayout(moments, weights, {}, {}, rule);
 }
 
 exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements) {

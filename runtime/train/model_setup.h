@@ -36,7 +36,7 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
 
 // How the optimizer's states of a trained group lie: with 8-bit moments, tensors of fewer than kExactElements keep
 // fp32.
-StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat moments, Dtype weights);
+StateLayout state_layout_of(const models::ParameterGroup& group, MomentFormat moments, Dtype weights, UpdateRule rule);
 
 // `setup.places` must be complete, or an adapter's groups yet to be written are taken as fp32.
 exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements);

@@ -24,6 +24,12 @@ METHODS = {
     "qdora": {"adapter": "qlora", "lora_r": 4, "lora_alpha": 8, "peft_use_dora": True, "lora_dropout": 0.2,
               "lora_target_modules": ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]},
 }
+STATES = {
+    "fp32": {"optimizer": "adamw_torch", "optimizer_state": "fp32"},
+    "bf16": {"optimizer": "adamw_torch", "optimizer_state": "bf16"},
+    "8bit": {"optimizer": "adamw_torch", "optimizer_state": "8bit"},
+    "lion": {"optimizer": "lion_8bit", "optimizer_state": "8bit"},
+}
 PRECISIONS = {
     "fp32": {"bf16": False},
     "bf16": {"bf16": True},
@@ -35,7 +41,7 @@ PRECISIONS = {
 def cases(*chosen):
     """(method, precision, states) that `chosen` names; all that there are where SLUICE_EVERY_CASE is set: an hour."""
     if os.environ.get("SLUICE_EVERY_CASE"):
-        return tuple(itertools.product(METHODS, PRECISIONS, ("fp32", "bf16", "8bit")))
+        return tuple(itertools.product(METHODS, PRECISIONS, STATES))
     return tuple(tuple(case.split()) for case in chosen)
 
 
@@ -47,5 +53,6 @@ def assert_some_skipped(run, precision):
 
 
 def job_of(workshop, model, method, precision, states="fp32", offload=None, **keys):
-    return workshop.job(workshop.model(model), RECIPE, seed=11, offload={**(offload or {}), "optimizer_state": states},
+    offload = {**(offload or {}), "optimizer_state": STATES[states]["optimizer_state"]}
+    return workshop.job(workshop.model(model), RECIPE, seed=11, offload=offload, optimizer=STATES[states]["optimizer"],
                         **METHODS[method], **PRECISIONS[precision], **keys)

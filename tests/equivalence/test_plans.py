@@ -37,7 +37,8 @@ def test_plans_compute_the_same_at_the_widths_of_smollm2(workshop, tmp_path, cas
 
 
 # The adapters of such a model are too small for 8-bit states.
-@of_cases("full bf16 bf16", "full bf16 8bit", "full fp16 8bit", "qlora fp16 bf16", "lora fp32 bf16")
+@of_cases("full bf16 bf16", "full bf16 8bit", "full fp16 8bit", "qlora fp16 bf16", "lora fp32 bf16",
+          "full bf16 lion")
 def test_every_format_of_states_computes_the_same_under_any_plan(workshop, tmp_path, case):
     method, precision, states = case
     settings = plans.FEW if plans.EMULATED_DEVICE in plans.FEW else (*plans.FEW, plans.EMULATED_DEVICE)

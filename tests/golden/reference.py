@@ -101,8 +101,12 @@ def optimizer_of(model, recipe):
         {"params": [p for name, p in trainable.items() if name in decayed], "weight_decay": recipe.weight_decay},
         {"params": [p for name, p in trainable.items() if name not in decayed], "weight_decay": 0.0},
     ]
+    settings = {"lr": recipe.learning_rate, "betas": (0.9, recipe.beta2)}
+    lion = {"lion_32bit": bitsandbytes.optim.Lion32bit, "lion_8bit": bitsandbytes.optim.Lion8bit}
+    if recipe.optimizer in lion:
+        return lion[recipe.optimizer](groups, **settings)
     kind = {"adamw_torch": torch.optim.AdamW, "adamw_bnb_8bit": bitsandbytes.optim.AdamW8bit}[recipe.optimizer]
-    return kind(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), eps=recipe.epsilon)
+    return kind(groups, **settings, eps=recipe.epsilon)
 
 
 def fp16_scaler(init_scale=65536.0, growth_interval=2000):

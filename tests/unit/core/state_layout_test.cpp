@@ -21,6 +21,16 @@ TEST(StateLayout, BytesOfAParameterAreThoseOfTheDesign) {
   EXPECT_EQ(bytes(MomentFormat::int8, Dtype::bf16), 4 + 8.0 / 256);
 }
 
+TEST(StateLayout, LionKeepsOneMoment) {
+  constexpr int64_t kMany = 1 << 20;
+  for (const MomentFormat moments : {MomentFormat::f32, MomentFormat::bf16, MomentFormat::int8}) {
+    const StateLayout adamw(moments, Dtype::f32), lion(moments, Dtype::f32, {}, {}, UpdateRule::lion);
+    EXPECT_EQ(2 * lion.bytes(0, kMany), adamw.bytes(0, kMany)) << name_of(moments);
+    for (const StatePart part : {StatePart::v, StatePart::v_scales, StatePart::v_exact})
+      EXPECT_EQ(lion.span(part, 0, kMany).count, 0) << name_of(moments);
+  }
+}
+
 std::vector<ElementRange> random_ranges(std::mt19937_64& random, int64_t elements) {
   std::vector<ElementRange> ranges;
   int64_t at = 0;

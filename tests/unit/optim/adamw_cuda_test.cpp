@@ -93,9 +93,10 @@ class AdamWCudaTest : public testing::Test {
     return arrays;
   }
   template <class Place>
-  static AdamWArrays pointers(Arrays& arrays, size_t count, Dtype weights, Dtype gradients, MomentFormat moments,
+  static AdamWArrays pointers(Arrays& arrays, UpdateRule rule, Dtype weights, Dtype gradients, MomentFormat moments,
                               const Place& place) {
-    return {.count = static_cast<int64_t>(count),
+    return {.count = static_cast<int64_t>(arrays.weights.size()) / size_of(weights),
+            .rule = rule,
             .weight_dtype = weights,
             .weights = place(arrays.weights),
             .master = place(arrays.master),
@@ -111,6 +112,11 @@ class AdamWCudaTest : public testing::Test {
   }
 };
 
+constexpr std::pair<UpdateRule, MomentFormat> kKinds[] = {
+    {UpdateRule::adamw, MomentFormat::f32},  {UpdateRule::adamw, MomentFormat::bf16},
+    {UpdateRule::adamw, MomentFormat::int8}, {UpdateRule::lion, MomentFormat::f32},
+    {UpdateRule::lion, MomentFormat::bf16},  {UpdateRule::lion, MomentFormat::int8}};
+
 TEST_F(AdamWCudaTest, GivesTheHostsBits) {
   constexpr Dtype kDtypes[] = {Dtype::f32, Dtype::bf16, Dtype::f16};
   cuda::load_dynamic_tables();
@@ -118,7 +124,7 @@ TEST_F(AdamWCudaTest, GivesTheHostsBits) {
     for (const double beta1 : {0.9, 0.3})
       for (const Dtype weights : kDtypes)
         for (const Dtype gradients : kDtypes)
-          for (const MomentFormat moments : {MomentFormat::f32, MomentFormat::bf16, MomentFormat::int8}) {
+          for (const auto& [rule, moments] : kKinds) {
             AdamWSettings settings = kSettings;
             settings.beta1 = beta1;
             settings.seed = count;
@@ -126,7 +132,7 @@ TEST_F(AdamWCudaTest, GivesTheHostsBits) {
             const auto on_host = [](std::vector<std::byte>& bytes) -> void* {
               return bytes.empty() ? nullptr : bytes.data();
             };
-            adamw(best_isa(), settings, pointers(host, count, weights, gradients, moments, on_host));
+            update(best_isa(), settings, pointers(host, rule, weights, gradients, moments, on_host));
             std::vector<std::pair<std::vector<std::byte>*, OnGpu<std::byte>>> there;
             const auto on_gpu = [&](std::vector<std::byte>& bytes) -> void* {
               if (bytes.empty()) return nullptr;
@@ -134,10 +140,11 @@ TEST_F(AdamWCudaTest, GivesTheHostsBits) {
               return there.back().second.data();
             };
             there.reserve(7);
-            cuda::adamw(settings, pointers(gpu, count, weights, gradients, moments, on_gpu), nullptr);
+            cuda::update(settings, pointers(gpu, rule, weights, gradients, moments, on_gpu), nullptr);
             for (auto& [bytes, memory] : there) *bytes = memory.back();
             EXPECT_TRUE(host == gpu) << count << " elements, beta1 " << beta1 << ", weights " << name_of(weights)
-                                     << ", gradients " << name_of(gradients) << ", moments " << name_of(moments);
+                                     << ", gradients " << name_of(gradients) << ", moments " << name_of(moments) << ", "
+                                     << name_of(rule);
           }
 }
 

@@ -1,7 +1,7 @@
-// adamw_step FOLDER WEIGHTS GRADIENTS MOMENTS LR BETA1 BETA2 EPS DECAY STEP SCALE SEED: one update by the instruction
-// set that a training run would choose. FOLDER holds the arrays as raw files, `weights`, `gradients`, `m`, `v` and,
-// where the types want them, `master`, `m_scales` and `v_scales`; all but `gradients` are updated in place. WEIGHTS and
-// GRADIENTS are f32, bf16 or f16, MOMENTS fp32, bf16 or 8bit.
+// adamw_step FOLDER RULE WEIGHTS GRADIENTS MOMENTS LR BETA1 BETA2 EPS DECAY STEP SCALE SEED: one update by the
+// instruction set that a training run would choose. FOLDER holds the arrays as raw files, `weights`, `gradients`, `m`,
+// `v` and, where the types want them, `master`, `m_scales` and `v_scales`; all but `gradients` are updated in place.
+// RULE is adamw or lion; WEIGHTS and GRADIENTS are f32, bf16 or f16, MOMENTS fp32, bf16 or 8bit.
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -58,31 +58,33 @@ Dtype dtype_of(const std::string& name) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 13) {
+  if (argc != 14) {
     std::fprintf(stderr,
-                 "usage: adamw_step FOLDER WEIGHTS GRADIENTS MOMENTS LR BETA1 BETA2 EPS DECAY STEP SCALE SEED\n");
+                 "usage: adamw_step FOLDER RULE WEIGHTS GRADIENTS MOMENTS LR BETA1 BETA2 EPS DECAY STEP SCALE SEED\n");
     return 2;
   }
   Folder folder(argv[1]);
-  const sluice::optim::AdamWSettings settings{.learning_rate = std::atof(argv[5]),
-                                              .beta1 = std::atof(argv[6]),
-                                              .beta2 = std::atof(argv[7]),
-                                              .epsilon = std::atof(argv[8]),
-                                              .weight_decay = std::atof(argv[9]),
-                                              .step = std::atoll(argv[10]),
-                                              .gradient_scale = static_cast<float>(std::atof(argv[11])),
-                                              .seed = std::strtoull(argv[12], nullptr, 10)};
-  sluice::optim::AdamWArrays arrays{.weight_dtype = dtype_of(argv[2]),
+  const sluice::optim::AdamWSettings settings{.learning_rate = std::atof(argv[6]),
+                                              .beta1 = std::atof(argv[7]),
+                                              .beta2 = std::atof(argv[8]),
+                                              .epsilon = std::atof(argv[9]),
+                                              .weight_decay = std::atof(argv[10]),
+                                              .step = std::atoll(argv[11]),
+                                              .gradient_scale = static_cast<float>(std::atof(argv[12])),
+                                              .seed = std::strtoull(argv[13], nullptr, 10)};
+  const std::string rule = argv[2];
+  sluice::optim::AdamWArrays arrays{.rule = rule == "lion" ? sluice::UpdateRule::lion : sluice::UpdateRule::adamw,
+                                    .weight_dtype = dtype_of(argv[3]),
                                     .weights = folder.data("weights"),
                                     .master = folder.data("master"),
-                                    .gradient_dtype = dtype_of(argv[3]),
+                                    .gradient_dtype = dtype_of(argv[4]),
                                     .gradients = folder.data("gradients"),
-                                    .moments = sluice::moment_format(argv[4]).value(),
+                                    .moments = sluice::moment_format(argv[5]).value(),
                                     .m = folder.data("m"),
                                     .v = folder.data("v"),
                                     .m_scales = folder.data<float>("m_scales"),
                                     .v_scales = folder.data<float>("v_scales")};
   arrays.count = folder.bytes("weights") / sluice::size_of(arrays.weight_dtype);
-  sluice::optim::adamw(sluice::optim::best_isa(), settings, arrays);
+  sluice::optim::update(sluice::optim::best_isa(), settings, arrays);
   return folder.save() ? 0 : 1;
 }

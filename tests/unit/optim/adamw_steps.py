@@ -7,13 +7,13 @@ import numpy as np
 
 
 def adamw_step(folder, arrays, *, lr, betas, eps, weight_decay, step, weights="f32", gradients="f32", moments="fp32",
-               scale=1.0, seed=0):
+               scale=1.0, seed=0, rule="adamw"):
     """`arrays`: by the names of adamw_step.cpp. Returns them as they are afterwards."""
     folder.mkdir(exist_ok=True)
     for name, array in arrays.items():
         np.ascontiguousarray(array).tofile(folder / name)
     settings = [repr(float(x)) for x in (lr, *betas, eps, weight_decay)] + [str(step), repr(float(scale)), str(seed)]
-    subprocess.run([os.environ["SLUICE_ADAMW_STEP"], folder, weights, gradients, moments, *settings], check=True)
+    subprocess.run([os.environ["SLUICE_ADAMW_STEP"], folder, rule, weights, gradients, moments, *settings], check=True)
     return {name: np.fromfile(folder / name, dtype=array.dtype).reshape(array.shape) for name, array in arrays.items()}
 
 

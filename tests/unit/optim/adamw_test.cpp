@@ -111,20 +111,26 @@ TEST(AdamW, EveryInstructionSetGivesTheScalarBitsInEveryFormat) {
   for (const size_t count : {1, 77, 256, 300, 1024, 5000})
     for (const Dtype weights : kDtypes)
       for (const Dtype gradients : kDtypes)
-        for (const MomentFormat moments : {MomentFormat::f32, MomentFormat::bf16, MomentFormat::int8}) {
-          const ArraysOfAllKinds start(count);
-          ArraysOfAllKinds scalar = start;
-          AdamWSettings settings = kSettings;
-          settings.seed = 5;
-          adamw(Isa::scalar, settings, scalar.arrays(weights, gradients, moments));
-          ASSERT_FALSE(scalar == start);
-          for (const Isa isa : runnable_isas()) {
-            ArraysOfAllKinds other = start;
-            adamw(isa, settings, other.arrays(weights, gradients, moments));
-            EXPECT_TRUE(scalar == other) << name_of(isa) << ", " << count << " elements of " << name_of(weights)
-                                         << ", gradients " << name_of(gradients) << ", moments " << name_of(moments);
+        for (const MomentFormat moments : {MomentFormat::f32, MomentFormat::bf16, MomentFormat::int8})
+          for (const UpdateRule rule : {UpdateRule::adamw, UpdateRule::lion}) {
+            const ArraysOfAllKinds start(count);
+            ArraysOfAllKinds scalar = start;
+            AdamWSettings settings = kSettings;
+            settings.seed = 5;
+            const auto of_rule = [&](AdamWArrays arrays) {
+              arrays.rule = rule;
+              return arrays;
+            };
+            update(Isa::scalar, settings, of_rule(scalar.arrays(weights, gradients, moments)));
+            ASSERT_FALSE(scalar == start);
+            for (const Isa isa : runnable_isas()) {
+              ArraysOfAllKinds other = start;
+              update(isa, settings, of_rule(other.arrays(weights, gradients, moments)));
+              EXPECT_TRUE(scalar == other)
+                  << name_of(isa) << ", " << name_of(rule) << ", " << count << " elements of " << name_of(weights)
+                  << ", gradients " << name_of(gradients) << ", moments " << name_of(moments);
+            }
           }
-        }
 }
 
 // Through the update: with b1 = b2 = 1/2, states of zero and gradients of twice the moment, m and v are what one likes.
@@ -148,13 +154,13 @@ TEST(AdamW, EveryStepHasTheCodeOfTheTable) {
                                .v = v.data(),
                                .m_scales = m_scales.data(),
                                .v_scales = v_scales.data()};
-      adamw(Isa::scalar, kHalves, arrays);
+      update(Isa::scalar, kHalves, arrays);
       const std::vector<uint8_t> expected = of_v ? v : m;
       for (const Isa isa : runnable_isas()) {
         std::fill(m.begin(), m.end(), uint8_t{0});
         std::fill(v.begin(), v.end(), uint8_t{0});
         m_scales[0] = v_scales[0] = 0;
-        adamw(isa, kHalves, arrays);
+        update(isa, kHalves, arrays);
         ASSERT_EQ(of_v ? v : m, expected) << name_of(isa) << ", from step " << begin << (of_v ? " of v" : " of m");
       }
     }
@@ -165,10 +171,10 @@ TEST(AdamW, AnySplitAtBlocksGivesTheSameBitsInEveryFormat) {
     for (const MomentFormat moments : {MomentFormat::f32, MomentFormat::bf16, MomentFormat::int8}) {
       constexpr int64_t kCount = 5000;
       ArraysOfAllKinds whole(kCount), parts = whole;
-      adamw(best_isa(), kSettings, whole.arrays(weights, Dtype::f32, moments));
+      update(best_isa(), kSettings, whole.arrays(weights, Dtype::f32, moments));
       for (int64_t begin = 0, blocks = 1; begin < kCount; ++blocks) {
         const int64_t end = std::min(kCount, begin + blocks * kStateBlock);
-        adamw(best_isa(), kSettings, parts.arrays(weights, Dtype::f32, moments, begin, end));
+        update(best_isa(), kSettings, parts.arrays(weights, Dtype::f32, moments, begin, end));
         begin = end;
       }
       EXPECT_TRUE(whole == parts) << name_of(weights) << ", moments " << name_of(moments);

@@ -217,11 +217,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"bf16: full\n",
                 "job.yaml:5:1: bf16: full (no fp32 masters) is not supported\n  fix: use bf16: true, which keeps fp32 "
                 "masters"},
-        Refusal{"optim: lion_8bit\n",
-                "job.yaml:5:1: optim: 'lion_8bit' is not supported\n  fix: use optim: adamw_torch, or adamw_8bit"},
+        Refusal{
+            "optim: adafactor\n",
+            "job.yaml:5:1: optim: 'adafactor' is not supported\n  fix: use optim: adamw_torch, adamw_8bit, lion_32bit "
+            "or lion_8bit"},
         Refusal{"optimizer: adamw_bnb_8bit\noffload: {optimizer_state: fp32}\n",
                 "job.yaml:6:11: offload.optimizer_state: 'fp32' contradicts the 8-bit optimizer\n  fix: remove it, or "
-                "use optimizer: adamw_torch"},
+                "use the optimizer without 8bit in its name"},
         Refusal{"offload: {optimizer_state: 4bit}\n",
                 "job.yaml:5:28: offload.optimizer_state must be fp32, bf16 or 8bit, not '4bit'\n  fix: for example: "
                 "offload.optimizer_state: fp32"},
@@ -238,7 +240,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "job.yaml:5:1: stage: 'dpo' is not supported\n  fix: remove it: supervised fine-tuning is what there "
                 "is"},
         Refusal{"saves_per_epoch: often\n",
-                "job.yaml:5:18: saves_per_epoch must be a whole number from 1 to 1073741824, not 'often'\n  fix: for example: "
+                "job.yaml:5:18: saves_per_epoch must be a whole number from 1 to 1073741824, not 'often'\n  fix: for "
+                "example: "
                 "saves_per_epoch: 1"},
         Refusal{"special_tokens: <s>\n",
                 "job.yaml:5:17: special_tokens must be a block of names and tokens, not '<s>'\n  fix: for example: "
@@ -362,8 +365,9 @@ TEST_F(ConfigRefusals, text_that_is_not_yaml_is_named_with_its_place) {
       refusal("seed: 'x\nbf16: true\n"),
       "job.yaml:2:11: not YAML: illegal EOF in scalar\n  fix: check indentation, colons and quotes at this place");
   EXPECT_EQ(refusal("? [a]\n: b\n"), "job.yaml:1:3: a key must be a word\n  fix: write lines of the form `key: value`");
-  EXPECT_EQ(refusal(","),
-            "job.yaml:1:1: not YAML: this belongs to nothing\n  fix: check indentation, colons and quotes at this place");
+  EXPECT_EQ(
+      refusal(","),
+      "job.yaml:1:1: not YAML: this belongs to nothing\n  fix: check indentation, colons and quotes at this place");
   EXPECT_TRUE(refusal("a: {b: c}\n, d").starts_with("job.yaml:2:1: not YAML: ")) << refusal("a: {b: c}\n, d");
   EXPECT_EQ(refusal(minimal(), {"output_dir=,"}),
             "command line: output_dir:1:1: not YAML: this belongs to nothing\n  fix: check indentation, colons and "

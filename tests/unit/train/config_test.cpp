@@ -31,7 +31,7 @@ TEST_F(ConfigTest, a_minimal_job_gets_the_documented_defaults) {
   EXPECT_EQ(config.max_steps, std::nullopt);
   EXPECT_EQ(config.learning_rate, 2e-5);
   EXPECT_EQ(config.lr_scheduler, LearningRateSchedule::cosine);
-  EXPECT_EQ(config.optimizer, "adamw_torch");
+  EXPECT_EQ(config.update_rule, UpdateRule::adamw);
   EXPECT_EQ(config.adam_beta2, 0.999);
   EXPECT_EQ(config.max_grad_norm, 1.0);
   EXPECT_EQ(config.compute_dtype, Dtype::f32);
@@ -144,7 +144,7 @@ offload:
   EXPECT_EQ(config.learning_rate, 1e-4);
   EXPECT_EQ(config.lr_scheduler, LearningRateSchedule::linear);
   EXPECT_EQ(config.warmup_steps, 10);
-  EXPECT_EQ(config.optimizer, "adamw_torch");
+  EXPECT_EQ(config.update_rule, UpdateRule::adamw);
   EXPECT_EQ(config.weight_decay, 0.01);
   EXPECT_EQ(config.adam_beta1, 0.8);
   EXPECT_EQ(config.adam_beta2, 0.95);
@@ -326,24 +326,25 @@ TEST_F(ConfigTest, an_existing_adapter_needs_no_rank_and_no_target) {
   EXPECT_EQ(load(minimal("adapter: lora\nlora_model_dir: adapter\n")).lora_model_dir, "adapter");
 }
 
-TEST_F(ConfigTest, eight_bit_optimizers_are_a_format_of_states) {
-  for (const char* name : {"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"}) {
-    const Config config = load(minimal("optimizer: " + std::string(name) + "\n"));
-    EXPECT_EQ(config.optimizer, "adamw_8bit");
-    EXPECT_EQ(config.offload.optimizer_state, MomentFormat::int8);
-    EXPECT_EQ(config.notes.size(), std::string(name).starts_with("paged") ? 1U : 0U);
-  }
+TEST_F(ConfigTest, an_optimizer_is_a_rule_and_a_format_of_states) {
+  const auto expect_all = [&](UpdateRule rule, MomentFormat states, std::initializer_list<std::string> names) {
+    for (const std::string& name : names) {
+      const Config config = load(minimal("optimizer: " + name + "\n"));
+      EXPECT_EQ(config.update_rule, rule) << name;
+      EXPECT_EQ(config.offload.optimizer_state, states) << name;
+      EXPECT_EQ(config.notes.size(), name.starts_with("paged") ? 1U : 0U) << name;
+    }
+  };
+  expect_all(UpdateRule::adamw, MomentFormat::f32, {"adamw_torch", "adamw_torch_fused", "adamw", "paged_adamw_32bit"});
+  expect_all(UpdateRule::adamw, MomentFormat::int8, {"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"});
+  expect_all(UpdateRule::lion, MomentFormat::f32, {"lion_32bit", "lion_pytorch", "paged_lion_32bit"});
+  expect_all(UpdateRule::lion, MomentFormat::int8, {"lion_8bit", "paged_lion_8bit"});
   const auto format = [&](const std::string& name) {
     return load(minimal("offload: {optimizer_state: " + name + "}\n")).offload.optimizer_state;
   };
   EXPECT_EQ(format("fp32"), MomentFormat::f32);
   EXPECT_EQ(format("bf16"), MomentFormat::bf16);
   EXPECT_EQ(format("8bit"), MomentFormat::int8);
-}
-
-TEST_F(ConfigTest, the_spellings_of_adamw_are_one_optimizer) {
-  for (const char* name : {"adamw_torch", "adamw_torch_fused", "adamw", "paged_adamw_32bit"})
-    EXPECT_EQ(load(minimal("optimizer: " + std::string(name) + "\n")).optimizer, "adamw_torch");
 }
 
 TEST_F(ConfigTest, warmup_steps_below_one_is_a_share_as_in_transformers) {
