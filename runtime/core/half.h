@@ -6,7 +6,8 @@
 
 namespace sluice {
 
-constexpr float f16_to_float(uint16_t bits) {
+// Static: optim's kernels are compiled for processors of their own, and the linker must not take one's copy for all.
+static constexpr float f16_to_float(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
   const uint32_t exponent = (bits >> 10) & 0x1fu, fraction = bits & 0x3ffu;
   if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (fraction << 13));
@@ -17,7 +18,7 @@ constexpr float f16_to_float(uint16_t bits) {
 }
 
 // Round to nearest, ties to even; too large a number becomes infinite, NaN stays NaN.
-constexpr uint16_t float_to_f16(float value) {
+static constexpr uint16_t float_to_f16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffffu;
   const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
   const auto with_sign = [&](uint32_t half) { return static_cast<uint16_t>(sign | half); };

@@ -33,8 +33,8 @@ def test_eight_bit_moments_follow_bitsandbytes(workshop, tmp_path, name):
     assert most <= band / 4 and mean <= band / 20
 
 
-@pytest.mark.parametrize("optimizer, most_apart", [("lion_32bit", 1e-3), ("lion_8bit", 1e-3)])
-def test_lion_follows_bitsandbytes(workshop, tmp_path, optimizer, most_apart):
+@pytest.mark.parametrize("optimizer", ("lion_32bit", "lion_8bit"))
+def test_lion_follows_bitsandbytes(workshop, tmp_path, optimizer):
     model_dir = workshop.model(tiny_models.BY_NAME["llama_tied"])
     recipe = replace(RECIPE, optimizer=optimizer, learning_rate=1e-4)
     run = sluice_run.train(workshop.job(model_dir, recipe), tmp_path)
@@ -42,8 +42,8 @@ def test_lion_follows_bitsandbytes(workshop, tmp_path, optimizer, most_apart):
     adamw = reference_curve(workshop, model_dir, replace(recipe, optimizer="adamw_torch"))
     most, mean = apart(run, theirs)
     print(f"{optimizer}: from bitsandbytes at most {most:.1e}, mean {mean:.1e}")
-    assert max(abs(a - b) for a, b in zip(theirs.loss, adamw.loss)) > 10 * most_apart, "Lion is as AdamW here"
-    assert most <= most_apart and mean <= most_apart / 10
+    assert max(abs(a - b) for a, b in zip(theirs.loss, adamw.loss)) > 1e-2, "Lion is as AdamW here"
+    assert most <= 1e-5 and mean <= 2e-6
 
 
 def test_bf16_moments_stay_near_fp32_ones(workshop, tmp_path):
