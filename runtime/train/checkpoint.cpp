@@ -12,6 +12,7 @@
 #include "models/locate_weights.h"
 #include "models/model_output.h"
 #include "runtime/train/checksums.h"
+#include "runtime/train/durable_folders.h"
 #include "runtime/train/job_record.h"
 #include "runtime/train/model_record.h"
 #include "runtime/train/tensor_file_writer.h"
@@ -25,7 +26,7 @@ namespace fs = std::filesystem;
 constexpr const char* kStatesFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kChecksumsFile = "checksums.json";
-constexpr std::string_view kPartialEnding = ".partial";
+constexpr std::string_view kPartialEnding = ".partial", kRemovedEnding = ".removed";
 
 std::string checkpoint_name(int64_t step) { return "checkpoint-" + std::to_string(step); }
 
@@ -234,6 +235,18 @@ fs::path folder_to_resume(const Config& config) {
   return all.empty() ? fs::path() : all.back();
 }
 
+// They lose their names before their files: what is removed in part looks like no checkpoint.
+void remove_checkpoints(std::vector<fs::path> folders) {
+  for (fs::path& folder : folders) {
+    const fs::path removed = folder.string() + std::string(kRemovedEnding);
+    fs::remove_all(removed);
+    fs::rename(folder, removed);
+    folder = removed;
+  }
+  if (!folders.empty()) sync_folder(folders[0].parent_path());
+  for (const fs::path& folder : folders) fs::remove_all(folder);
+}
+
 }  // namespace
 
 fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, const Config& config,
@@ -261,8 +274,8 @@ fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, cons
   }
   write_text(partial, kStateFile, state_json(setup, config, state), sums);
   write_file(partial / kChecksumsFile, to_json(sums));
-  sync_folder(partial);
-  fs::remove_all(whole);
+  sync_folders(partial);
+  if (fs::exists(whole)) remove_checkpoints({whole});
   fs::rename(partial, whole);
   sync_folder(config.output_dir);
   return whole;
@@ -282,7 +295,9 @@ std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {
 void prune_checkpoints(const fs::path& output_dir, int64_t limit) {
   if (limit <= 0) return;
   std::vector<fs::path> all = find_checkpoints(output_dir);
-  for (size_t i = 0; i + static_cast<size_t>(limit) < all.size(); ++i) fs::remove_all(all[i]);
+  if (all.size() <= static_cast<size_t>(limit)) return;
+  all.resize(all.size() - static_cast<size_t>(limit));
+  remove_checkpoints(all);
 }
 
 void remove_partial_checkpoints(const fs::path& output_dir) {
@@ -290,9 +305,9 @@ void remove_partial_checkpoints(const fs::path& output_dir) {
   std::vector<fs::path> partial;
   for (const fs::directory_entry& entry : fs::directory_iterator(output_dir)) {
     const std::string name = entry.path().filename();
-    if (entry.is_directory() && name.ends_with(kPartialEnding) &&
-        step_of(name.substr(0, name.size() - kPartialEnding.size())))
-      partial.push_back(entry.path());
+    for (const std::string_view ending : {kPartialEnding, kRemovedEnding})
+      if (entry.is_directory() && name.ends_with(ending) && step_of(name.substr(0, name.size() - ending.size())))
+        partial.push_back(entry.path());
   }
   for (const fs::path& each : partial) fs::remove_all(each);
 }
@@ -349,11 +364,12 @@ void publish_result(const fs::path& checkpoint, const fs::path& output_dir) {
     const fs::path name = fs::relative(entry.path(), checkpoint);
     if (entry.is_directory() || name == kStatesFile || name == kChecksumsFile) continue;
     const fs::path to = output_dir / name;
-    fs::create_directories(to.parent_path());
+    make_folders(to.parent_path());
     fs::remove(to);
     std::error_code cannot_link;
     fs::create_hard_link(entry.path(), to, cannot_link);
-    if (cannot_link) fs::copy_file(entry.path(), to);
+    if (cannot_link) write_copy(entry.path(), to);
+    if (to.parent_path() != output_dir) sync_folder(to.parent_path());
   }
   sync_folder(output_dir);
 }

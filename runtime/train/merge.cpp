@@ -10,6 +10,7 @@
 #include "models/ops/ops.h"
 #include "runtime/core/half.h"
 #include "runtime/core/result.h"
+#include "runtime/train/durable_folders.h"
 #include "runtime/train/low_bit_reader.h"
 #include "runtime/train/stored_tensors.h"
 #include "runtime/train/tensor_file_writer.h"
@@ -131,7 +132,7 @@ class Merge {
       fs::create_directories((folder / copy.name).parent_path());
       write_copy(copy.from, folder / copy.name);
     }
-    sync_folder(folder);
+    sync_folders(folder);
   }
 
   void write_tensor(TensorFileWriter& writer, const TensorLocation& to) {

@@ -13,6 +13,7 @@
 
 #include "runtime/core/result.h"
 #include "runtime/core/units.h"
+#include "runtime/train/durable_folders.h"
 
 namespace sluice::train {
 
@@ -45,12 +46,14 @@ std::string system_error(const std::filesystem::path& file, const char* what) {
   return file.string() + ": " + what + ": " + std::strerror(errno);
 }
 
-// The lines of steps up to `steps_kept`. A last line without its end was being written when the run was killed.
+// The lines of steps up to `steps_kept`. A last line without its end was being written when the run was killed; zeros
+// were never written: power was lost before a checkpoint had waited for that part.
 std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
   std::string kept;
   if (steps_kept == 0) return kept;
   std::ifstream stream(file);
   for (std::string line; std::getline(stream, line) && !stream.eof();) {
+    if (line.find('\0') != std::string::npos) break;
     const auto json = nlohmann::json::parse(line, nullptr, false);
     if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer())
       throw SetupError(file.string() + ": not a log that Sluice wrote: " + line.substr(0, 80),
@@ -73,14 +76,16 @@ bool write_all(int descriptor, const std::string& text) {
 
 StepLog::StepLog(std::filesystem::path file, int64_t steps_kept) : file_(std::move(file)) {
   const std::string kept = kept_lines(file_, steps_kept);
-  // A new file takes the old one's place at once: a kill in between loses no line.
+  // A new file takes the old one's place at once, and only when its lines are safe: a kill in between loses none.
   const std::filesystem::path partial = file_.string() + ".partial";
   descriptor_ = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor_ < 0 || !write_all(descriptor_, kept) || ::rename(partial.c_str(), file_.c_str()) != 0) {
+  if (descriptor_ < 0 || !write_all(descriptor_, kept) || ::fsync(descriptor_) != 0 ||
+      ::rename(partial.c_str(), file_.c_str()) != 0) {
     const std::string message = system_error(file_, "cannot be written");
     if (descriptor_ >= 0) ::close(descriptor_);
     throw SetupError(message, "give an output_dir that can be written to");
   }
+  sync_folder(file_.parent_path());
 }
 
 StepLog::~StepLog() { ::close(descriptor_); }
@@ -89,6 +94,11 @@ void StepLog::append(const StepRecord& record) {
   if (!write_all(descriptor_, to_json_line(record) + "\n"))
     throw RunError({errno == ENOSPC ? ErrorCode::no_space : ErrorCode::io, system_error(file_, "cannot be written"),
                     "make room and start again"});
+}
+
+void StepLog::sync() {
+  if (::fsync(descriptor_) != 0)
+    throw RunError({ErrorCode::io, system_error(file_, "cannot be synced"), "check the drive and start again"});
 }
 
 bool wants_colour(int descriptor) {

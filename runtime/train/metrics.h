@@ -44,8 +44,10 @@ class StepLog {
   StepLog(const StepLog&) = delete;
   StepLog& operator=(const StepLog&) = delete;
 
-  // In the file when it returns (not synced: the checkpoint is what must survive). Throws RunError.
+  // In the file when it returns, not yet on the drive. Throws RunError.
   void append(const StepRecord& record);
+  // Before the checkpoint that the lines belong to: it must not outlive them. Throws RunError.
+  void sync();
 
  private:
   std::filesystem::path file_;

@@ -115,12 +115,4 @@ FileSums write_copy(const std::filesystem::path& from, const std::filesystem::pa
   return {sum.bytes(), {{"", 0, sum.bytes(), sum.digest()}}};
 }
 
-void sync_folder(const std::filesystem::path& folder) {
-  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) fail(folder, "open", errno);
-  const int failed = fsync(fd) != 0 ? errno : 0;
-  close(fd);
-  if (failed != 0) fail(folder, "fsync", failed);
-}
-
 }  // namespace sluice::train

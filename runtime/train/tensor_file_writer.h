@@ -46,7 +46,5 @@ class TensorFileWriter {
 void write_file(const std::filesystem::path& path, std::string_view text);
 // The same with another file's content.
 FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to);
-// Makes renames inside the folder durable. Throws RunError.
-void sync_folder(const std::filesystem::path& folder);
 
 }  // namespace sluice::train

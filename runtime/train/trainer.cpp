@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <sstream>
 
 #include "runtime/core/result.h"
@@ -15,6 +16,7 @@
 #include "runtime/plan/report.h"
 #include "runtime/plan/seen_rates.h"
 #include "runtime/train/advice.h"
+#include "runtime/train/durable_folders.h"
 #include "runtime/train/job.h"
 #include "runtime/train/job_measurements.h"
 #include "runtime/train/job_rates.h"
@@ -87,14 +89,14 @@ class Trainer {
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml",
                plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted());
-    StepLog log(config_.output_dir / "trainer_log.jsonl", first);
+    log_.emplace(config_.output_dir / "trainer_log.jsonl", first);
     if (job_.validation) say_validation(evaluate(), first == 0 ? "before training" : "before going on");
     start_seconds_ = seconds_since_launch();
     ProgressLine line(total, options_.quiet, config_.logging_steps);
     const StopRequest stop;
     for (int64_t step = first; step < total; ++step) {
       const StepRecord record = train_step(step);
-      log.append(record);
+      log_->append(record);
       line.show(record);
       const bool last = step + 1 == total;
       const bool saves = !last && due(config_.save_steps, step + 1);
@@ -319,6 +321,7 @@ class Trainer {
 
   fs::path save(int64_t step) {
     flush();
+    log_->sync();
     const fs::path saved = save_checkpoint(
         *executor_, job_.setup, config_,
         {step, job_.steps.steps_total(), start_seconds_, validation_losses_, progress_.odd(),
@@ -346,6 +349,7 @@ class Trainer {
   LossScale loss_scale_;
   optim::AdamWSettings update_;  // that is pending
   double clipped_share_ = 0;     // of the last steps, the newest counting most
+  std::optional<StepLog> log_;   // while steps run
   plan::SeenRates rates_;
   std::map<plan::Phase, Microseconds> foreseen_compute_;
   std::vector<double> paces_;  // of each step, compute's time over what was foreseen
@@ -381,7 +385,7 @@ std::string plan_text(const Job& job) {
 int publish_finished(const Job& job) {
   std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
               static_cast<long long>(job.resume->step), static_cast<long long>(job.steps.steps_total()));
-  fs::create_directories(job.config.output_dir);
+  make_folders(job.config.output_dir);
   publish_result(job.resume->folder, job.config.output_dir);
   std::printf("result: %s\n", job.config.output_dir.c_str());
   return 0;
@@ -435,7 +439,7 @@ int run_training(const Config& config, const TrainOptions& options) {
     return 0;
   }
   if (job.nothing_left()) return publish_finished(job);
-  fs::create_directories(config.output_dir);
+  make_folders(config.output_dir);
   try {
     return Trainer(job, options).run();
   } catch (const RunError& failure) {

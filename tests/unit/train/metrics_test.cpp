@@ -97,6 +97,14 @@ TEST_F(StepLogTest, resuming_drops_the_steps_that_are_done_again_and_a_torn_line
   EXPECT_EQ(contents(), lines({1, 2, 3}));
 }
 
+// A file may grow on the drive before its bytes are there. They read as zeros then.
+TEST_F(StepLogTest, resuming_drops_lines_that_a_loss_of_power_left_as_zeros) {
+  const std::string kept = lines({1, 2}), lost(700, '\0');
+  write("trainer_log.jsonl", kept + lines({3}).substr(0, 50) + lost + "\"tokens\":1024}\n" + lines({5}));
+  const StepLog log("trainer_log.jsonl", 2);
+  EXPECT_EQ(contents(), kept);
+}
+
 TEST_F(StepLogTest, a_new_run_starts_a_new_log) {
   write("trainer_log.jsonl", lines({1, 2, 3}));
   const StepLog log("trainer_log.jsonl", 0);

@@ -1,0 +1,1 @@
+from golden.conftest import workshop  # noqa: F401  (a fixture of both suites)

@@ -1,0 +1,31 @@
+"""A job that was killed, or lost power, ends as one that was left alone: chosen seeds; bench/crash_soak has the rest."""
+
+import pytest
+from crash import cases, machine
+from crash.outcome import SURVIVED
+from crash.training import Training
+
+
+@pytest.fixture(scope="module", params=cases.ALL, ids=lambda case: case.name)
+def training(request, workshop, tmp_path_factory):
+    return Training(workshop, request.param, tmp_path_factory.mktemp(request.param.name))
+
+
+def check(outcome):
+    assert outcome.verdict == SURVIVED, outcome.why
+
+
+def test_kills_at_random_instants(training):
+    check(training.endure(machine.KILL, seed=1))
+
+
+def test_losses_of_power_at_random_calls(training):
+    """Each case another fault: all are there."""
+    fault = machine.AT_BOUNDARY[cases.ALL.index(training.case) % len(machine.AT_BOUNDARY)]
+    check(training.endure(fault, seed=2))
+
+
+def test_a_loss_of_power_while_old_checkpoints_go(training):
+    """Some call among the last save's, each case another one."""
+    calls = training.last_calls()
+    check(training.endure_at(calls[len(calls) * (1 + cases.ALL.index(training.case)) // (1 + len(cases.ALL))], "torn", 3))
