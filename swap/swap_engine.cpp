@@ -127,6 +127,18 @@ struct SwapEngine::Impl {
     backend->wake();
   }
 
+  // The answer of a function that runs on the io thread, where the backend and what is in flight may be looked at.
+  template <class Question>
+  auto ask_io_thread(Question question) {
+    const auto answer = std::make_shared<std::promise<decltype(question())>>();
+    {
+      const std::lock_guard lock(mutex);
+      errands.push_back([answer, question = std::move(question)] { answer->set_value(question()); });
+    }
+    wake_io_thread();
+    return answer->get_future();
+  }
+
   void stop_waiting_for_space() {
     {
       const std::lock_guard lock(mutex);
@@ -228,10 +240,8 @@ struct SwapEngine::Impl {
     const std::lock_guard lock(mutex);
     for (Part& part : inbox) waiting[static_cast<size_t>(part.direction)].push_back(std::move(part));
     inbox.clear();
-    if (registration) {
-      registration->second.set_value(backend->register_memory(registration->first));
-      registration.reset();
-    }
+    for (const auto& errand : errands) errand();
+    errands.clear();
     return !(stopping && in_flight() == 0 && waiting[0].empty() && waiting[1].empty() && without_space.empty());
   }
 
@@ -333,7 +343,7 @@ struct SwapEngine::Impl {
       return end_without_space(io_error(first.direction, *first.file, first.offset + first.moved,
                                         first.asked - first.moved, ENOSPC));
     std::unique_lock lock(mutex);
-    if (arrived.wait_until(lock, *retry_at, [this] { return impatient || !inbox.empty() || registration; })) return;
+    if (arrived.wait_until(lock, *retry_at, [this] { return impatient || !inbox.empty() || !errands.empty(); })) return;
     retry_at.reset();
     for (; !without_space.empty(); without_space.pop_back())
       waiting[static_cast<size_t>(Direction::write)].push_front(std::move(without_space.back()));
@@ -349,6 +359,19 @@ struct SwapEngine::Impl {
         if (part.file == &file) sum += part.asked - part.moved;
     return sum;
   }
+  std::string waits_for(uint64_t token) const {
+    const Part* first = nullptr;
+    int64_t more = 0;
+    for (const Part& part : running) {
+      if (!part.transfer || part.transfer->token != token) continue;
+      first == nullptr ? void(first = &part) : void(++more);
+    }
+    if (first != nullptr)
+      return to_string(Bytes{first->asked - first->moved}) + " at offset " + std::to_string(first->offset + first->moved) +
+             " of " + first->file->string() + (more > 0 ? ", and " + std::to_string(more) + " more" : "");
+    return without_space.empty() ? "queued behind other requests" : "until there is room on a full drive";
+  }
+
   void end_without_space(const Error& error) {
     retry_at.reset();
     for (Part& part : without_space) end_part(part, error);
@@ -398,7 +421,7 @@ struct SwapEngine::Impl {
   std::mutex mutex;
   std::vector<Part> inbox;
   std::vector<Completion> completions;
-  std::optional<std::pair<std::span<std::byte>, std::promise<Result<void>>>> registration;
+  std::vector<std::function<void()>> errands;
   std::condition_variable arrived;
   bool stopping = false;
   bool impatient = false;  // writes do not wait for room
@@ -440,14 +463,8 @@ SourceId SwapEngine::open_source(const std::filesystem::path& file) {
 }
 
 void SwapEngine::register_memory(std::span<std::byte> memory) {
-  std::future<Result<void>> answer;
-  {
-    const std::lock_guard lock(impl_->mutex);
-    impl_->registration.emplace(memory, std::promise<Result<void>>());
-    answer = impl_->registration->second.get_future();
-  }
-  impl_->wake_io_thread();
-  const Result<void> registered = answer.get();
+  const Result<void> registered =
+      impl_->ask_io_thread([this, memory] { return impl_->backend->register_memory(memory); }).get();
   if (!registered.ok())
     impl_->warnings.push_back(to_string(Bytes{static_cast<int64_t>(memory.size())}) +
                               " of host memory not registered with io_uring (" + registered.error().message +
@@ -467,6 +484,13 @@ void SwapEngine::read_source(SourceId source, int64_t offset, int64_t bytes, std
 }
 
 void SwapEngine::stop_waiting_for_space() { impl_->stop_waiting_for_space(); }
+
+std::string SwapEngine::waits_for(uint64_t token) {
+  std::future<std::string> answer = impl_->ask_io_thread([this, token] { return impl_->waits_for(token); });
+  // Handing a request to a drive that hangs may block the io thread itself.
+  if (answer.wait_for(std::chrono::seconds(1)) == std::future_status::ready) return answer.get();
+  return "which the kernel has not even taken";
+}
 
 std::vector<Completion> SwapEngine::poll() { return impl_->poll(); }
 std::vector<Completion> SwapEngine::wait(std::chrono::microseconds timeout) {

@@ -91,6 +91,9 @@ class SwapEngine {
   // caller that has failed elsewhere and wants to come to rest.
   void stop_waiting_for_space();
 
+  // What keeps a transfer from its end, for people: "4.00 MiB at offset 0 of FILE, and 3 more". Asks the io thread.
+  std::string waits_for(uint64_t token);
+
   // Completions so far (oldest first), without blocking.
   std::vector<Completion> poll();
   // Blocks until there is at least one completion or the timeout passed; then as poll.

@@ -1,6 +1,5 @@
 #include "runtime/train/metrics.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -41,10 +40,6 @@ std::string to_json_line(const StepRecord& record) {
 
 namespace {
 
-std::string system_error(const std::filesystem::path& file, const char* what) {
-  return file.string() + ": " + what + ": " + std::strerror(errno);
-}
-
 // The lines of steps up to `steps_kept`. A last line without its end was being written when the run was killed.
 std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
   std::string kept;
@@ -60,36 +55,21 @@ std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
   return kept;
 }
 
-bool write_all(int descriptor, const std::string& text) {
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t written = ::write(descriptor, text.data() + done, text.size() - done);
-    if (written < 0 && errno != EINTR) return false;
-    if (written > 0) done += static_cast<size_t>(written);
-  }
-  return true;
+// A new file takes the old one's place at once: a kill in between loses no line.
+OutputFile begin_log(const std::filesystem::path& file, const std::string& kept, const SpacePatience& patience) {
+  const std::filesystem::path partial = file.string() + ".partial";
+  OutputFile log(partial, patience);
+  log.append(kept);
+  if (::rename(partial.c_str(), file.c_str()) != 0) throw_file_error(file, "rename", errno);
+  return log;
 }
 
 }  // namespace
 
-StepLog::StepLog(std::filesystem::path file, int64_t steps_kept) : file_(std::move(file)) {
-  const std::string kept = kept_lines(file_, steps_kept);
-  // A new file takes the old one's place at once: a kill in between loses no line.
-  const std::filesystem::path partial = file_.string() + ".partial";
-  descriptor_ = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor_ < 0 || !write_all(descriptor_, kept) || ::rename(partial.c_str(), file_.c_str()) != 0) {
-    const std::string message = system_error(file_, "cannot be written");
-    if (descriptor_ >= 0) ::close(descriptor_);
-    throw SetupError(message, "give an output_dir that can be written to");
-  }
-}
+StepLog::StepLog(const std::filesystem::path& file, int64_t steps_kept, const SpacePatience& patience)
+    : file_(begin_log(file, kept_lines(file, steps_kept), patience)) {}
 
-StepLog::~StepLog() { ::close(descriptor_); }
-
-void StepLog::append(const StepRecord& record) {
-  if (!write_all(descriptor_, to_json_line(record) + "\n"))
-    throw RunError({errno == ENOSPC ? ErrorCode::no_space : ErrorCode::io, system_error(file_, "cannot be written"),
-                    "make room and start again"});
-}
+void StepLog::append(const StepRecord& record) { file_.append(to_json_line(record) + "\n"); }
 
 bool wants_colour(int descriptor) {
   const auto set = [](const char* name) {

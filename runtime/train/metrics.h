@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/train/output_file.h"
+
 namespace sluice::train {
 
 // The keys and their order are a contract (design.md, "The outside of it"). Steps count from 1 here.
@@ -38,18 +40,15 @@ std::string to_json_line(const StepRecord& record);
 class StepLog {
  public:
   // Keeps the lines of the first `steps_kept` steps that the file may hold; later ones belong to a run that was
-  // killed after its last checkpoint, and are dropped. Throws SetupError.
-  StepLog(std::filesystem::path file, int64_t steps_kept);
-  ~StepLog();
-  StepLog(const StepLog&) = delete;
-  StepLog& operator=(const StepLog&) = delete;
+  // killed after its last checkpoint, and are dropped. Throws SetupError when the file is no log, RunError when it
+  // cannot be written.
+  StepLog(const std::filesystem::path& file, int64_t steps_kept, const SpacePatience& patience = {});
 
   // In the file when it returns (not synced: the checkpoint is what must survive). Throws RunError.
   void append(const StepRecord& record);
 
  private:
-  std::filesystem::path file_;
-  int descriptor_ = -1;
+  OutputFile file_;
 };
 
 // Whether escape sequences belong on this stream: a terminal, NO_COLOR unset or empty, TERM not "dumb".

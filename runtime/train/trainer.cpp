@@ -86,8 +86,9 @@ class Trainer {
     run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml",
-               plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted());
-    StepLog log(config_.output_dir / "trainer_log.jsonl", first);
+               plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted(),
+               patience_);
+    StepLog log(config_.output_dir / "trainer_log.jsonl", first, patience_);
     if (job_.validation) say_validation(evaluate(), first == 0 ? "before training" : "before going on");
     start_seconds_ = seconds_since_launch();
     ProgressLine line(total, options_.quiet, config_.logging_steps);
@@ -340,6 +341,7 @@ class Trainer {
   Job& job_;
   const Config& config_;
   const TrainOptions options_;
+  const SpacePatience patience_ = SpacePatience::of(config_.offload.enospc_timeout);
   swap::SwapEngine swap_;
   std::unique_ptr<exec::Executor> executor_;
   Progress progress_;

@@ -109,12 +109,12 @@ TEST_F(StepLogTest, a_log_of_something_else_is_not_overwritten) {
   EXPECT_EQ(contents(), "dear diary\n");
 }
 
-TEST_F(StepLogTest, a_folder_that_is_not_there_is_a_set_up_error) {
+TEST_F(StepLogTest, a_folder_that_is_not_there_is_named) {
   try {
     const StepLog log("gone/trainer_log.jsonl", 0);
     FAIL();
-  } catch (const SetupError& error) {
-    EXPECT_EQ(error.error().message, "gone/trainer_log.jsonl: cannot be written: No such file or directory");
+  } catch (const RunError& error) {
+    EXPECT_EQ(error.error().message, "gone/trainer_log.jsonl.partial: create: No such file or directory");
   }
 }
 
