@@ -31,7 +31,8 @@ std::string nearest_name(std::string_view name, const Names& candidates) {
   size_t distance_min = SIZE_MAX;
   for (const auto& candidate : candidates) {
     const std::string_view other(candidate);
-    // What lengths differ by is inserted or deleted, whatever else changes: a key of a million characters costs no more.
+    // What lengths differ by is inserted or deleted, whatever else changes: a key of a million characters costs no
+    // more.
     if (std::max(name.size(), other.size()) - std::min(name.size(), other.size()) >= distance_min) continue;
     const size_t distance = edit_distance(name, other);
     if (distance < distance_min) {

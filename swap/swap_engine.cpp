@@ -340,8 +340,8 @@ struct SwapEngine::Impl {
       retry_at = space.retry_at();
     }
     if (gives_up())
-      return end_without_space(io_error(first.direction, *first.file, first.offset + first.moved,
-                                        first.asked - first.moved, ENOSPC));
+      return end_without_space(
+          io_error(first.direction, *first.file, first.offset + first.moved, first.asked - first.moved, ENOSPC));
     std::unique_lock lock(mutex);
     if (arrived.wait_until(lock, *retry_at, [this] { return impatient || !inbox.empty() || !errands.empty(); })) return;
     retry_at.reset();
@@ -367,8 +367,9 @@ struct SwapEngine::Impl {
       first == nullptr ? void(first = &part) : void(++more);
     }
     if (first != nullptr)
-      return to_string(Bytes{first->asked - first->moved}) + " at offset " + std::to_string(first->offset + first->moved) +
-             " of " + first->file->string() + (more > 0 ? ", and " + std::to_string(more) + " more" : "");
+      return to_string(Bytes{first->asked - first->moved}) + " at offset " +
+             std::to_string(first->offset + first->moved) + " of " + first->file->string() +
+             (more > 0 ? ", and " + std::to_string(more) + " more" : "");
     return without_space.empty() ? "queued behind other requests" : "until there is room on a full drive";
   }
 

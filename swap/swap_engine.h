@@ -28,7 +28,7 @@ struct SwapOptions {
   Bytes request_bytes = MiB(4);                   // a transfer is cut into requests of at most this
   int queue_depth = 32;                           // requests in flight per path
   Bytes stripe_bytes = MiB(4);
-  SpacePatience patience;                         // with a drive that has no room for a write
+  SpacePatience patience;  // with a drive that has no room for a write
 };
 
 // A range reserved in the swap folder (striped, checksummed).

@@ -2,11 +2,13 @@
 
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <thread>
+
+#include "runtime/core/console.h"
 
 namespace sluice {
 namespace {
@@ -55,8 +57,8 @@ std::optional<Error> SpaceWait::refused(const fs::path& file, Bytes needed) {
     return Error{ErrorCode::no_space, no_room(file, needed) + waited, "free space there"};
   }
   if (first)
-    say("paused: " + no_room(file, needed) + "; trying again every " + text_of(patience_.retry) +
-        ", giving up after " + text_of(patience_.timeout));
+    say("paused: " + no_room(file, needed) + "; trying again every " + text_of(patience_.retry) + ", giving up after " +
+        text_of(patience_.timeout));
   retry_at_ = now + patience_.retry;
   return std::nullopt;
 }
@@ -76,7 +78,7 @@ void SpaceWait::made_room() {
 
 void SpaceWait::say(const std::string& line) const {
   if (patience_.say) return patience_.say(line);
-  std::fprintf(stderr, "%s\n", line.c_str());
+  Console(STDERR_FILENO).say(line);
 }
 
 }  // namespace sluice

@@ -1,7 +1,10 @@
 #include "runtime/exec/watchdog.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <cstdio>
+
+#include "runtime/core/console.h"
 
 namespace sluice::exec {
 namespace {
@@ -74,7 +77,7 @@ bool Watchdog::due(double age_us, double& next_us) const {
 
 void Watchdog::say(const std::string& line) const {
   if (options_.say) return options_.say(line);
-  std::fprintf(stderr, "%s\n", line.c_str());
+  Console(STDERR_FILENO).say(line);
 }
 
 }  // namespace sluice::exec

@@ -15,7 +15,7 @@
 namespace sluice::exec {
 
 struct WatchdogOptions {
-  Microseconds silence{30e6};                    // until the first report; each further one after twice the time
+  Microseconds silence{30e6};                   // until the first report; each further one after twice the time
   std::function<void(const std::string&)> say;  // a line for people, from the driver; empty: to stderr
 };
 
@@ -32,7 +32,7 @@ class Watchdog {
   // How long to wait for events before the next check.
   Microseconds pause() const;
 
-  // Of a wait outside a phase, `age_us` old: true whenever a report is due; `next_us` is kept by the caller, at first 0.
+  // Of a wait outside a phase, `age_us` old: true whenever a report is due. The caller keeps `next_us`, at first 0.
   bool due(double age_us, double& next_us) const;
   void say(const std::string& line) const;
 

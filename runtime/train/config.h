@@ -44,9 +44,9 @@ struct OffloadConfig {
   std::vector<std::filesystem::path> nvme_path;  // default: {output_dir}
   std::optional<Bytes> max_gpu, max_cpu, max_disk;
   std::chrono::seconds enospc_timeout = std::chrono::hours(24);  // how long a full drive is waited for
-  std::optional<int> prefetch;      // blocks fetched ahead; default: the plan's choice
-  std::string io_backend = "auto";  // auto | uring | thread
-  std::filesystem::path emulate;    // machine file whose link the emulated device copies over; empty: 20 GB/s
+  std::optional<int> prefetch;                                   // blocks fetched ahead; default: the plan's choice
+  std::string io_backend = "auto";                               // auto | uring | thread
+  std::filesystem::path emulate;  // machine file whose link the emulated device copies over; empty: 20 GB/s
 };
 
 struct Config {

@@ -109,8 +109,8 @@ std::string progress_text(const StepRecord& record, int64_t steps_total, double 
   return text;
 }
 
-ProgressLine::ProgressLine(int64_t steps_total, bool quiet, int64_t every)
-    : steps_total_(steps_total), quiet_(quiet), every_(every), style_{wants_colour(STDOUT_FILENO)} {}
+ProgressLine::ProgressLine(Console& console, int64_t steps_total, bool quiet, int64_t every)
+    : console_(console), steps_total_(steps_total), quiet_(quiet), every_(every), style_{wants_colour(STDOUT_FILENO)} {}
 
 // By the clock since the first step, so that checkpoints and evaluations count; the first step, slower than the
 // others, only until there is another.
@@ -132,8 +132,7 @@ void ProgressLine::show(const StepRecord& record) {
   const double left = seconds_left(record);
   const bool due = first || record.step == steps_total_ || record.step % every_ == 0;
   if (quiet_ || !due) return;
-  std::printf("%s\n", progress_text(record, steps_total_, left, style_).c_str());
-  std::fflush(stdout);
+  console_.say(progress_text(record, steps_total_, left, style_));
 }
 
 }  // namespace sluice::train

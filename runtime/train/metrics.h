@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/core/console.h"
 #include "runtime/train/output_file.h"
 
 namespace sluice::train {
@@ -63,13 +64,15 @@ std::string progress_text(const StepRecord& record, int64_t steps_total, double 
 // A line per step on stdout; nothing when quiet.
 class ProgressLine {
  public:
-  ProgressLine(int64_t steps_total, bool quiet, int64_t every = 1);
+  // `console`: of stdout, and longer there than this.
+  ProgressLine(Console& console, int64_t steps_total, bool quiet, int64_t every = 1);
   // Shows every `every`-th step, the first and the last. Call once per step, in order.
   void show(const StepRecord& record);
 
  private:
   double seconds_left(const StepRecord& record);
 
+  Console& console_;
   int64_t steps_total_;
   bool quiet_;
   int64_t every_;

@@ -51,8 +51,7 @@ void write_file(const std::filesystem::path& path, std::string_view text, const 
   file.sync();
 }
 
-FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to,
-                    const SpacePatience& patience) {
+FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to, const SpacePatience& patience) {
   const int in = open(from.c_str(), O_RDONLY | O_CLOEXEC);
   if (in < 0) throw_file_error(from, "open", errno);
   OutputFile out(to, patience);

@@ -1,4 +1,5 @@
-// What the suites about the swap engine share: folders, a backend that misbehaves, bytes, and waiting for their transfers.
+// What the suites about the swap engine share: folders, a backend that misbehaves, bytes, and waiting for their
+// transfers.
 #pragma once
 
 #include <gtest/gtest.h>

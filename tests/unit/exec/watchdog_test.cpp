@@ -98,13 +98,12 @@ TEST(Watchdog, NamesLaneFileAndOffsetOfADriveThatAnswersLateAndTheRunEndsAsEver)
 TEST(Watchdog, AWriteThatWaitsForRoomDoesNotKeepAFailedRunFromItsEnd) {
   const ToyJob disk{"disk", plan::DeviceMemory::unified, Tier::disk, Tier::disk, Tier::disk, plan::SlotFate::disk, 2};
   std::vector<std::string> said;
-  Toy toy(
-      disk,
-      [](std::unique_ptr<swap::IoBackend> inner) {
-        return swap::make_faulty_backend(std::move(inner), {.fail_at = 60, .fail_errno = ENOSPC});
-      },
-      {.optimizer_threads = 2},
-      {std::chrono::hours(1), std::chrono::hours(1), [&](const std::string& line) { said.push_back(line); }});
+  Toy toy(disk,
+          [](std::unique_ptr<swap::IoBackend> inner) {
+            return swap::make_faulty_backend(std::move(inner), {.fail_at = 60, .fail_errno = ENOSPC});
+          },
+          {.optimizer_threads = 2},
+          {std::chrono::hours(1), std::chrono::hours(1), [&](const std::string& line) { said.push_back(line); }});
   EXPECT_THROW(toy.train(5), RunError);
 }
 

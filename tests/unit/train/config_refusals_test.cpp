@@ -87,12 +87,14 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"offload:\n  max_gpu: 22\n",
                 "job.yaml:6:12: offload.max_gpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
                 "or TB, not '22'\n  fix: for example: offload.max_gpu: 22GiB"},
-        Refusal{"offload:\n  enospc_timeout: 30\n",
-                "job.yaml:6:19: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
-                "'30'\n  fix: for example: offload.enospc_timeout: 24h"},
-        Refusal{"offload: {enospc_timeout: -1s}\n",
-                "job.yaml:5:27: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
-                "'-1s'\n  fix: for example: offload.enospc_timeout: 24h"},
+        Refusal{
+            "offload:\n  enospc_timeout: 30\n",
+            "job.yaml:6:19: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
+            "'30'\n  fix: for example: offload.enospc_timeout: 24h"},
+        Refusal{
+            "offload: {enospc_timeout: -1s}\n",
+            "job.yaml:5:27: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
+            "'-1s'\n  fix: for example: offload.enospc_timeout: 24h"},
         Refusal{"offload: {nvme_path: [/a, [b]]}\n",
                 "job.yaml:5:27: offload.nvme_path must be a path or a list of paths, not a list\n  fix: for example: "
                 "offload.nvme_path: [/mnt/nvme0, /mnt/nvme1]"},
@@ -244,7 +246,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "job.yaml:5:1: stage: 'dpo' is not supported\n  fix: remove it: supervised fine-tuning is what there "
                 "is"},
         Refusal{"saves_per_epoch: often\n",
-                "job.yaml:5:18: saves_per_epoch must be a whole number from 1 to 1073741824, not 'often'\n  fix: for example: "
+                "job.yaml:5:18: saves_per_epoch must be a whole number from 1 to 1073741824, not 'often'\n  fix: for "
+                "example: "
                 "saves_per_epoch: 1"},
         Refusal{"special_tokens: <s>\n",
                 "job.yaml:5:17: special_tokens must be a block of names and tokens, not '<s>'\n  fix: for example: "
@@ -368,8 +371,9 @@ TEST_F(ConfigRefusals, text_that_is_not_yaml_is_named_with_its_place) {
       refusal("seed: 'x\nbf16: true\n"),
       "job.yaml:2:11: not YAML: illegal EOF in scalar\n  fix: check indentation, colons and quotes at this place");
   EXPECT_EQ(refusal("? [a]\n: b\n"), "job.yaml:1:3: a key must be a word\n  fix: write lines of the form `key: value`");
-  EXPECT_EQ(refusal(","),
-            "job.yaml:1:1: not YAML: this belongs to nothing\n  fix: check indentation, colons and quotes at this place");
+  EXPECT_EQ(
+      refusal(","),
+      "job.yaml:1:1: not YAML: this belongs to nothing\n  fix: check indentation, colons and quotes at this place");
   EXPECT_TRUE(refusal("a: {b: c}\n, d").starts_with("job.yaml:2:1: not YAML: ")) << refusal("a: {b: c}\n, d");
   EXPECT_EQ(refusal(minimal(), {"output_dir=,"}),
             "command line: output_dir:1:1: not YAML: this belongs to nothing\n  fix: check indentation, colons and "

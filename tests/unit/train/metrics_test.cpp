@@ -133,7 +133,8 @@ TEST(ProgressLine, colours_add_nothing_but_escape_sequences) {
 
 TEST(ProgressLine, shows_the_first_every_nth_and_the_last_step) {
   testing::internal::CaptureStdout();
-  ProgressLine line(10, false, 4);
+  Console console(STDOUT_FILENO);
+  ProgressLine line(console, 10, false, 4);
   for (int64_t step = 1; step <= 10; ++step) line.show(some_record(step));
   const std::string text = testing::internal::GetCapturedStdout();
   std::vector<std::string> starts;
@@ -144,7 +145,8 @@ TEST(ProgressLine, shows_the_first_every_nth_and_the_last_step) {
 
 TEST(ProgressLine, is_silent_when_quiet) {
   testing::internal::CaptureStdout();
-  ProgressLine line(2, true);
+  Console console(STDOUT_FILENO);
+  ProgressLine line(console, 2, true);
   line.show(some_record(1));
   EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
 }

@@ -44,8 +44,7 @@ class FullDriveTest : public OutputFileTest {
   void SetUp() override {
     OutputFileTest::SetUp();
     fs::create_directory("drive");
-    if (mount("tmpfs", "drive", "tmpfs", 0, "size=1m,nr_inodes=8") != 0)
-      GTEST_SKIP() << "mounting a tmpfs takes root";
+    if (mount("tmpfs", "drive", "tmpfs", 0, "size=1m,nr_inodes=8") != 0) GTEST_SKIP() << "mounting a tmpfs takes root";
     mounted_ = true;
   }
   void TearDown() override {
