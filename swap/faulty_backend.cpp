@@ -1,8 +1,12 @@
 #include "swap/faulty_backend.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <map>
+#include <optional>
 #include <random>
+#include <thread>
 
 #include "runtime/core/units.h"
 
@@ -28,7 +32,7 @@ class FaultyBackend final : public IoBackend {
 
   std::vector<IoOutcome> reap() override {
     std::vector<IoOutcome> outcomes = std::exchange(made_up_, {});
-    if (outcomes.empty()) outcomes = inner_->reap();
+    if (outcomes.empty()) outcomes = hold_back(inner_->reap());
     for (const IoOutcome& outcome : outcomes) {
       --in_flight_;
       if (const auto flip = flips_.find(outcome.user); flip != flips_.end() && outcome.result > 0) {
@@ -43,12 +47,30 @@ class FaultyBackend final : public IoBackend {
   Result<void> register_memory(std::span<std::byte> memory) override { return inner_->register_memory(memory); }
 
  private:
+  // The late request's answer is kept until its time has come; then reap() is woken for it.
+  std::vector<IoOutcome> hold_back(std::vector<IoOutcome> outcomes) {
+    const auto held = std::find_if(outcomes.begin(), outcomes.end(),
+                                   [this](const IoOutcome& outcome) { return late_ == outcome.user; });
+    if (held != outcomes.end()) {
+      late_.reset();
+      held_ = *held;
+      outcomes.erase(held);
+      alarm_ = std::jthread([this] {
+        std::this_thread::sleep_for(faults_.delay);
+        due_ = true;
+        inner_->wake();
+      });
+    }
+    if (due_.exchange(false)) outcomes.push_back(held_);
+    return outcomes;
+  }
+
   bool chance(double share) { return std::uniform_real_distribution<>(0, 1)(random_) < share; }
 
   bool submit_one(IoRequest request) {
     const int64_t number = requests_;
     int64_t made_up = 0;
-    if (faults_.fail_at >= 0 && number >= faults_.fail_at) {
+    if (faults_.fail_at >= 0 && number >= faults_.fail_at && number - faults_.fail_at < faults_.fail_requests) {
       made_up = -faults_.fail_errno;
     } else if (chance(faults_.interrupted)) {
       made_up = -EINTR;
@@ -61,6 +83,7 @@ class FaultyBackend final : public IoBackend {
       made_up_.push_back({request.user, made_up});
     } else {
       if (inner_->submit({&request, 1}) == 0) return false;
+      if (number == faults_.delay_at) late_ = request.user;
       if (request.direction == Direction::read && reads_++ == faults_.flip_bit_at)
         flips_[request.user] = request.memory;
     }
@@ -75,6 +98,10 @@ class FaultyBackend final : public IoBackend {
   std::map<uint64_t, std::byte*> flips_;
   int64_t requests_ = 0, reads_ = 0;
   int in_flight_ = 0;
+  std::optional<uint64_t> late_;
+  IoOutcome held_;
+  std::atomic<bool> due_ = false;
+  std::jthread alarm_;  // ends before what it wakes
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <future>
@@ -69,7 +70,7 @@ int open_source_file(const std::filesystem::path& file) {
 }  // namespace
 
 struct SwapEngine::Impl {
-  Impl(const SwapOptions& options_in, const WrapBackend& wrap) : options(options_in) {
+  Impl(const SwapOptions& options_in, const WrapBackend& wrap) : options(options_in), space(options_in.patience) {
     SLUICE_CHECK(!options.nvme_paths.empty(), "at least one nvme_path");
     options.request_bytes = Bytes{std::clamp(round_down(options.request_bytes.count, kBlockBytes), kBlockBytes,
                                              round_down(kRequestBytesMax, kBlockBytes))};
@@ -90,9 +91,9 @@ struct SwapEngine::Impl {
   ~Impl() {
     {
       const std::lock_guard lock(mutex);
-      stopping = true;
+      stopping = impatient = true;
     }
-    backend->wake();
+    wake_io_thread();
     io_thread.join();
     for (const Source& source : sources) close(source.fd);
     close(completion_fd);
@@ -117,7 +118,33 @@ struct SwapEngine::Impl {
       const std::lock_guard lock(mutex);
       for (Part& part : parts) inbox.push_back(std::move(part));
     }
+    wake_io_thread();
+  }
+
+  // It waits for the backend, or for room on a drive.
+  void wake_io_thread() {
+    arrived.notify_one();
     backend->wake();
+  }
+
+  // The answer of a function that runs on the io thread, where the backend and what is in flight may be looked at.
+  template <class Question>
+  auto ask_io_thread(Question question) {
+    const auto answer = std::make_shared<std::promise<decltype(question())>>();
+    {
+      const std::lock_guard lock(mutex);
+      errands.push_back([answer, question = std::move(question)] { answer->set_value(question()); });
+    }
+    wake_io_thread();
+    return answer->get_future();
+  }
+
+  void stop_waiting_for_space() {
+    {
+      const std::lock_guard lock(mutex);
+      impatient = true;
+    }
+    wake_io_thread();
   }
 
   void transfer(Direction direction, ExtentId id, std::span<std::byte> memory, uint64_t token) {
@@ -199,7 +226,11 @@ struct SwapEngine::Impl {
     for (;;) {
       if (!take_inbox()) return;
       submit_waiting();
-      for (const IoOutcome& outcome : backend->reap()) finish_request(outcome);
+      if (in_flight() == 0 && !without_space.empty()) {
+        wait_for_space();
+      } else {
+        for (const IoOutcome& outcome : backend->reap()) finish_request(outcome);
+      }
       deliver();
     }
   }
@@ -209,11 +240,9 @@ struct SwapEngine::Impl {
     const std::lock_guard lock(mutex);
     for (Part& part : inbox) waiting[static_cast<size_t>(part.direction)].push_back(std::move(part));
     inbox.clear();
-    if (registration) {
-      registration->second.set_value(backend->register_memory(registration->first));
-      registration.reset();
-    }
-    return !(stopping && in_flight() == 0 && waiting[0].empty() && waiting[1].empty());
+    for (const auto& errand : errands) errand();
+    errands.clear();
+    return !(stopping && in_flight() == 0 && waiting[0].empty() && waiting[1].empty() && without_space.empty());
   }
 
   int in_flight() const { return active[0] + active[1]; }
@@ -223,7 +252,7 @@ struct SwapEngine::Impl {
     std::vector<IoRequest> batch;
     std::vector<size_t> slots;
     while (in_flight() < depth) {
-      const bool reads = !waiting[0].empty(), writes = !waiting[1].empty();
+      const bool reads = !waiting[0].empty(), writes = !waiting[1].empty() && without_space.empty();
       if (!reads && !writes) break;
       const size_t direction = !reads ? 1 : !writes ? 0 : (active[0] <= active[1] ? 0 : 1);
       slots.push_back(start(direction));
@@ -266,6 +295,10 @@ struct SwapEngine::Impl {
     Part part = std::move(running[slot]);
     --active[static_cast<size_t>(part.direction)];
     free_slots.push_back(slot);
+    if (part.direction == Direction::write && outcome.result < 0 && is_no_space(static_cast<int>(-outcome.result))) {
+      without_space.push_back(std::move(part));
+      return;
+    }
     const bool transient = outcome.result == -EINTR || outcome.result == -EAGAIN;
     if (outcome.result < 0 && !(transient && part.retries < kRetriesMax)) {
       end_part(part, io_error(part.direction, *part.file, part.offset + part.moved, part.asked - part.moved,
@@ -282,6 +315,7 @@ struct SwapEngine::Impl {
     if (outcome.result > 0) {
       part.retries = 0;
       part.moved += outcome.result;
+      if (part.direction == Direction::write && without_space.empty()) space.made_room();
       (part.direction == Direction::read ? read_bytes : write_bytes) += outcome.result;
       if (part.moved >= part.bytes) {
         end_part(part, check(part));
@@ -294,6 +328,55 @@ struct SwapEngine::Impl {
     }
     ++resubmitted;
     waiting[static_cast<size_t>(part.direction)].push_front(std::move(part));
+  }
+
+  // Nothing is in flight, and the drive of the writes in `without_space` is full. Waits, unless something else is to be
+  // done, and lets them try again when it is time.
+  void wait_for_space() {
+    const Part& first = without_space.front();
+    if (!retry_at && !gives_up()) {
+      if (const std::optional<Error> refused = space.refused(*first.file, Bytes{bytes_without_space(*first.file)}))
+        return end_without_space(*refused);
+      retry_at = space.retry_at();
+    }
+    if (gives_up())
+      return end_without_space(
+          io_error(first.direction, *first.file, first.offset + first.moved, first.asked - first.moved, ENOSPC));
+    std::unique_lock lock(mutex);
+    if (arrived.wait_until(lock, *retry_at, [this] { return impatient || !inbox.empty() || !errands.empty(); })) return;
+    retry_at.reset();
+    for (; !without_space.empty(); without_space.pop_back())
+      waiting[static_cast<size_t>(Direction::write)].push_front(std::move(without_space.back()));
+  }
+  bool gives_up() {
+    const std::lock_guard lock(mutex);
+    return impatient;
+  }
+  int64_t bytes_without_space(const std::filesystem::path& file) const {
+    int64_t sum = 0;
+    for (const std::deque<Part>* parts : {&without_space, &waiting[static_cast<size_t>(Direction::write)]})
+      for (const Part& part : *parts)
+        if (part.file == &file) sum += part.asked - part.moved;
+    return sum;
+  }
+  std::string waits_for(uint64_t token) const {
+    const Part* first = nullptr;
+    int64_t more = 0;
+    for (const Part& part : running) {
+      if (!part.transfer || part.transfer->token != token) continue;
+      first == nullptr ? void(first = &part) : void(++more);
+    }
+    if (first != nullptr)
+      return to_string(Bytes{first->asked - first->moved}) + " at offset " +
+             std::to_string(first->offset + first->moved) + " of " + first->file->string() +
+             (more > 0 ? ", and " + std::to_string(more) + " more" : "");
+    return without_space.empty() ? "queued behind other requests" : "until there is room on a full drive";
+  }
+
+  void end_without_space(const Error& error) {
+    retry_at.reset();
+    for (Part& part : without_space) end_part(part, error);
+    without_space.clear();
   }
 
   Result<void> check(const Part& part) const {
@@ -339,10 +422,15 @@ struct SwapEngine::Impl {
   std::mutex mutex;
   std::vector<Part> inbox;
   std::vector<Completion> completions;
-  std::optional<std::pair<std::span<std::byte>, std::promise<Result<void>>>> registration;
+  std::vector<std::function<void()>> errands;
+  std::condition_variable arrived;
   bool stopping = false;
+  bool impatient = false;  // writes do not wait for room
 
   // The io thread's.
+  SpaceWait space;
+  std::deque<Part> without_space;  // refused by a full drive; no write is submitted meanwhile
+  std::optional<SpaceWait::Clock::time_point> retry_at;
   std::array<std::deque<Part>, 2> waiting;
   std::array<int, 2> active{};
   std::vector<Part> running;
@@ -376,14 +464,8 @@ SourceId SwapEngine::open_source(const std::filesystem::path& file) {
 }
 
 void SwapEngine::register_memory(std::span<std::byte> memory) {
-  std::future<Result<void>> answer;
-  {
-    const std::lock_guard lock(impl_->mutex);
-    impl_->registration.emplace(memory, std::promise<Result<void>>());
-    answer = impl_->registration->second.get_future();
-  }
-  impl_->backend->wake();
-  const Result<void> registered = answer.get();
+  const Result<void> registered =
+      impl_->ask_io_thread([this, memory] { return impl_->backend->register_memory(memory); }).get();
   if (!registered.ok())
     impl_->warnings.push_back(to_string(Bytes{static_cast<int64_t>(memory.size())}) +
                               " of host memory not registered with io_uring (" + registered.error().message +
@@ -400,6 +482,15 @@ void SwapEngine::write(ExtentId extent, std::span<const std::byte> memory, uint6
 void SwapEngine::read_source(SourceId source, int64_t offset, int64_t bytes, std::span<std::byte> memory,
                              uint64_t token) {
   impl_->read_source(source, offset, bytes, memory, token);
+}
+
+void SwapEngine::stop_waiting_for_space() { impl_->stop_waiting_for_space(); }
+
+std::string SwapEngine::waits_for(uint64_t token) {
+  std::future<std::string> answer = impl_->ask_io_thread([this, token] { return impl_->waits_for(token); });
+  // Handing a request to a drive that hangs may block the io thread itself.
+  if (answer.wait_for(std::chrono::seconds(1)) == std::future_status::ready) return answer.get();
+  return "which the kernel has not even taken";
 }
 
 std::vector<Completion> SwapEngine::poll() { return impl_->poll(); }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "runtime/core/result.h"
+#include "runtime/core/space_wait.h"
 #include "runtime/core/units.h"
 
 namespace sluice::swap {
@@ -27,6 +28,7 @@ struct SwapOptions {
   Bytes request_bytes = MiB(4);                   // a transfer is cut into requests of at most this
   int queue_depth = 32;                           // requests in flight per path
   Bytes stripe_bytes = MiB(4);
+  SpacePatience patience;  // with a drive that has no room for a write
 };
 
 // A range reserved in the swap folder (striped, checksummed).
@@ -84,6 +86,13 @@ class SwapEngine {
   static int64_t source_span(int64_t offset, int64_t bytes) {
     return round_up(offset + bytes, 4096) - round_down(offset, 4096);
   }
+
+  // Writes that wait for room on a full drive (SwapOptions::patience) end with their error; so will later ones. For a
+  // caller that has failed elsewhere and wants to come to rest.
+  void stop_waiting_for_space();
+
+  // What keeps a transfer from its end, for people: "4.00 MiB at offset 0 of FILE, and 3 more". Asks the io thread.
+  std::string waits_for(uint64_t token);
 
   // Completions so far (oldest first), without blocking.
   std::vector<Completion> poll();

@@ -3,6 +3,9 @@
 // Exit codes: 0 done; 2 the command line, the job or the set-up is wrong, and nothing was written; 3 a run failed;
 // 128 + a signal's number: stopped by it, with a checkpoint.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
@@ -50,7 +53,14 @@ int run_command(const Action& action) {
   }
 }
 
+// A stream that the caller closed would be the next file that is opened: what is printed would end in a checkpoint.
+void open_closed_streams() {
+  for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; ++stream)
+    if (fcntl(stream, F_GETFD) < 0) (void)!open("/dev/null", stream == STDIN_FILENO ? O_RDONLY : O_WRONLY);
+}
+
 int main_of(int argc, char** argv) {
+  open_closed_streams();
   CLI::App app("Fine-tunes language models that do not fit the machine they are trained on.", "sluice");
   app.set_version_flag("--version", "sluice " SLUICE_VERSION);
   app.require_subcommand(1);

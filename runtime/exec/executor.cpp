@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <thread>
@@ -51,7 +52,8 @@ struct Executor::Impl {
         planned(planned_in),
         sources(std::move(sources_in)),
         swap(swap_in),
-        options(options_in) {
+        options(options_in),
+        watchdog(options_in.watchdog) {
     const Bytes device_bytes = planned.memory.peak[static_cast<size_t>(Tier::device)];
     const Bytes host_bytes = planned.memory.peak[static_cast<size_t>(Tier::host)];
     const int threads = options.optimizer_threads > 0
@@ -123,6 +125,7 @@ struct Executor::Impl {
   JobSources sources;
   swap::SwapEngine& swap;
   ExecutorOptions options;
+  Watchdog watchdog;
   std::array<std::unique_ptr<Arena>, 2> arenas;
   int64_t slabs = 0;
   std::vector<std::string> notes;
@@ -156,7 +159,7 @@ struct Executor::Impl {
     issue_ready();
     while (in_flight > 0) {
       wait_for_events();
-      failure ? device->abandon() : issue_ready();
+      failure ? come_to_rest() : issue_ready();
     }
     result.seconds = now_us() / 1e6;
     if (failure) {
@@ -166,6 +169,12 @@ struct Executor::Impl {
     SLUICE_CHECK(ended == schedule->ops.size(), "the schedule stalled although it was verified");
     for (const double norm : norms) result.squared_gradient_norm += norm;
     return std::move(result);
+  }
+
+  // What is in flight ends; what it waits for may never come.
+  void come_to_rest() {
+    device->abandon();
+    swap.stop_waiting_for_space();
   }
 
   void prepare(const plan::Schedule& next, const PhaseInputs& with) {
@@ -195,6 +204,7 @@ struct Executor::Impl {
     reports = model.context->reports(next.ops.size());
     clock.restart();
     device->begin_phase(next);
+    watchdog.begin_phase(next);
   }
 
   static bool device_orders(const Op& before, const Op& op) { return on_device(before.lane) && on_device(op.lane); }
@@ -214,9 +224,12 @@ struct Executor::Impl {
 
   void wait_for_events() {
     std::array<pollfd, 2> fds = {pollfd{events.fd(), POLLIN, 0}, pollfd{swap.event_fd(), POLLIN, 0}};
-    int ready;
-    do ready = poll(fds.data(), fds.size(), -1);
-    while (ready < 0 && errno == EINTR);
+    const auto pause_ms = static_cast<int>(std::ceil(watchdog.pause().count / 1e3));
+    int ready = 0;
+    while (ready <= 0) {
+      ready = poll(fds.data(), fds.size(), pause_ms);
+      watchdog.check(now_us(), [this](OpId op) { return drive_request_of(op); });
+    }
     for (LaneEvent& event : events.drain()) end(std::move(event));
     for (swap::Completion& completion : swap.poll()) {
       const auto op = static_cast<OpId>(completion.token);
@@ -226,8 +239,15 @@ struct Executor::Impl {
     }
   }
 
+  // Empty for ops that drives have no part in.
+  std::string drive_request_of(OpId op) {
+    const bool transfers = transfers_left[static_cast<size_t>(op)] > 0;
+    return transfers ? swap.waits_for(static_cast<uint64_t>(op)) : "";
+  }
+
   void end(LaneEvent event) {
     const auto id = static_cast<size_t>(event.op);
+    watchdog.ended(event.op, now_us());
     --in_flight;
     ++ended;
     leases[id].clear();
@@ -247,6 +267,7 @@ struct Executor::Impl {
   void issue(OpId id) {
     const Op& op = schedule->ops[static_cast<size_t>(id)];
     ++in_flight;
+    watchdog.issued(id, now_us());
     for (const Operand& operand : op.operands)
       if (buffer(operand.buffer).tier != Tier::disk)
         leases[static_cast<size_t>(id)].push_back(arena(buffer(operand.buffer).tier).lease(buffer(operand.buffer)));
@@ -500,7 +521,7 @@ PhaseResult Executor::run(const plan::Schedule& schedule, const PhaseInputs& inp
 
 void Executor::read_back(bool odd, const WeightsSink& weights, const StatesSink& states) {
   ReadBack(impl_->shape, impl_->planned, impl_->swap, impl_->extents, *impl_->device,
-           {impl_->memory_of(Tier::device), impl_->memory_of(Tier::host)})
+           {impl_->memory_of(Tier::device), impl_->memory_of(Tier::host)}, impl_->watchdog)
       .run(odd, weights, states);
 }
 

@@ -17,6 +17,7 @@
 #include "runtime/exec/device.h"
 #include "runtime/exec/read_back.h"
 #include "runtime/exec/source_table.h"
+#include "runtime/exec/watchdog.h"
 #include "runtime/plan/machine_profile.h"
 #include "runtime/plan/planner.h"
 #include "runtime/plan/simulate.h"
@@ -32,6 +33,7 @@ struct ExecutorOptions {
   BytesPerSecond h2d, d2h;
   // Compute ops take the time that they are planned with and compute nothing; losses are zero.
   bool compute_waits = false;
+  WatchdogOptions watchdog;
 };
 
 // What a phase needs beside the schedule.

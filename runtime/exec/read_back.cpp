@@ -58,12 +58,19 @@ void ReadBack::from_device(plan::BufferId from, int64_t offset, std::span<std::b
 
 // Blocks until one extent is in memory.
 void ReadBack::fetch(plan::BufferId extent, plan::BufferId into) {
-  swap_.read(extents_.at(extent), bytes_of(into, 0, round_up(planned_.layout.at(extent).wanted_bytes, 4096)), 0);
-  for (;;) {
-    for (const swap::Completion& completion : swap_.wait(std::chrono::seconds(1))) {
+  constexpr uint64_t kToken = 0;
+  swap_.read(extents_.at(extent), bytes_of(into, 0, round_up(planned_.layout.at(extent).wanted_bytes, 4096)), kToken);
+  const std::chrono::duration<double, std::micro> pause(watchdog_.pause().count);
+  const auto begin = std::chrono::steady_clock::now();
+  for (double next_report_us = 0;;) {
+    for (const swap::Completion& completion : swap_.wait(std::chrono::ceil<std::chrono::microseconds>(pause))) {
       if (!completion.result.ok()) throw RunError(completion.result.error());
       return;
     }
+    const double age_us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+    if (watchdog_.due(age_us, next_report_us))
+      watchdog_.say("waiting: the read lane has not answered for " + to_string(Microseconds{age_us}) +
+                    ": read for a checkpoint, " + swap_.waits_for(kToken));
   }
 }
 

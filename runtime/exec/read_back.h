@@ -6,6 +6,7 @@
 #include <span>
 
 #include "runtime/exec/device.h"
+#include "runtime/exec/watchdog.h"
 #include "runtime/plan/planner.h"
 #include "swap/swap_engine.h"
 
@@ -20,8 +21,14 @@ class ReadBack {
   // All must outlive this; `memory`: of the device's and the host's arenas. Nothing may be in flight.
   ReadBack(const plan::JobShape& shape, const plan::Planned& planned, swap::SwapEngine& swap,
            const std::map<plan::BufferId, swap::ExtentId>& extents, Device& device,
-           std::array<std::span<std::byte>, 2> memory)
-      : shape_(shape), planned_(planned), swap_(swap), extents_(extents), device_(device), memory_(memory) {}
+           std::array<std::span<std::byte>, 2> memory, const Watchdog& watchdog)
+      : shape_(shape),
+        planned_(planned),
+        swap_(swap),
+        extents_(extents),
+        device_(device),
+        memory_(memory),
+        watchdog_(watchdog) {}
 
   // Every trained group in order, of the newest of two sets (`odd` as in plan::Phase). Blocks. Throws RunError.
   void run(bool odd, const WeightsSink& weights, const StatesSink& states);
@@ -38,6 +45,7 @@ class ReadBack {
   const std::map<plan::BufferId, swap::ExtentId>& extents_;
   Device& device_;
   std::array<std::span<std::byte>, 2> memory_;
+  const Watchdog& watchdog_;
 };
 
 }  // namespace sluice::exec

@@ -66,13 +66,14 @@ models::TensorFileLayout states_layout(const ModelSetup& setup) {
 // Receives groups from the executor and puts every tensor where the output's plan says.
 class Writer {
  public:
-  Writer(const ModelSetup& setup, const models::ModelOutput& output, const fs::path& folder)
+  Writer(const ModelSetup& setup, const models::ModelOutput& output, const fs::path& folder,
+         const SpacePatience& patience)
       : setup_(setup),
         output_(output),
         states_layout_(states_layout(setup)),
-        states_(folder, kStatesFile, states_layout_) {
+        states_(folder, kStatesFile, states_layout_, patience) {
     for (const models::PlannedTensorFile& file : output.tensor_files)
-      files_.emplace_back(folder, file.name, file.layout);
+      files_.emplace_back(folder, file.name, file.layout, patience);
     for (const models::TensorLocation& tensor : states_layout_.tensors) state_places_[tensor.name] = tensor;
   }
 
@@ -171,8 +172,9 @@ std::string state_json(const ModelSetup& setup, const Config& config, const Chec
   return json.dump(2) + "\n";
 }
 
-void write_text(const fs::path& folder, const std::string& name, const std::string& text, Checksums& sums) {
-  write_file(folder / name, text);
+void write_text(const fs::path& folder, const std::string& name, const std::string& text, Checksums& sums,
+                const SpacePatience& patience) {
+  write_file(folder / name, text, patience);
   sums[name] = sums_of(text);
 }
 
@@ -254,12 +256,13 @@ fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, cons
   const fs::path whole = config.output_dir / checkpoint_name(state.step);
   const fs::path partial = config.output_dir / (checkpoint_name(state.step) + std::string(kPartialEnding));
   fs::remove_all(partial);
-  fs::create_directories(partial);
+  const SpacePatience patience = SpacePatience::of(config.offload.enospc_timeout);
+  make_folders(partial, patience);
   const models::ModelOutput output =
       setup.adapter ? models::plan_adapter_output(config.base_model, setup.model.groups, *setup.adapter)
                     : models::plan_model_output(config.base_model, setup.model.groups, setup.model.compute_dtype);
   Checksums sums;
-  Writer writer(setup, output, partial);
+  Writer writer(setup, output, partial, patience);
   executor.read_back(
       state.odd, [&](int g, std::span<const std::byte> bytes) { writer.weights(g, bytes); },
       [&](int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
@@ -267,13 +270,14 @@ fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, cons
       });
   writer.sync();
   writer.add_sums(sums);
-  for (const models::PlannedTextFile& file : output.text_files) write_text(partial, file.name, file.text, sums);
+  for (const models::PlannedTextFile& file : output.text_files)
+    write_text(partial, file.name, file.text, sums, patience);
   for (const models::PlannedCopy& copy : output.copies) {
-    fs::create_directories((partial / copy.name).parent_path());
-    sums[copy.name] = write_copy(copy.from, partial / copy.name);
+    make_folders((partial / copy.name).parent_path(), patience);
+    sums[copy.name] = write_copy(copy.from, partial / copy.name, patience);
   }
-  write_text(partial, kStateFile, state_json(setup, config, state), sums);
-  write_file(partial / kChecksumsFile, to_json(sums));
+  write_text(partial, kStateFile, state_json(setup, config, state), sums, patience);
+  write_file(partial / kChecksumsFile, to_json(sums), patience);
   sync_folders(partial);
   if (fs::exists(whole)) remove_checkpoints({whole});
   fs::rename(partial, whole);

@@ -454,6 +454,7 @@ class ConfigReader {
          {std::pair("offload.max_gpu", &offload.max_gpu), std::pair("offload.max_cpu", &offload.max_cpu),
           std::pair("offload.max_disk", &offload.max_disk)})
       if (const Setting* setting = find(key)) *size = read_size(*setting);
+    if (const Setting* timeout = find("offload.enospc_timeout")) offload.enospc_timeout = read_duration(*timeout);
     if (const Setting* prefetch = find("offload.prefetch"))
       offload.prefetch = static_cast<int>(read_integer(*prefetch, {.min = 1, .max = 64}, "2"));
     if (const Setting* backend = find("offload.io_backend")) {

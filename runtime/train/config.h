@@ -1,6 +1,7 @@
 // One job, as the user's YAML says it: typed, checked, defaults filled in. The keys are a contract (design.md).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -42,9 +43,10 @@ struct OffloadConfig {
   MomentFormat optimizer_state = MomentFormat::f32;
   std::vector<std::filesystem::path> nvme_path;  // default: {output_dir}
   std::optional<Bytes> max_gpu, max_cpu, max_disk;
-  std::optional<int> prefetch;      // blocks fetched ahead; default: the plan's choice
-  std::string io_backend = "auto";  // auto | uring | thread
-  std::filesystem::path emulate;    // machine file whose link the emulated device copies over; empty: 20 GB/s
+  std::chrono::seconds enospc_timeout = std::chrono::hours(24);  // how long a full drive is waited for
+  std::optional<int> prefetch;                                   // blocks fetched ahead; default: the plan's choice
+  std::string io_backend = "auto";                               // auto | uring | thread
+  std::filesystem::path emulate;  // machine file whose link the emulated device copies over; empty: 20 GB/s
 };
 
 struct Config {

@@ -72,6 +72,7 @@ std::span<const Key> keys() {
       {"offload.max_gpu", {}},
       {"offload.max_cpu", {}},
       {"offload.max_disk", {}},
+      {"offload.enospc_timeout", {}},
       {"offload.prefetch", {}},
       {"offload.io_backend", {}},
       {"offload.emulate", {}},

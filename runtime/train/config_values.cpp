@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <optional>
+#include <span>
 #include <sstream>
 
 #include "runtime/core/result.h"
@@ -138,11 +139,28 @@ std::vector<std::filesystem::path> read_paths(const Setting& setting, std::strin
   return paths;
 }
 
+namespace {
+
+struct Unit {
+  std::string_view name;
+  double size;
+};
+
+// The first unit whose name ends the text counts. None: no unit, or no number before it.
+std::optional<double> with_unit(std::string_view text, std::span<const Unit> units) {
+  const auto unit =
+      std::find_if(units.begin(), units.end(), [&](const Unit& each) { return text.ends_with(each.name); });
+  if (unit == units.end()) return std::nullopt;
+  text.remove_suffix(unit->name.size());
+  while (text.ends_with(' ')) text.remove_suffix(1);
+  const auto number = parse_number<double>(text);
+  if (!number || !std::isfinite(*number)) return std::nullopt;
+  return *number * unit->size;
+}
+
+}  // namespace
+
 Bytes read_size(const Setting& setting) {
-  struct Unit {
-    std::string_view name;
-    double bytes;
-  };
   static constexpr std::array<Unit, 8> units = {{{"KiB", 0x1p10},
                                                  {"MiB", 0x1p20},
                                                  {"GiB", 0x1p30},
@@ -151,16 +169,18 @@ Bytes read_size(const Setting& setting) {
                                                  {"MB", 1e6},
                                                  {"GB", 1e9},
                                                  {"TB", 1e12}}};
-  std::string_view text = scalar_of(setting);
-  for (const Unit& unit : units) {
-    if (!text.ends_with(unit.name)) continue;
-    text.remove_suffix(unit.name.size());
-    while (text.ends_with(' ')) text.remove_suffix(1);
-    const auto number = parse_number<double>(text);
-    if (!number || !std::isfinite(*number) || *number * unit.bytes < 1 || *number * unit.bytes > 0x1p60) break;
-    return Bytes{static_cast<int64_t>(std::floor(*number * unit.bytes))};
-  }
-  refuse_value(setting, "a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB or TB", "22GiB");
+  const std::optional<double> bytes = with_unit(scalar_of(setting), units);
+  if (!bytes || *bytes < 1 || *bytes > 0x1p60)
+    refuse_value(setting, "a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB or TB", "22GiB");
+  return Bytes{static_cast<int64_t>(std::floor(*bytes))};
+}
+
+std::chrono::seconds read_duration(const Setting& setting) {
+  static constexpr std::array<Unit, 4> units = {{{"s", 1}, {"min", 60}, {"h", 3600}, {"d", 86400}}};
+  const std::optional<double> seconds = with_unit(scalar_of(setting), units);
+  if (!seconds || *seconds < 0 || *seconds > 365 * 86400.0)
+    refuse_value(setting, "a time of at most 365d with its unit: s, min, h or d", "24h");
+  return std::chrono::seconds(std::llround(*seconds));
 }
 
 std::string joined(const std::vector<std::string_view>& names, std::string_view last) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -45,6 +46,8 @@ std::vector<std::string> read_texts(const Setting& setting, std::string_view exa
 std::vector<std::filesystem::path> read_paths(const Setting& setting, std::string_view example);
 // "22GiB", "4096MB", "1.5TiB": always with a unit.
 Bytes read_size(const Setting& setting);
+// "90s", "30min", "1.5h", "2d": always with a unit, at most 365d.
+std::chrono::seconds read_duration(const Setting& setting);
 
 template <class Value>
 struct Choice {

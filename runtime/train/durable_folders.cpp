@@ -4,30 +4,25 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include "runtime/core/result.h"
+#include "runtime/train/output_file.h"
 
 namespace sluice::train {
 namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void fail(const fs::path& folder, const char* what, int error) {
-  const bool full = error == ENOSPC || error == EDQUOT;
-  throw RunError({full ? ErrorCode::no_space : ErrorCode::io,
-                  folder.string() + ": " + what + ": " + std::strerror(error),
-                  full ? "free space on that file system" : "check the folder's permissions and the drive"});
-}
+constexpr int64_t kBlockBytes = 4096;  // a new folder takes one of the file system's
 
 }  // namespace
 
 void sync_folder(const fs::path& folder) {
   const int fd = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) fail(folder, "open", errno);
+  if (fd < 0) throw_file_error(folder, "open", errno);
   const int failed = fsync(fd) != 0 ? errno : 0;
   close(fd);
-  if (failed != 0) fail(folder, "fsync", failed);
+  if (failed != 0) throw_file_error(folder, "fsync", failed);
 }
 
 void sync_folders(const fs::path& folder) {
@@ -36,13 +31,17 @@ void sync_folders(const fs::path& folder) {
   sync_folder(folder);
 }
 
-void make_folders(const fs::path& folder) {
+void make_folders(const fs::path& folder, const SpacePatience& patience) {
   if (folder.empty() || fs::is_directory(folder)) return;
   const fs::path parent = (folder.has_filename() ? folder : folder.parent_path()).parent_path();
-  make_folders(parent);
-  std::error_code failed;
-  fs::create_directory(folder, failed);
-  if (failed) fail(folder, "create", failed.value());
+  make_folders(parent, patience);
+  SpaceWait space(patience);
+  for (std::error_code error; fs::create_directory(folder, error), error; error.clear()) {
+    if (!is_no_space(error.value())) throw_file_error(folder, "create", error.value());
+    if (const std::optional<Error> refused = space.refused_then_wait(folder, Bytes{kBlockBytes}))
+      throw RunError(*refused);
+  }
+  space.made_room();
   sync_folder(parent);
 }
 

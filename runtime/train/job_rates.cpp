@@ -99,6 +99,7 @@ BytesPerSecond emulated_link(const Config& config) {
 swap::SwapOptions swap_options(const Config& config) {
   swap::SwapOptions options;
   options.nvme_paths = config.offload.nvme_path;
+  options.patience = SpacePatience::of(config.offload.enospc_timeout);
   if (config.offload.io_backend == "uring") options.backend = swap::BackendKind::uring;
   if (config.offload.io_backend == "thread") options.backend = swap::BackendKind::thread;
   return options;

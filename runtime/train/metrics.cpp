@@ -1,6 +1,5 @@
 #include "runtime/train/metrics.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -42,10 +41,6 @@ std::string to_json_line(const StepRecord& record) {
 
 namespace {
 
-std::string system_error(const std::filesystem::path& file, const char* what) {
-  return file.string() + ": " + what + ": " + std::strerror(errno);
-}
-
 // The lines of steps up to `steps_kept`. A last line without its end was being written when the run was killed; zeros
 // were never written: power was lost before a checkpoint had waited for that part.
 std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
@@ -63,43 +58,25 @@ std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
   return kept;
 }
 
-bool write_all(int descriptor, const std::string& text) {
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t written = ::write(descriptor, text.data() + done, text.size() - done);
-    if (written < 0 && errno != EINTR) return false;
-    if (written > 0) done += static_cast<size_t>(written);
-  }
-  return true;
+// A new file takes the old one's place at once, and only when its lines are safe: a kill in between loses none.
+OutputFile begin_log(const std::filesystem::path& file, const std::string& kept, const SpacePatience& patience) {
+  const std::filesystem::path partial = file.string() + ".partial";
+  OutputFile log(partial, patience);
+  log.append(kept);
+  log.sync();
+  if (::rename(partial.c_str(), file.c_str()) != 0) throw_file_error(file, "rename", errno);
+  sync_folder(file.parent_path());
+  return log;
 }
 
 }  // namespace
 
-StepLog::StepLog(std::filesystem::path file, int64_t steps_kept) : file_(std::move(file)) {
-  const std::string kept = kept_lines(file_, steps_kept);
-  // A new file takes the old one's place at once, and only when its lines are safe: a kill in between loses none.
-  const std::filesystem::path partial = file_.string() + ".partial";
-  descriptor_ = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
-  if (descriptor_ < 0 || !write_all(descriptor_, kept) || ::fsync(descriptor_) != 0 ||
-      ::rename(partial.c_str(), file_.c_str()) != 0) {
-    const std::string message = system_error(file_, "cannot be written");
-    if (descriptor_ >= 0) ::close(descriptor_);
-    throw SetupError(message, "give an output_dir that can be written to");
-  }
-  sync_folder(file_.parent_path());
-}
+StepLog::StepLog(const std::filesystem::path& file, int64_t steps_kept, const SpacePatience& patience)
+    : file_(begin_log(file, kept_lines(file, steps_kept), patience)) {}
 
-StepLog::~StepLog() { ::close(descriptor_); }
+void StepLog::append(const StepRecord& record) { file_.append(to_json_line(record) + "\n"); }
 
-void StepLog::append(const StepRecord& record) {
-  if (!write_all(descriptor_, to_json_line(record) + "\n"))
-    throw RunError({errno == ENOSPC ? ErrorCode::no_space : ErrorCode::io, system_error(file_, "cannot be written"),
-                    "make room and start again"});
-}
-
-void StepLog::sync() {
-  if (::fsync(descriptor_) != 0)
-    throw RunError({ErrorCode::io, system_error(file_, "cannot be synced"), "check the drive and start again"});
-}
+void StepLog::sync() { file_.sync(); }
 
 bool wants_colour(int descriptor) {
   const auto set = [](const char* name) {
@@ -139,8 +116,8 @@ std::string progress_text(const StepRecord& record, int64_t steps_total, double 
   return text;
 }
 
-ProgressLine::ProgressLine(int64_t steps_total, bool quiet, int64_t every)
-    : steps_total_(steps_total), quiet_(quiet), every_(every), style_{wants_colour(STDOUT_FILENO)} {}
+ProgressLine::ProgressLine(Console& console, int64_t steps_total, bool quiet, int64_t every)
+    : console_(console), steps_total_(steps_total), quiet_(quiet), every_(every), style_{wants_colour(STDOUT_FILENO)} {}
 
 // By the clock since the first step, so that checkpoints and evaluations count; the first step, slower than the
 // others, only until there is another.
@@ -162,8 +139,7 @@ void ProgressLine::show(const StepRecord& record) {
   const double left = seconds_left(record);
   const bool due = first || record.step == steps_total_ || record.step % every_ == 0;
   if (quiet_ || !due) return;
-  std::printf("%s\n", progress_text(record, steps_total_, left, style_).c_str());
-  std::fflush(stdout);
+  console_.say(progress_text(record, steps_total_, left, style_));
 }
 
 }  // namespace sluice::train

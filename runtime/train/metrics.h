@@ -8,6 +8,9 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/core/console.h"
+#include "runtime/train/output_file.h"
+
 namespace sluice::train {
 
 // The keys and their order are a contract (design.md, "The outside of it"). Steps count from 1 here.
@@ -38,11 +41,9 @@ std::string to_json_line(const StepRecord& record);
 class StepLog {
  public:
   // Keeps the lines of the first `steps_kept` steps that the file may hold; later ones belong to a run that was
-  // killed after its last checkpoint, and are dropped. Throws SetupError.
-  StepLog(std::filesystem::path file, int64_t steps_kept);
-  ~StepLog();
-  StepLog(const StepLog&) = delete;
-  StepLog& operator=(const StepLog&) = delete;
+  // killed after its last checkpoint, and are dropped. Throws SetupError when the file is no log, RunError when it
+  // cannot be written.
+  StepLog(const std::filesystem::path& file, int64_t steps_kept, const SpacePatience& patience = {});
 
   // In the file when it returns, not yet on the drive. Throws RunError.
   void append(const StepRecord& record);
@@ -50,8 +51,7 @@ class StepLog {
   void sync();
 
  private:
-  std::filesystem::path file_;
-  int descriptor_ = -1;
+  OutputFile file_;
 };
 
 // Whether escape sequences belong on this stream: a terminal, NO_COLOR unset or empty, TERM not "dumb".
@@ -66,13 +66,15 @@ std::string progress_text(const StepRecord& record, int64_t steps_total, double 
 // A line per step on stdout; nothing when quiet.
 class ProgressLine {
  public:
-  ProgressLine(int64_t steps_total, bool quiet, int64_t every = 1);
+  // `console`: of stdout, and longer there than this.
+  ProgressLine(Console& console, int64_t steps_total, bool quiet, int64_t every = 1);
   // Shows every `every`-th step, the first and the last. Call once per step, in order.
   void show(const StepRecord& record);
 
  private:
   double seconds_left(const StepRecord& record);
 
+  Console& console_;
   int64_t steps_total_;
   bool quiet_;
   int64_t every_;

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <string_view>
 
+#include "runtime/core/console.h"
+
 namespace sluice::train {
 namespace {
 
@@ -14,6 +16,7 @@ static_assert(std::atomic<int>::is_always_lock_free);
 void note(int signal) {
   asked = signal;
   constexpr std::string_view kText = "\nstopping after this step, with a checkpoint; once more stops at once\n";
+  if (!is_read(STDERR_FILENO, 0)) return;
   [[maybe_unused]] const ssize_t ignored = write(STDERR_FILENO, kText.data(), kText.size());
 }
 
@@ -34,5 +37,15 @@ StopRequest::~StopRequest() {
 }
 
 int StopRequest::signal() const { return asked; }
+
+IgnoredSignals::IgnoredSignals() {
+  struct sigaction action {};
+  action.sa_handler = SIG_IGN;
+  for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &before_[i]);
+}
+
+IgnoredSignals::~IgnoredSignals() {
+  for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
+}
 
 }  // namespace sluice::train

@@ -1,6 +1,8 @@
-// SIGINT and SIGTERM (Ctrl-C, a batch system's time limit) as a wish to stop after the step that runs.
+// What signals mean to a run: SIGINT and SIGTERM (Ctrl-C, a batch system's time limit) are a wish to stop after the
+// step that runs; SIGHUP, SIGPIPE and SIGXFSZ are none.
 #pragma once
 
+#include <array>
 #include <csignal>
 
 namespace sluice::train {
@@ -19,6 +21,20 @@ class StopRequest {
  private:
   struct sigaction interrupt_before_ {
   }, terminate_before_{};
+};
+
+// While it lives, a run goes on when its terminal is closed (as under nohup) and when nobody reads what it prints; a
+// file larger than the limit allows is an error of that file. One per process; children inherit it.
+class IgnoredSignals {
+ public:
+  IgnoredSignals();
+  ~IgnoredSignals();
+  IgnoredSignals(const IgnoredSignals&) = delete;
+  IgnoredSignals& operator=(const IgnoredSignals&) = delete;
+
+ private:
+  static constexpr std::array kSignals = {SIGHUP, SIGPIPE, SIGXFSZ};
+  std::array<struct sigaction, kSignals.size()> before_{};
 };
 
 }  // namespace sluice::train

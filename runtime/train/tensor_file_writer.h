@@ -9,6 +9,7 @@
 
 #include "models/safetensors.h"
 #include "runtime/train/checksums.h"
+#include "runtime/train/output_file.h"
 
 namespace sluice::train {
 
@@ -16,15 +17,12 @@ class TensorFileWriter {
  public:
   // Creates `directory/name` with the header written and the space reserved. Throws RunError: no space, no permission.
   TensorFileWriter(const std::filesystem::path& directory, const std::string& name,
-                   const models::TensorFileLayout& layout);
-  ~TensorFileWriter();
-  TensorFileWriter(TensorFileWriter&& other) noexcept;
-  TensorFileWriter& operator=(TensorFileWriter&&) = delete;
+                   const models::TensorFileLayout& layout, const SpacePatience& patience = {});
 
   // At an absolute offset of the file. Inside one tensor, and there from its first byte to its last; tensors come in
   // any order. Throws RunError.
   void write(int64_t offset, std::span<const std::byte> bytes);
-  void sync();  // fsync; throws RunError
+  void sync() { file_.sync(); }
   // When everything is written.
   FileSums sums() const;
 
@@ -36,15 +34,15 @@ class TensorFileWriter {
   };
   Part& part_at(int64_t offset);
 
-  std::filesystem::path path_;
-  int fd_ = -1;
+  OutputFile file_;
   int64_t bytes_ = 0;
   std::vector<Part> parts_;  // by offset: the header, then every tensor that is not empty
 };
 
 // Writes a whole small file and syncs it. Throws RunError.
-void write_file(const std::filesystem::path& path, std::string_view text);
+void write_file(const std::filesystem::path& path, std::string_view text, const SpacePatience& patience = {});
 // The same with another file's content.
-FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to);
+FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to,
+                    const SpacePatience& patience = {});
 
 }  // namespace sluice::train

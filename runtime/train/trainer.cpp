@@ -23,6 +23,8 @@
 #include "runtime/train/loss_scale.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/metrics.h"
+#include "runtime/train/open_files.h"
+#include "runtime/train/output_folder.h"
 #include "runtime/train/plan_diff.h"
 #include "runtime/train/progress.h"
 #include "runtime/train/rehearsal.h"
@@ -58,11 +60,13 @@ double seconds_since_launch() {
 
 class Trainer {
  public:
-  Trainer(Job& job, const TrainOptions& options)
+  // `folder`: locked, and longer there than this.
+  Trainer(Job& job, const TrainOptions& options, const OutputFolder& folder)
       : job_(job),
         config_(job.config),
         options_(options),
-        swap_(swap_options(config_)),
+        folder_(folder),
+        swap_(swap_options_of_run()),
         progress_(job.planned.plan),
         loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
         rates_(job.request.profile) {
@@ -75,10 +79,11 @@ class Trainer {
                                                         const exec::PhaseClock& clock) {
         return gpu.make_device(memory, events, clock);
       };
+    executor_options.watchdog.say = patience_.say;
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
                                                  executor_options);
-    for (const std::string& warning : swap_.warnings()) std::fprintf(stderr, "note: %s\n", warning.c_str());
-    for (const std::string& note : executor_->notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
+    for (const std::string& warning : swap_.warnings()) errors_.say("note: " + warning);
+    for (const std::string& note : executor_->notes()) errors_.say("note: " + note);
   }
 
   int run() {
@@ -88,14 +93,16 @@ class Trainer {
     run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml",
-               plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted());
-    log_.emplace(config_.output_dir / "trainer_log.jsonl", first);
+               plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted(),
+               patience_);
+    log_.emplace(config_.output_dir / "trainer_log.jsonl", first, patience_);
     if (job_.validation) say_validation(evaluate(), first == 0 ? "before training" : "before going on");
     start_seconds_ = seconds_since_launch();
-    ProgressLine line(total, options_.quiet, config_.logging_steps);
+    ProgressLine line(console_, total, options_.quiet, config_.logging_steps);
     const StopRequest stop;
     for (int64_t step = first; step < total; ++step) {
       const StepRecord record = train_step(step);
+      folder_.check_in_place();
       log_->append(record);
       line.show(record);
       const bool last = step + 1 == total;
@@ -302,9 +309,10 @@ class Trainer {
   }
   void say_validation(double loss, const char* when) {
     if (!std::isfinite(loss))
-      std::fprintf(stderr, "warning: a validation row overflows fp16, which ends at 65504; bf16: true does not\n");
-    std::printf("validation loss %.4f %s\n", loss, when);
-    std::fflush(stdout);
+      errors_.say("warning: a validation row overflows fp16, which ends at 65504; bf16: true does not");
+    char text[64];
+    std::snprintf(text, sizeof text, "validation loss %.4f ", loss);
+    console_.say(std::string(text) + when);
     validation_losses_.push_back(loss);
   }
 
@@ -312,10 +320,10 @@ class Trainer {
   int stop_after(int64_t step, bool saved, int signal) {
     if (!saved) save(step);
     if (!options_.trace.empty()) trace_.save(options_.trace);
-    std::printf("stopped by %s after step %lld of %lld; checkpoint: %s\n", signal == SIGINT ? "SIGINT" : "SIGTERM",
-                static_cast<long long>(step), static_cast<long long>(job_.steps.steps_total()),
-                find_checkpoints(config_.output_dir).back().c_str());
-    std::printf("to go on, run it again with auto_resume_from_checkpoints=true\n");
+    console_.say(std::string("stopped by ") + (signal == SIGINT ? "SIGINT" : "SIGTERM") + " after step " +
+                 std::to_string(step) + " of " + std::to_string(job_.steps.steps_total()) +
+                 "; checkpoint: " + find_checkpoints(config_.output_dir).back().string());
+    console_.say("to go on, run it again with auto_resume_from_checkpoints=true");
     return 128 + signal;
   }
 
@@ -337,12 +345,26 @@ class Trainer {
     if (!options_.trace.empty()) trace_.save(options_.trace);
     forget_if_disturbed(job_, rates_.compute_pace());
     remember_pace(job_, paces_);
-    std::printf("result: %s\n", config_.output_dir.c_str());
+    console_.say("result: " + config_.output_dir.string());
+  }
+
+  SpacePatience patience_of_run() {
+    SpacePatience patience = SpacePatience::of(config_.offload.enospc_timeout);
+    patience.say = [this](const std::string& line) { errors_.say(line); };
+    return patience;
+  }
+  swap::SwapOptions swap_options_of_run() const {
+    swap::SwapOptions options = swap_options(config_);
+    options.patience = patience_;
+    return options;
   }
 
   Job& job_;
   const Config& config_;
   const TrainOptions options_;
+  const OutputFolder& folder_;
+  Console console_{STDOUT_FILENO}, errors_{STDERR_FILENO};
+  const SpacePatience patience_ = patience_of_run();
   swap::SwapEngine swap_;
   std::unique_ptr<exec::Executor> executor_;
   Progress progress_;
@@ -385,7 +407,6 @@ std::string plan_text(const Job& job) {
 int publish_finished(const Job& job) {
   std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
               static_cast<long long>(job.resume->step), static_cast<long long>(job.steps.steps_total()));
-  make_folders(job.config.output_dir);
   publish_result(job.resume->folder, job.config.output_dir);
   std::printf("result: %s\n", job.config.output_dir.c_str());
   return 0;
@@ -400,9 +421,12 @@ Error with_way_on(Error error, const Job& job) {
   }
   const std::vector<fs::path> checkpoints = find_checkpoints(job.config.output_dir);
   if (!error.hint.empty()) error.hint += "; ";
-  error.hint += checkpoints.empty()
-                    ? "no checkpoint was written yet: the run starts anew"
-                    : checkpoints.back().string() + " is intact: auto_resume_from_checkpoints: true goes on from it";
+  if (!fs::is_directory(job.config.output_dir))
+    error.hint += "the checkpoints that were written are where " + job.config.output_dir.string() + " was";
+  else if (checkpoints.empty())
+    error.hint += "no checkpoint was written yet: the run starts anew";
+  else
+    error.hint += checkpoints.back().string() + " is intact: auto_resume_from_checkpoints: true goes on from it";
   return error;
 }
 
@@ -429,6 +453,9 @@ int print_plan(const Config& config, const PlanOptions& options) {
 }
 
 int run_training(const Config& config, const TrainOptions& options) {
+  const IgnoredSignals ignored;
+  OutputFolder folder(config.output_dir);
+  if (!options.dry_run) folder.lock_if_there();
   Job job = prepare_job(config, options.dry_run ? Purpose::inspect : Purpose::run);
   if (options.dry_run) {
     std::printf("%s", plan_text(job).c_str());
@@ -438,12 +465,18 @@ int run_training(const Config& config, const TrainOptions& options) {
         plan::to_table(job.planned.schedule(steady, job.shape, job.request), job.planned.layout.buffers()).c_str());
     return 0;
   }
+  // Each source, and as many files of a checkpoint.
+  allow_open_files(2 * static_cast<int64_t>(job.sources.files.size()));
+  folder.make_and_lock();
   if (job.nothing_left()) return publish_finished(job);
-  make_folders(config.output_dir);
   try {
-    return Trainer(job, options).run();
+    return Trainer(job, options, folder).run();
   } catch (const RunError& failure) {
     throw RunError(with_way_on(failure.error(), job));
+  } catch (const fs::filesystem_error& failure) {
+    throw RunError(with_way_on(
+        {ErrorCode::io, failure.path1().string() + ": " + failure.code().message(), "check the folder and its drive"},
+        job));
   }
 }
 

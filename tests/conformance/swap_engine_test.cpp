@@ -17,61 +17,19 @@
 #include <cstring>
 #include <fstream>
 #include <map>
-#include <random>
 
 #include "swap/faulty_backend.h"
 #include "swap/host_slab.h"
+#include "tests/conformance/swap_test.h"
 
 namespace sluice::swap {
 namespace {
-
-namespace fs = std::filesystem;
-
-class Folder {
- public:
-  explicit Folder(const fs::path& parent = fs::temp_directory_path()) {
-    std::string name = (parent / "sluice-conformance-XXXXXX").string();
-    SLUICE_CHECK(mkdtemp(name.data()) != nullptr, "a folder for the test");
-    path_ = name;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 struct Setting {
   const char* name;
   BackendKind backend;
   Faults faults;
 };
-
-SwapEngine::WrapBackend wrapped(const Faults& faults) {
-  return [faults](std::unique_ptr<IoBackend> inner) { return make_faulty_backend(std::move(inner), faults); };
-}
-
-void fill(std::span<std::byte> memory, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  for (size_t i = 0; i + 8 <= memory.size(); i += 8) {
-    const uint64_t value = random();
-    std::memcpy(memory.data() + i, &value, 8);
-  }
-}
-
-// Waits for `count` completions, by token.
-std::map<uint64_t, Result<void>> settle(SwapEngine& engine, size_t count) {
-  std::map<uint64_t, Result<void>> results;
-  for (int rounds = 0; results.size() < count && rounds < 3000; ++rounds)
-    for (Completion& completion : engine.wait(std::chrono::milliseconds(10)))
-      EXPECT_TRUE(results.emplace(completion.token, std::move(completion.result)).second) << "a token completed twice";
-  EXPECT_EQ(results.size(), count);
-  return results;
-}
-
-void expect_ok(const std::map<uint64_t, Result<void>>& results) {
-  for (const auto& [token, result] : results) EXPECT_TRUE(result.ok()) << (result.ok() ? "" : result.error().text());
-}
 
 class Swap : public testing::TestWithParam<Setting> {
  protected:

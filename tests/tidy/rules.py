@@ -39,6 +39,23 @@ CODE_LINE_MAX = 130
 README_LINES_MAX = 90
 SUBJECT_WORDS_MIN = 4
 
+# Of what ships. Files of others are data: nothing of theirs is run, and nothing listens.
+PRODUCT = ("runtime/", "swap/", "optim/", "models/", "configs/")
+UNSAFE = {
+    ".py": [
+        (re.compile(r"\b(c?[Pp]ickle|marshal|shelve|dill)\b|\btorch\.load\("), "runs what a file says: use safetensors or JSON"),
+        (re.compile(r"trust_remote_code\s*=\s*True"), "runs a model's own code"),
+        (re.compile(r"(?<![\w.])(eval|exec)\(|\bos\.system\(|shell=True"), "runs text as code"),
+        (re.compile(r"\bEnvironment\("), "templates are strangers': ImmutableSandboxedEnvironment"),
+    ],
+    ".cpp": [
+        (re.compile(r"(?<!std::)\b(listen|accept4?|bind)\("), "nothing of ours listens"),
+        (re.compile(r"\b(system_clock|high_resolution_clock|gettimeofday)\b"), "durations are of a clock that never goes back"),
+        (re.compile(r"(?<![\w.:>])(system|popen)\("), "runs a shell: posix_spawn"),
+        (re.compile(r"\b(strcpy|strcat|sprintf|vsprintf|gets)\("), "writes past the end"),
+    ],
+}
+
 # Spelt so that this file does not find itself.
 FORBIDDEN = [
     (re.compile(r"\b(TO[D]O|FIX[M]E|X[X]X|HA[C]K)\b"), "unfinished work is an issue, not a mark in the code"),
@@ -189,6 +206,17 @@ def forbidden_words(tree):
                     yield Finding(path, number, f"`{match[0]}`: {reason}")
 
 
+def unsafe_calls(tree):
+    for ending, patterns in UNSAFE.items():
+        for path in tree.select(ending):
+            if not path.startswith(PRODUCT):
+                continue
+            for number, line in tree.lines(path):
+                for pattern, reason in patterns:
+                    if match := pattern.search(line):
+                        yield Finding(path, number, f"`{match[0]}`: {reason}")
+
+
 def text_hygiene(tree):
     for path in tree.select(*CODE):
         limit = CPP_LINE_MAX if path.endswith(CPP) else CODE_LINE_MAX
@@ -215,4 +243,4 @@ def links(tree):
 
 
 RULES = [include_arrows, library_seams, header_opening, formatting, python_lint, top_level, readmes, job_headers,
-         forbidden_words, text_hygiene, links]
+         forbidden_words, unsafe_calls, text_hygiene, links]

@@ -204,7 +204,8 @@ def _make_folders(path):
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TextError(f"{path}: cannot be made: {error.strerror}", "choose another folder for the prepared dataset")
+        raise TextError(f"{path}: cannot be made: {error.strerror}",
+                        "set dataset_prepared_path to a folder that you may write to")
     return missing
 
 

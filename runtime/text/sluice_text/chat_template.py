@@ -84,7 +84,7 @@ class ChatTemplate:
                                          add_generation_prompt=add_generation_prompt, **self._special_tokens)
         except jinja2.exceptions.TemplateError as error:
             raise TemplateRefused(str(error))
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise TemplateRefused(f"{type(error).__name__}: {error}")
 
     def _find_end_of_turn(self, tokenizer):

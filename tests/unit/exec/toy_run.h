@@ -57,7 +57,7 @@ class Toy {
  public:
   Toy(const ToyJob& job, const ExecutorOptions& executor) : Toy(job, keep_backend, executor) {}
   explicit Toy(const ToyJob& job, const swap::SwapEngine::WrapBackend& wrap = keep_backend,
-               const ExecutorOptions& executor = {.optimizer_threads = 2}) {
+               const ExecutorOptions& executor = {.optimizer_threads = 2}, const SpacePatience& patience = {}) {
     namespace fs = std::filesystem;
     std::string name = (fs::temp_directory_path() / "sluice-executor-XXXXXX").string();
     SLUICE_CHECK(mkdtemp(name.data()) != nullptr, "a folder for the test");
@@ -68,6 +68,7 @@ class Toy {
     plan(job);
     swap::SwapOptions options;
     options.nvme_paths = {folder_};
+    options.patience = patience;
     swap_ = std::make_unique<swap::SwapEngine>(options, wrap);
     executor_ = std::make_unique<Executor>(model_, shape_, planned_, sources_, *swap_, executor);
     make_batches();

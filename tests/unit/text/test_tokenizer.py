@@ -73,12 +73,31 @@ def test_template_features_render_as_in_transformers(smollm2, tmp_path, judge, s
     assert ChatTemplate(Tokenizer(tmp_path)).render(messages) == theirs
 
 
-def test_a_template_cannot_leave_its_sandbox(llama_like, tmp_path):
+@pytest.mark.parametrize("source", [
+    "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+    "{{ ''.__class__.__base__.__subclasses__() }}",
+    "{{ (messages | attr('__class__')).mro() }}",
+    "{{ cycler.__init__.__globals__.os.system('true') }}",
+    "{{ lipsum.__globals__['os'].system('true') }}",
+    "{{ raise_exception.__globals__.jinja2 }}",
+    "{{ strftime_now.__code__.co_consts.__class__ }}",
+    "{{ '{0.__class__.__mro__}'.format(messages) }}",
+    "{{ messages.append(1) }}",
+    "{{ messages[0].update(content='other') }}",
+    "{% include '/etc/passwd' %}",
+    "{% import 'os' as os %}{{ os }}",
+    "{{ range(10 ** 9) | list | length }}",
+    "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    "{{ 1 // 0 }}",
+])
+def test_a_template_cannot_leave_its_sandbox(llama_like, tmp_path, source):
     for file in llama_like.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
+    (tmp_path / "chat_template.jinja").write_text(source)
+    messages = [{"role": "user", "content": "x"}]
     with pytest.raises(TemplateRefused):
-        ChatTemplate(Tokenizer(tmp_path)).render([{"role": "user", "content": "x"}])
+        ChatTemplate(Tokenizer(tmp_path)).render(messages)
+    assert messages == [{"role": "user", "content": "x"}]
 
 
 def test_a_template_list_gives_its_default(llama_like, tmp_path):

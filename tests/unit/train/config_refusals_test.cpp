@@ -87,6 +87,14 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"offload:\n  max_gpu: 22\n",
                 "job.yaml:6:12: offload.max_gpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
                 "or TB, not '22'\n  fix: for example: offload.max_gpu: 22GiB"},
+        Refusal{
+            "offload:\n  enospc_timeout: 30\n",
+            "job.yaml:6:19: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
+            "'30'\n  fix: for example: offload.enospc_timeout: 24h"},
+        Refusal{
+            "offload: {enospc_timeout: -1s}\n",
+            "job.yaml:5:27: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
+            "'-1s'\n  fix: for example: offload.enospc_timeout: 24h"},
         Refusal{"offload: {nvme_path: [/a, [b]]}\n",
                 "job.yaml:5:27: offload.nvme_path must be a path or a list of paths, not a list\n  fix: for example: "
                 "offload.nvme_path: [/mnt/nvme0, /mnt/nvme1]"},

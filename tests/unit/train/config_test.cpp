@@ -114,6 +114,7 @@ offload:
   nvme_path: [a, b]
   max_gpu: 22GiB
   max_cpu: 4096MB
+  enospc_timeout: 1.5h
   max_disk: 1.5 TiB
   prefetch: 4
   io_backend: thread
@@ -168,6 +169,7 @@ offload:
   EXPECT_EQ(config.offload.nvme_path, (std::vector<std::filesystem::path>{"a", "b"}));
   EXPECT_EQ(config.offload.max_gpu, GiB(22));
   EXPECT_EQ(config.offload.max_cpu, Bytes{4096000000});
+  EXPECT_EQ(config.offload.enospc_timeout, std::chrono::minutes(90));
   EXPECT_EQ(config.offload.max_disk, GiB(1536));
   EXPECT_EQ(config.offload.prefetch, 4);
   EXPECT_EQ(config.offload.io_backend, "thread");

@@ -117,12 +117,12 @@ TEST_F(StepLogTest, a_log_of_something_else_is_not_overwritten) {
   EXPECT_EQ(contents(), "dear diary\n");
 }
 
-TEST_F(StepLogTest, a_folder_that_is_not_there_is_a_set_up_error) {
+TEST_F(StepLogTest, a_folder_that_is_not_there_is_named) {
   try {
     const StepLog log("gone/trainer_log.jsonl", 0);
     FAIL();
-  } catch (const SetupError& error) {
-    EXPECT_EQ(error.error().message, "gone/trainer_log.jsonl: cannot be written: No such file or directory");
+  } catch (const RunError& error) {
+    EXPECT_EQ(error.error().message, "gone/trainer_log.jsonl.partial: create: No such file or directory");
   }
 }
 
@@ -141,7 +141,8 @@ TEST(ProgressLine, colours_add_nothing_but_escape_sequences) {
 
 TEST(ProgressLine, shows_the_first_every_nth_and_the_last_step) {
   testing::internal::CaptureStdout();
-  ProgressLine line(10, false, 4);
+  Console console(STDOUT_FILENO);
+  ProgressLine line(console, 10, false, 4);
   for (int64_t step = 1; step <= 10; ++step) line.show(some_record(step));
   const std::string text = testing::internal::GetCapturedStdout();
   std::vector<std::string> starts;
@@ -152,7 +153,8 @@ TEST(ProgressLine, shows_the_first_every_nth_and_the_last_step) {
 
 TEST(ProgressLine, is_silent_when_quiet) {
   testing::internal::CaptureStdout();
-  ProgressLine line(2, true);
+  Console console(STDOUT_FILENO);
+  ProgressLine line(console, 2, true);
   line.show(some_record(1));
   EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
 }

@@ -1,0 +1,110 @@
+#include "runtime/train/output_file.h"
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "runtime/core/result.h"
+
+namespace sluice::train {
+namespace {
+
+// A new file takes a block of the file system's own.
+constexpr int64_t kBlockBytes = 4096;
+
+const char* fix_of(int error) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+      return "free space on that file system";
+    case EROFS:
+      return "the file system is mounted read-only, often after a drive failure: look at `dmesg`";
+    case EIO:
+      return "the drive reports a failure: look at `dmesg` and `smartctl -a`, and replace it";
+    case ENOENT:
+    case ENOTDIR:
+    case ENODEV:
+    case ENXIO:
+      return "the folder has gone: was it removed, or its drive unmounted?";
+    case EFBIG:
+      return "raise `ulimit -f`, or use a file system that holds larger files";
+    case EMFILE:
+    case ENFILE:
+      return "raise `ulimit -n`";
+    default:
+      return "check the folder's permissions and the drive";
+  }
+}
+
+bool has_room(int fd, int64_t bytes) {
+  struct statvfs space {};
+  return fstatvfs(fd, &space) != 0 || static_cast<int64_t>(space.f_bavail * space.f_frsize) >= bytes;
+}
+
+}  // namespace
+
+void throw_file_error(const std::filesystem::path& file, const char* what, int error) {
+  throw RunError({is_no_space(error) ? ErrorCode::no_space : ErrorCode::io,
+                  file.string() + ": " + what + ": " + std::strerror(error), fix_of(error)});
+}
+
+OutputFile::OutputFile(std::filesystem::path path, const SpacePatience& patience)
+    : path_(std::move(path)), space_(patience) {
+  while ((fd_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) < 0)
+    wait_for_space_or_throw("create", errno, kBlockBytes);
+}
+
+OutputFile::OutputFile(OutputFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      space_(std::move(other.space_)),
+      fd_(std::exchange(other.fd_, -1)),
+      end_(other.end_) {}
+
+OutputFile::~OutputFile() {
+  if (fd_ >= 0) close(fd_);
+}
+
+void OutputFile::reserve(Bytes bytes) {
+  for (;;) {
+    // Some file systems hand out all that they have before they refuse: others would meet a full drive meanwhile.
+    const int refused = has_room(fd_, bytes.count) ? posix_fallocate(fd_, 0, bytes.count) : ENOSPC;
+    if (refused == 0) return space_.made_room();
+    if (refused == EOPNOTSUPP || refused == EINVAL) return;
+    if (refused == EINTR) continue;
+    [[maybe_unused]] const int ignored = ftruncate(fd_, 0);
+    wait_for_space_or_throw("reserve space", refused, bytes.count);
+  }
+}
+
+void OutputFile::write(int64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = pwrite(fd_, bytes.data(), std::min<size_t>(bytes.size(), size_t{1} << 30), offset);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      wait_for_space_or_throw("write", written == 0 ? EIO : errno, static_cast<int64_t>(bytes.size()));
+      continue;
+    }
+    space_.made_room();
+    bytes = bytes.subspan(static_cast<size_t>(written));
+    offset += written;
+    end_ = std::max(end_, offset);
+  }
+}
+
+void OutputFile::append(std::string_view text) { write(end_, std::as_bytes(std::span(text))); }
+
+void OutputFile::sync() {
+  if (fsync(fd_) != 0) throw_file_error(path_, "fsync", errno);
+}
+
+void OutputFile::wait_for_space_or_throw(const char* what, int error, int64_t needed) {
+  if (!is_no_space(error)) throw_file_error(path_, what, error);
+  if (const std::optional<Error> refused = space_.refused_then_wait(path_, Bytes{needed})) throw RunError(*refused);
+}
+
+}  // namespace sluice::train

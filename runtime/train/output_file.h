@@ -1,0 +1,44 @@
+// Files of a result, a checkpoint or a log as they are written: every failure names the file and what to do, and a full
+// file system is waited for, as long as the patience lasts.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string_view>
+
+#include "runtime/core/space_wait.h"
+
+namespace sluice::train {
+
+// Not thread-safe. Calls block, on a full file system too. All throw RunError.
+class OutputFile {
+ public:
+  // Created, or emptied.
+  explicit OutputFile(std::filesystem::path path, const SpacePatience& patience = {});
+  ~OutputFile();
+  OutputFile(OutputFile&& other) noexcept;
+  OutputFile& operator=(OutputFile&&) = delete;
+
+  // Takes the place of `bytes` where the file system can.
+  void reserve(Bytes bytes);
+  void write(int64_t offset, std::span<const std::byte> bytes);
+  void append(std::string_view text);
+  void sync();
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  // Throws, unless `error` says that there is no space, the patience lasts, and it has waited: then try again.
+  void wait_for_space_or_throw(const char* what, int error, int64_t needed);
+
+  std::filesystem::path path_;
+  SpaceWait space_;
+  int fd_ = -1;
+  int64_t end_ = 0;  // behind the last byte written
+};
+
+// "FILE: what: errno in words" with what to do about it.
+[[noreturn]] void throw_file_error(const std::filesystem::path& file, const char* what, int error);
+
+}  // namespace sluice::train
