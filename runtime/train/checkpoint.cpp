@@ -247,14 +247,31 @@ void remove_checkpoints(std::vector<fs::path> folders) {
   for (const fs::path& folder : folders) fs::remove_all(folder);
 }
 
+fs::path new_partial(const Config& config, int64_t step) {
+  const fs::path partial = config.output_dir / (checkpoint_name(step) + std::string(kPartialEnding));
+  fs::remove_all(partial);
+  fs::create_directories(partial);
+  return partial;
+}
+
+// Gives what is written its name. `sums`: of the files that are there.
+fs::path finish_checkpoint(const fs::path& partial, const ModelSetup& setup, const Config& config,
+                           const CheckpointState& state, Checksums sums) {
+  const fs::path whole = config.output_dir / checkpoint_name(state.step);
+  write_text(partial, kStateFile, state_json(setup, config, state), sums);
+  write_file(partial / kChecksumsFile, to_json(sums));
+  sync_folders(partial);
+  if (fs::exists(whole)) remove_checkpoints({whole});
+  fs::rename(partial, whole);
+  sync_folder(config.output_dir);
+  return whole;
+}
+
 }  // namespace
 
 fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, const Config& config,
                          const CheckpointState& state) {
-  const fs::path whole = config.output_dir / checkpoint_name(state.step);
-  const fs::path partial = config.output_dir / (checkpoint_name(state.step) + std::string(kPartialEnding));
-  fs::remove_all(partial);
-  fs::create_directories(partial);
+  const fs::path partial = new_partial(config, state.step);
   const models::ModelOutput output =
       setup.adapter ? models::plan_adapter_output(config.base_model, setup.model.groups, *setup.adapter)
                     : models::plan_model_output(config.base_model, setup.model.groups, setup.model.compute_dtype);
@@ -272,13 +289,21 @@ fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, cons
     fs::create_directories((partial / copy.name).parent_path());
     sums[copy.name] = write_copy(copy.from, partial / copy.name);
   }
-  write_text(partial, kStateFile, state_json(setup, config, state), sums);
-  write_file(partial / kChecksumsFile, to_json(sums));
-  sync_folders(partial);
-  if (fs::exists(whole)) remove_checkpoints({whole});
-  fs::rename(partial, whole);
-  sync_folder(config.output_dir);
-  return whole;
+  return finish_checkpoint(partial, setup, config, state, sums);
+}
+
+fs::path renew_checkpoint(const Resume& resume, const ModelSetup& setup, const Config& config,
+                          const CheckpointState& state) {
+  const fs::path partial = new_partial(config, state.step);
+  Checksums sums = sums_in(resume.folder).value_or(Checksums());
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(resume.folder)) {
+    const fs::path name = fs::relative(entry.path(), resume.folder);
+    if (entry.is_directory() || name == kStateFile || name == kChecksumsFile) continue;
+    fs::create_directories((partial / name).parent_path());
+    const FileSums copied = write_copy(entry.path(), partial / name);
+    sums.try_emplace(name, copied);
+  }
+  return finish_checkpoint(partial, setup, config, state, sums);
 }
 
 std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {

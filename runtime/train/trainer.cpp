@@ -99,7 +99,7 @@ class Trainer {
       log_->append(record);
       line.show(record);
       const bool last = step + 1 == total;
-      const bool saves = !last && due(config_.save_steps, step + 1);
+      const bool saves = !last && due(config_.save_steps, step + 1) && has_something_to_save();
       if (saves) save(step + 1);
       if (!last && job_.validation && due(config_.eval_steps, step + 1)) say_validation(evaluate(), "at this step");
       if (!last && stop.signal() != 0) return stop_after(step + 1, saves, stop.signal());
@@ -310,28 +310,42 @@ class Trainer {
 
   // Returns the exit code that a shell expects of a program that a signal ended.
   int stop_after(int64_t step, bool saved, int signal) {
-    if (!saved) save(step);
+    if (!saved && has_something_to_save()) save(step);
     if (!options_.trace.empty()) trace_.save(options_.trace);
+    const std::vector<fs::path> checkpoints = find_checkpoints(config_.output_dir);
     std::printf("stopped by %s after step %lld of %lld; checkpoint: %s\n", signal == SIGINT ? "SIGINT" : "SIGTERM",
                 static_cast<long long>(step), static_cast<long long>(job_.steps.steps_total()),
-                find_checkpoints(config_.output_dir).back().c_str());
+                checkpoints.empty() ? "none, as all steps were skipped" : checkpoints.back().c_str());
     std::printf("to go on, run it again with auto_resume_from_checkpoints=true\n");
     return 128 + signal;
   }
 
+  // Not while fp16 has skipped every step: a run from the start finds the same again.
+  bool has_something_to_save() const { return progress_.has_changed() || job_.resume; }
+
   fs::path save(int64_t step) {
     flush();
     log_->sync();
-    const fs::path saved = save_checkpoint(
-        *executor_, job_.setup, config_,
-        {step, job_.steps.steps_total(), start_seconds_, validation_losses_, progress_.odd(),
-         job_.training->content_hash(), loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt});
+    const CheckpointState state = {step,
+                                   job_.steps.steps_total(),
+                                   start_seconds_,
+                                   validation_losses_,
+                                   progress_.odd(),
+                                   job_.training->content_hash(),
+                                   loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt};
+    const bool renews = !progress_.has_changed() && job_.resume;
+    const fs::path saved = renews ? renew_checkpoint(*job_.resume, job_.setup, config_, state)
+                                  : save_checkpoint(*executor_, job_.setup, config_, state);
+    if (renews) job_.resume->folder = saved;  // what it was made from may go now
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return saved;
   }
 
   void finish(int64_t total) {
     flush();
+    if (!has_something_to_save())
+      throw RunError({ErrorCode::invalid_input, "every step overflowed fp16 and was skipped: nothing has been trained",
+                      "give a smaller fp16_init_scale, more steps, or bf16: true"});
     if (job_.validation) say_validation(evaluate(), "after training");
     publish_result(save(total), config_.output_dir);
     if (!options_.trace.empty()) trace_.save(options_.trace);
@@ -386,6 +400,7 @@ int publish_finished(const Job& job) {
   std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
               static_cast<long long>(job.resume->step), static_cast<long long>(job.steps.steps_total()));
   make_folders(job.config.output_dir);
+  prune_checkpoints(job.config.output_dir, job.config.save_total_limit);
   publish_result(job.resume->folder, job.config.output_dir);
   std::printf("result: %s\n", job.config.output_dir.c_str());
   return 0;
