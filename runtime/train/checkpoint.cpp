@@ -249,15 +249,34 @@ void remove_checkpoints(std::vector<fs::path> folders) {
   for (const fs::path& folder : folders) fs::remove_all(folder);
 }
 
+SpacePatience patience_of(const Config& config) { return SpacePatience::of(config.offload.enospc_timeout); }
+
+fs::path new_partial(const Config& config, int64_t step) {
+  const fs::path partial = config.output_dir / (checkpoint_name(step) + std::string(kPartialEnding));
+  fs::remove_all(partial);
+  make_folders(partial, patience_of(config));
+  return partial;
+}
+
+// Gives what is written its name. `sums`: of the files that are there.
+fs::path finish_checkpoint(const fs::path& partial, const ModelSetup& setup, const Config& config,
+                           const CheckpointState& state, Checksums sums) {
+  const fs::path whole = config.output_dir / checkpoint_name(state.step);
+  write_text(partial, kStateFile, state_json(setup, config, state), sums, patience_of(config));
+  write_file(partial / kChecksumsFile, to_json(sums), patience_of(config));
+  sync_folders(partial);
+  if (fs::exists(whole)) remove_checkpoints({whole});
+  fs::rename(partial, whole);
+  sync_folder(config.output_dir);
+  return whole;
+}
+
 }  // namespace
 
 fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, const Config& config,
                          const CheckpointState& state) {
-  const fs::path whole = config.output_dir / checkpoint_name(state.step);
-  const fs::path partial = config.output_dir / (checkpoint_name(state.step) + std::string(kPartialEnding));
-  fs::remove_all(partial);
-  const SpacePatience patience = SpacePatience::of(config.offload.enospc_timeout);
-  make_folders(partial, patience);
+  const SpacePatience patience = patience_of(config);
+  const fs::path partial = new_partial(config, state.step);
   const models::ModelOutput output =
       setup.adapter ? models::plan_adapter_output(config.base_model, setup.model.groups, *setup.adapter)
                     : models::plan_model_output(config.base_model, setup.model.groups, setup.model.compute_dtype);
@@ -276,13 +295,22 @@ fs::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, cons
     make_folders((partial / copy.name).parent_path(), patience);
     sums[copy.name] = write_copy(copy.from, partial / copy.name, patience);
   }
-  write_text(partial, kStateFile, state_json(setup, config, state), sums, patience);
-  write_file(partial / kChecksumsFile, to_json(sums), patience);
-  sync_folders(partial);
-  if (fs::exists(whole)) remove_checkpoints({whole});
-  fs::rename(partial, whole);
-  sync_folder(config.output_dir);
-  return whole;
+  return finish_checkpoint(partial, setup, config, state, sums);
+}
+
+fs::path renew_checkpoint(const Resume& resume, const ModelSetup& setup, const Config& config,
+                          const CheckpointState& state) {
+  const SpacePatience patience = patience_of(config);
+  const fs::path partial = new_partial(config, state.step);
+  Checksums sums = sums_in(resume.folder).value_or(Checksums());
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(resume.folder)) {
+    const fs::path name = fs::relative(entry.path(), resume.folder);
+    if (entry.is_directory() || name == kStateFile || name == kChecksumsFile) continue;
+    make_folders((partial / name).parent_path(), patience);
+    const FileSums copied = write_copy(entry.path(), partial / name, patience);
+    sums.try_emplace(name, copied);
+  }
+  return finish_checkpoint(partial, setup, config, state, sums);
 }
 
 std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {

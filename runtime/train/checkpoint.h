@@ -25,20 +25,25 @@ struct CheckpointState {
   std::optional<LossScaleState> loss_scale;  // of fp16
 };
 
+struct Resume {
+  std::filesystem::path folder;
+  int64_t step = 0;
+  std::optional<LossScaleState> loss_scale;
+};
+
 // After a flush. Throws RunError; an unfinished folder is left under a name that is never read.
 std::filesystem::path save_checkpoint(exec::Executor& executor, const ModelSetup& setup, const Config& config,
                                       const CheckpointState& state);
+
+// The same where no step has changed anything since `resume`: with its tensors, and what is new beside them.
+std::filesystem::path renew_checkpoint(const Resume& resume, const ModelSetup& setup, const Config& config,
+                                       const CheckpointState& state);
 
 // Oldest first. Folders not whole are passed over.
 std::vector<std::filesystem::path> find_checkpoints(const std::filesystem::path& output_dir);
 // Removes all but the newest `limit` (0: keeps all).
 void prune_checkpoints(const std::filesystem::path& output_dir, int64_t limit);
 
-struct Resume {
-  std::filesystem::path folder;
-  int64_t step = 0;
-  std::optional<LossScaleState> loss_scale;
-};
 // What the config asks to resume from, if anything. Reads no tensors, writes nothing; says on stderr which settings
 // have changed. Throws SetupError: no such checkpoint, or one of another job.
 std::optional<Resume> find_resume(const Config& config);

@@ -24,6 +24,8 @@ class Progress {
   void stepped(bool early);
 
   bool has_pending() const { return pending_ || early_pending_; }
+  // Since the start some step was not skipped. After a flush: weights and states are where the plan keeps them.
+  bool has_changed() const { return pending_ || early_pending_ || weights_stored_ || early_weights_stored_; }
   bool odd() const { return odd_; }
 
  private:

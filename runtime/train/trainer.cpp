@@ -106,7 +106,7 @@ class Trainer {
       log_->append(record);
       line.show(record);
       const bool last = step + 1 == total;
-      const bool saves = !last && due(config_.save_steps, step + 1);
+      const bool saves = !last && due(config_.save_steps, step + 1) && has_something_to_save();
       if (saves) save(step + 1);
       if (!last && job_.validation && due(config_.eval_steps, step + 1)) say_validation(evaluate(), "at this step");
       if (!last && stop.signal() != 0) return stop_after(step + 1, saves, stop.signal());
@@ -318,28 +318,42 @@ class Trainer {
 
   // Returns the exit code that a shell expects of a program that a signal ended.
   int stop_after(int64_t step, bool saved, int signal) {
-    if (!saved) save(step);
+    if (!saved && has_something_to_save()) save(step);
     if (!options_.trace.empty()) trace_.save(options_.trace);
+    const std::vector<fs::path> checkpoints = find_checkpoints(config_.output_dir);
     console_.say(std::string("stopped by ") + (signal == SIGINT ? "SIGINT" : "SIGTERM") + " after step " +
-                 std::to_string(step) + " of " + std::to_string(job_.steps.steps_total()) +
-                 "; checkpoint: " + find_checkpoints(config_.output_dir).back().string());
+                 std::to_string(step) + " of " + std::to_string(job_.steps.steps_total()) + "; checkpoint: " +
+                 (checkpoints.empty() ? "none, as all steps were skipped" : checkpoints.back().string()));
     console_.say("to go on, run it again with auto_resume_from_checkpoints=true");
     return 128 + signal;
   }
 
+  // Not while fp16 has skipped every step: a run from the start finds the same again.
+  bool has_something_to_save() const { return progress_.has_changed() || job_.resume; }
+
   fs::path save(int64_t step) {
     flush();
     log_->sync();
-    const fs::path saved = save_checkpoint(
-        *executor_, job_.setup, config_,
-        {step, job_.steps.steps_total(), start_seconds_, validation_losses_, progress_.odd(),
-         job_.training->content_hash(), loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt});
+    const CheckpointState state = {step,
+                                   job_.steps.steps_total(),
+                                   start_seconds_,
+                                   validation_losses_,
+                                   progress_.odd(),
+                                   job_.training->content_hash(),
+                                   loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt};
+    const bool renews = !progress_.has_changed() && job_.resume;
+    const fs::path saved = renews ? renew_checkpoint(*job_.resume, job_.setup, config_, state)
+                                  : save_checkpoint(*executor_, job_.setup, config_, state);
+    if (renews) job_.resume->folder = saved;  // what it was made from may go now
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return saved;
   }
 
   void finish(int64_t total) {
     flush();
+    if (!has_something_to_save())
+      throw RunError({ErrorCode::invalid_input, "every step overflowed fp16 and was skipped: nothing has been trained",
+                      "give a smaller fp16_init_scale, more steps, or bf16: true"});
     if (job_.validation) say_validation(evaluate(), "after training");
     publish_result(save(total), config_.output_dir);
     if (!options_.trace.empty()) trace_.save(options_.trace);
@@ -407,6 +421,7 @@ std::string plan_text(const Job& job) {
 int publish_finished(const Job& job) {
   std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
               static_cast<long long>(job.resume->step), static_cast<long long>(job.steps.steps_total()));
+  prune_checkpoints(job.config.output_dir, job.config.save_total_limit);
   publish_result(job.resume->folder, job.config.output_dir);
   std::printf("result: %s\n", job.config.output_dir.c_str());
   return 0;

@@ -62,7 +62,7 @@ def disturb(model, work, seconds):
         assert ended.code == 0, ended
         return time.monotonic() - begin
 
-    train("measured", 4)
+    start_seconds = train("measured", 4)
     steps = max(2 * SAVE_STEPS, int(seconds / 2 / median_step(work / "measured" / "out")))
     undisturbed_seconds = train("undisturbed", steps)
     print(f"{steps} steps, undisturbed: {undisturbed_seconds:.0f} s", flush=True)
@@ -70,7 +70,7 @@ def disturb(model, work, seconds):
     begin = time.monotonic()
     while True:
         crash = Crash(generator.choice(FAULTS), generator.randrange(1 << 32),
-                      seconds=generator.uniform(2, max(10, undisturbed_seconds / 4)))
+                      seconds=generator.uniform(start_seconds / 2, start_seconds + undisturbed_seconds / 4))
         late = time.monotonic() - begin > seconds
         environment = {"OMP_NUM_THREADS": "2"}
         ended = machine.run(command("disturbed", steps), work / "disturbed", None if late else crash, environment,

@@ -1,10 +1,13 @@
 """Mistakes that the crashes have found, each by itself."""
 
+import re
+
 import pytest
 from crash import cases, machine
 from crash.machine import Crash
 from crash.outcome import SURVIVED
-from crash.training import Training
+from crash.training import Training, numbers
+from equivalence.outcome import NUMBERS
 
 CASE = cases.BY_NAME["full-bf16"]  # saves after each step, keeps one checkpoint
 
@@ -14,13 +17,21 @@ def training(workshop, tmp_path_factory):
     return Training(workshop, CASE, tmp_path_factory.mktemp("training"))
 
 
-@pytest.fixture(scope="module")
-def calls(training, tmp_path_factory):
-    """Of a run that keeps one checkpoint. The threads of another run may have another order among themselves."""
-    root = tmp_path_factory.mktemp("calls")
+def calls_of(training, root):
     ended = machine.run(training.command_in(root), root, environment=training.environment, calls=True)
     assert ended.code == 0, ended
     return ended.report["calls"]
+
+
+def boundary_of(calls, pattern):
+    """The last call that matches, counted from 1."""
+    return max(i for i, call in enumerate(calls, 1) if re.search(pattern, call))
+
+
+@pytest.fixture(scope="module")
+def calls(training, tmp_path_factory):
+    """Of a run that keeps one checkpoint. The threads of another run may have another order among themselves."""
+    return calls_of(training, tmp_path_factory.mktemp("calls"))
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +64,21 @@ def test_a_checkpoint_that_is_partly_removed_does_not_look_like_one(training, ca
     for fault, boundary in (("killed", middle), ("killed", middle + 3), ("reordered", middle), ("torn", middle + 2)):
         outcome = training.endure_at(boundary, fault, seed=1)
         assert outcome.verdict == SURVIVED, outcome.why
+
+
+def test_a_checkpoint_too_many_goes_also_when_nothing_is_left_to_train(training, calls):
+    """The last save is done, the one before it is still there."""
+    last = boundary_of(calls, rf"rename .*/checkpoint-{cases.STEPS - 1} to ")
+    outcome = training.endure_at(last, "killed", seed=1)
+    assert outcome.verdict == SURVIVED and outcome.crashes == 1, outcome.why
+
+
+def test_a_step_that_fp16_skips_right_after_a_start_is_saved(workshop, tmp_path):
+    """Nothing has been written yet that could be saved: the checkpoint that was resumed from holds it."""
+    training = Training(workshop, cases.BY_NAME["full-fp16"], tmp_path / "training")
+    skipped = NUMBERS.index("skipped")
+    step = next(i for i, line in enumerate(numbers(training.undisturbed), 1) if i > 1 and line[skipped] == "True")
+    (tmp_path / "calls").mkdir()
+    saved = boundary_of(calls_of(training, tmp_path / "calls"), rf"rename .* to .*/checkpoint-{step - 1}$")
+    outcome = training.endure_at(saved + 4, "killed", seed=1)
+    assert outcome.verdict == SURVIVED and outcome.crashes == 1, outcome.why
