@@ -22,6 +22,19 @@ std::string owner_of(int lock_fd) {
   return got > 0 ? "process " + std::string(text) : "another process";
 }
 
+// One that is there already may be a trap of another user's: a link, or a folder that they own.
+void make_private(const std::filesystem::path& folder) {
+  if (mkdir(folder.c_str(), 0700) == 0) return;
+  if (errno != EEXIST)
+    throw SetupError("cannot create " + folder.string() + ": " + std::strerror(errno),
+                     "give offload.nvme_path a folder that you may write to");
+  struct stat about {};
+  const bool ours = lstat(folder.c_str(), &about) == 0 && S_ISDIR(about.st_mode) && about.st_uid == geteuid();
+  if (!ours || chmod(folder.c_str(), 0700) != 0)
+    throw SetupError(folder.string() + " is no folder of your own",
+                     "remove it, or give this job another offload.nvme_path");
+}
+
 int take_lock(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "owner";
   const int fd = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -45,9 +58,7 @@ int take_lock(const std::filesystem::path& folder) {
 SwapFile::SwapFile(const std::filesystem::path& nvme_path) : folder_(nvme_path / kFolder), file_(folder_ / "extents") {
   std::error_code failed;
   std::filesystem::create_directories(nvme_path, failed);
-  if (mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST)
-    throw SetupError("cannot create " + folder_.string() + ": " + std::strerror(errno),
-                     "give offload.nvme_path a folder that you may write to");
+  make_private(folder_);
   lock_fd_ = take_lock(folder_);
   // Left by an owner that died: we hold its lock now.
   std::filesystem::remove(file_, failed);

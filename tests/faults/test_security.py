@@ -89,3 +89,6 @@ def test_the_binaries_are_hardened(name):
     segments = elf(file, "--segments")
     assert "GNU_RELRO" in segments and not re.search(r"GNU_STACK.*RWE", segments)
     assert "BIND_NOW" in elf(file, "--dynamic") or re.search(r"FLAGS.*NOW", elf(file, "--dynamic"))
+    symbols = elf(file, "--dyn-syms")
+    assert "__stack_chk_fail" in symbols, "no stack protector"
+    assert re.search(r"__\w+_chk@", symbols), "no fortified call"
