@@ -18,15 +18,19 @@ EXIT_STOPPED = 137
 
 @dataclass(frozen=True)
 class Crash:
-    """`boundary`: before that call of power_loss's count. Else `seconds` after the start."""
+    """`boundary`: before that call of power_loss's count. `call`: before the first that has this text, or `later` calls
+    after it. Else `seconds` after the start."""
 
     fault: str
     seed: int = 0
     boundary: int = 0
     seconds: float = 0
+    call: str = ""
+    later: int = 0
 
     def __str__(self):
-        when = f"before call {self.boundary}" if self.boundary else f"after {self.seconds:.4f} s"
+        when = (f"before call {self.boundary}" if self.boundary else
+                f"{self.later} calls behind '{self.call}'" if self.call else f"after {self.seconds:.4f} s")
         return f"{self.fault} {when}, seed {self.seed}"
 
 
@@ -77,7 +81,8 @@ def run(command, below, crash=None, environment=None, calls=False, written_back_
         options += ["--calls"] if calls else []
         options += ["--written-back-after", written_back_seconds] if written_back_seconds else []
         if crash is not None:
-            moment = ["--boundary", crash.boundary] if crash.boundary else ["--after", crash.seconds]
+            moment = (["--boundary", crash.boundary] if crash.boundary else
+                      ["--call", crash.call, "--later", crash.later] if crash.call else ["--after", crash.seconds])
             options += ["--fault", crash.fault, "--seed", crash.seed, *moment]
         ended = _ended([power_loss(), *options, "--", *command], environment, seconds_max)
         assert report.exists(), f"power_loss itself failed: {ended}"

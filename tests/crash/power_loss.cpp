@@ -1,9 +1,10 @@
 // Runs a program on a drive with a volatile write cache and stops the machine at a chosen moment:
-//   power_loss --below DIR [--below DIR]... [--boundary N | --after SECONDS] [--fault killed|dropped|reordered|torn]
-//              [--seed S] [--report FILE] [--calls] [--written-back-after SECONDS] -- command...
+//   power_loss --below DIR [--below DIR]... [--boundary N | --call TEXT [--later N] | --after SECONDS]
+//              [--fault killed|dropped|reordered|torn] [--seed S] [--report FILE] [--calls]
+//              [--written-back-after SECONDS] -- command...
 //
-// Boundary N is the moment before the Nth call (from 1) that changes or syncs something below the folders. Then every
-// process is killed, and the folders are left as the drive may hold them. Without a moment the program runs to its end.
+// Boundary N is the moment before the Nth call (from 1) that changes or syncs something below the folders; with TEXT it
+// is before the first call whose description has it, or N calls later. Then every process is killed, and the folders are left as the drive may hold them. Without a moment the program runs to its end.
 // The report, JSON: boundaries passed, whether it was stopped, in which call, what was lost; with --calls all calls.
 // Exit code: 137 when it was stopped, else the program's; 2 for wrong usage, 3 when a call is not modelled.
 #include <signal.h>
@@ -28,6 +29,8 @@ constexpr int kExitUsage = 2, kExitNotModelled = 3, kExitStopped = 128 + SIGKILL
 struct Options {
   std::vector<fs::path> below;
   int64_t boundary = 0;
+  std::string call;
+  int64_t later = 0;
   double after_seconds = 0;
   Fault fault = Fault::torn;
   uint64_t seed = 1;
@@ -51,6 +54,10 @@ Options options_of(int count, char** texts) {
       options.below.push_back(fs::canonical(value));
     } else if (name == "--boundary") {
       options.boundary = std::stoll(value);
+    } else if (name == "--call") {
+      options.call = value;
+    } else if (name == "--later") {
+      options.later = std::stoll(value);
     } else if (name == "--after") {
       options.after_seconds = std::stod(value);
     } else if (name == "--fault") {
@@ -89,7 +96,7 @@ int run(const Options& options) {
   DiskCalls calls(disk);
   WatchedProcess program(options.command);
   nlohmann::ordered_json report = {{"boundaries", 0}, {"stopped", false}, {"fault", ""}, {"call", ""}};
-  int64_t boundaries = 0;
+  int64_t boundaries = 0, boundary = options.boundary;
   const auto starts = [&](const SystemCall& call) {
     const std::string text = calls.starts(call);
     if (text.empty()) return true;
@@ -98,7 +105,10 @@ int run(const Options& options) {
           std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.written_back_seconds)));
     report["call"] = text;
     if (options.calls) report["calls"].push_back(text);
-    return ++boundaries != options.boundary;
+    ++boundaries;
+    if (!options.call.empty() && boundary == 0 && text.find(options.call) != std::string::npos)
+      boundary = boundaries + options.later;
+    return boundaries != boundary;
   };
   const auto ends = [&](const SystemCall& call, int64_t result) { calls.ends(call, result); };
   if (options.after_seconds > 0) stop_after(options.after_seconds);
