@@ -194,18 +194,19 @@ void LowBitBase::make(const models::TensorIndex& stored) {
                          to_string(file_bytes()),
                      "free space, or name a drive that has it in offload.nvme_path");
   const fs::path partial = partial_folder(folder_);
-  std::error_code failed;
-  fs::create_directories(caches, failed);
-  if (!failed) remove_abandoned(folder_);
-  if (!failed) fs::create_directory(partial, failed);
-  if (failed)
-    throw SetupError(partial.string() + " cannot be made: " + failed.message(),
-                     "check the folder's permissions, or name another in offload.nvme_path");
+  try {
+    make_folders(caches);
+    remove_abandoned(folder_);
+    make_folders(partial);
+  } catch (const RunError& refused) {
+    throw SetupError(refused.error().message, "check the folder's permissions, or name another in offload.nvme_path");
+  }
   try {
     write_files(stored, partial);
     publish_folder(partial, folder_);
   } catch (...) {
-    fs::remove_all(partial, failed);
+    std::error_code stays;
+    fs::remove_all(partial, stays);
     throw;
   }
   there_ = true;

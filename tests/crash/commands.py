@@ -129,6 +129,15 @@ class Quantise(Command):
 
     name = "quantise"
 
+    def set_up(self):
+        # For the first time it also measures the drive, with calls of its own.
+        root = self._new_root("measured")
+        ended = machine.run_freely([*self.command(root), "--dry-run"])
+        assert ended.code == 0, ended
+
+    def begin(self, root):
+        (root / "drive").mkdir()
+
     def command(self, root):
         job = {**BY_NAME["qlora"].job(self.workshop, root / "out"), "max_steps": 1, "save_steps": None}
         job["offload"] = {**job["offload"], "nvme_path": [str(root / "drive")]}

@@ -4,9 +4,10 @@
 //              [--written-back-after SECONDS] -- command...
 //
 // Boundary N is the moment before the Nth call (from 1) that changes or syncs something below the folders; with TEXT it
-// is before the first call whose description has it, or N calls later. Then every process is killed, and the folders are left as the drive may hold them. Without a moment the program runs to its end.
-// The report, JSON: boundaries passed, whether it was stopped, in which call, what was lost; with --calls all calls.
-// Exit code: 137 when it was stopped, else the program's; 2 for wrong usage, 3 when a call is not modelled.
+// is before the first call whose description has it, or N calls later. Then every process is killed, and the folders
+// are left as the drive may hold them. Without a moment the program runs to its end. The report, JSON: boundaries
+// passed, whether it was stopped, in which call, what was lost; with --calls all calls. Exit code: 137 when it was
+// stopped, else the program's; 2 for wrong usage, 3 when a call is not modelled.
 #include <signal.h>
 #include <sys/time.h>
 #include <sys/wait.h>
