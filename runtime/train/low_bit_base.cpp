@@ -11,6 +11,7 @@
 #include "models/decoder_groups.h"
 #include "runtime/core/result.h"
 #include "runtime/train/cache_folder.h"
+#include "runtime/train/durable_files.h"
 #include "runtime/train/low_bit_writer.h"
 #include "runtime/train/swap_folders.h"
 #include "runtime/train/tensor_file_writer.h"

@@ -10,6 +10,7 @@
 #include "models/ops/ops.h"
 #include "runtime/core/half.h"
 #include "runtime/core/result.h"
+#include "runtime/train/durable_files.h"
 #include "runtime/train/low_bit_reader.h"
 #include "runtime/train/stored_tensors.h"
 #include "runtime/train/tensor_file_writer.h"
