@@ -75,7 +75,8 @@ KeptCheckpoints::KeptCheckpoints(const Config& config, const SwapPlace& place, c
 
 void KeptCheckpoints::find_places(const HeldCheckpoint& held, const plan::Layout& layout, const HeldPieces& others) {
   HeldPieces all = pieces_on(config_.offload.nvme_path, place_.file_name, held.manifest), unmatched = all;
-  adopted_in_place_ = swap_.adopt(pieces_of(all));
+  in_place_ = pieces_of(all);
+  adopted_in_place_ = swap_.adopt(in_place_);
   std::map<std::string, int64_t> lengths;
   for (const plan::Buffer& buffer : layout.buffers())
     if (is_trained_on_disk(buffer)) lengths[buffer.name] = buffer.wanted_bytes;
@@ -113,6 +114,8 @@ KeptCheckpoints::~KeptCheckpoints() {
     return fs::exists(kept.folder / kManifestFile, failed) && !is_void(kept.folder);
   });
   swap_.keep_files(needed);
+  // The extents go with the engine, and what nobody holds goes back to the drive.
+  if (needed && !in_place_.empty()) swap_.adopt(in_place_);
   if (needed) return;
   for (size_t path = 0; path < config_.offload.nvme_path.size(); ++path)
     remove_record(swap_.file(static_cast<int>(path)));
@@ -126,6 +129,10 @@ void KeptCheckpoints::saved(const fs::path& folder, std::span<const swap::Extent
     if (replaced && kept->frozen) swap_.release(*kept->frozen);
     kept = replaced ? kept_.erase(kept) : std::next(kept);
   }
+  in_place_.clear();
+  if (in_place)
+    for (const swap::ExtentId extent : extents)
+      in_place_.insert(in_place_.end(), swap_.pieces(extent).begin(), swap_.pieces(extent).end());
   kept_.push_back({folder, in_place ? std::nullopt : std::optional(swap_.freeze(extents))});
   const auto most = static_cast<size_t>(std::max(checkpoint_sets(config_), 1));
   while (kept_.size() > most) {

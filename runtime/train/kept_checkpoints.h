@@ -59,6 +59,7 @@ class KeptCheckpoints {
   Places places_;
   std::optional<swap::FrozenId> adopted_in_place_;
   std::vector<swap::Piece> elsewhere_;
+  std::vector<swap::Piece> in_place_;  // of the newest checkpoint in place: held by its extents alone
   Bytes beside_;
 };
 

@@ -48,9 +48,14 @@ class ManifestTest : public testing::Test {
     };
     Manifest manifest;
     manifest.files = {swap_file()};
-    manifest.extents.push_back({"weights.disk.0", "layer.0", 0, 3000, 12'000, {}, {piece(2), piece(0)}});
-    manifest.extents.push_back({"states.disk.0.0", "layer.0", 0, 1000, 8000,
-                                {{"exp_avg", "f32", 0, 1000, 0}, {"exp_avg_sq", "f32", 0, 1000, 4032}}, {piece(3)}});
+    manifest.extents.push_back({"weights.disk.0", "layer.0", 0, 4000, 16'000, {}, {piece(2), piece(0)}});
+    manifest.extents.push_back({"states.disk.0.0",
+                                "layer.0",
+                                0,
+                                1000,
+                                8000,
+                                {{"exp_avg", "f32", 0, 1000, 0}, {"exp_avg_sq", "f32", 0, 1000, 4032}},
+                                {piece(3)}});
     return manifest;
   }
   void write(const fs::path& folder, const std::string& state) const {
@@ -123,10 +128,10 @@ TEST_F(ManifestTest, WhatItCannotMeanIsRefusedByName) {
   };
   refuses("sluice-manifest-1", "sluice-manifest-9", "sluice-manifest-9");
   refuses("[[0,", "[[3,", "not named");
-  refuses("\"bytes\":12000", "\"bytes\":120000", "not the whole");
+  refuses("\"bytes\":16000", "\"bytes\":160000", "not the whole");
   refuses("16384,8192", "16380,8192", "whole pages");
   refuses("16384,8192", "-16384,8192", "no count");
-  refuses("\"begin\":0,\"end\":3000", "\"begin\":3000,\"end\":3000", "empty");
+  refuses("\"begin\":0,\"end\":4000", "\"begin\":4000,\"end\":4000", "empty");
   refuses("[\"f32\",0,1000,0]", "[\"f32\",0,1000]", "four values");
   refuses("]}\n", "]", "damaged");
 }
