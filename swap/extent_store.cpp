@@ -55,35 +55,102 @@ int take_lock(const std::filesystem::path& folder) {
 
 }  // namespace
 
-SwapFile::SwapFile(const std::filesystem::path& nvme_path) : folder_(nvme_path / kFolder), file_(folder_ / "extents") {
+std::filesystem::path SwapFolder::in(const std::filesystem::path& nvme_path) { return nvme_path / kFolder; }
+
+SwapFolder::SwapFolder(const std::filesystem::path& nvme_path) : folder_(in(nvme_path)) {
   std::error_code failed;
   std::filesystem::create_directories(nvme_path, failed);
   make_private(folder_);
   lock_fd_ = take_lock(folder_);
-  // Left by an owner that died: we hold its lock now.
-  std::filesystem::remove(file_, failed);
-  constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  fd_ = open(file_.c_str(), kFlags | O_DIRECT, 0600);
-  if (fd_ < 0 && errno == EINVAL) {
-    std::filesystem::remove(file_, failed);
-    fd_ = open(file_.c_str(), kFlags, 0600);
-    direct_ = false;
-  }
-  if (fd_ < 0) {
-    const int error = errno;
-    close(lock_fd_);
-    throw SetupError("cannot create " + file_.string() + ": " + std::strerror(error),
-                     "give offload.nvme_path a folder that you may write to");
-  }
 }
 
-SwapFile::~SwapFile() {
-  close(fd_);
+SwapFolder::~SwapFolder() {
   std::error_code ignored;
-  std::filesystem::remove(file_, ignored);
   std::filesystem::remove(folder_ / "owner", ignored);
   std::filesystem::remove(folder_, ignored);
   close(lock_fd_);
+}
+
+SwapFile::SwapFile(const std::filesystem::path& nvme_path, const std::string& name, OldFile old_file)
+    : folder_(nvme_path), file_(folder_.path() / name) {
+  std::error_code failed;
+  if (old_file == OldFile::adopt && std::filesystem::exists(file_, failed)) {
+    open_old();
+    keeps_ = true;
+  } else {
+    // Left by an owner that died: we hold its lock now.
+    std::filesystem::remove(file_, failed);
+    open_new();
+  }
+}
+
+void SwapFile::open_new() {
+  constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  fd_ = open(file_.c_str(), kFlags | O_DIRECT, 0600);
+  if (fd_ < 0 && errno == EINVAL) {
+    std::error_code ignored;
+    std::filesystem::remove(file_, ignored);
+    fd_ = open(file_.c_str(), kFlags, 0600);
+    direct_ = false;
+  }
+  if (fd_ < 0)
+    throw SetupError("cannot create " + file_.string() + ": " + std::strerror(errno),
+                     "give offload.nvme_path a folder that you may write to");
+}
+
+void SwapFile::open_old() {
+  constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC;
+  fd_ = open(file_.c_str(), kFlags | O_DIRECT);
+  if (fd_ < 0 && errno == EINVAL) {
+    fd_ = open(file_.c_str(), kFlags);
+    direct_ = false;
+  }
+  struct stat about {};
+  if (fd_ < 0 || fstat(fd_, &about) != 0 || !S_ISREG(about.st_mode)) {
+    const int error = errno;
+    if (fd_ >= 0) close(fd_);
+    throw SetupError("cannot open " + file_.string() + ", which checkpoints name: " + std::strerror(error),
+                     "check its permissions and the drive");
+  }
+  end_ = round_down(about.st_size, 4096);
+  // What the last owner gave back to the drive.
+  const int refused = end_ == 0 ? 0 : posix_fallocate(fd_, 0, end_);
+  if (refused == 0) return;
+  close(fd_);
+  throw SetupError(
+      {refused == ENOSPC ? ErrorCode::no_space : ErrorCode::io,
+       "cannot reserve the " + to_string(Bytes{end_}) + " of " + file_.string() + " again: " + std::strerror(refused),
+       "free space there, or give offload.nvme_path a larger drive"});
+}
+
+SwapFile::~SwapFile() {
+  if (keeps_) {
+    for (const auto& [offset, bytes] : without_)
+      // Where the file system cannot, the space stays taken: no harm but that.
+      if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes) != 0) break;
+  }
+  close(fd_);
+  std::error_code ignored;
+  if (!keeps_) std::filesystem::remove(file_, ignored);
+}
+
+void SwapFile::keep(bool keeps, std::map<int64_t, int64_t> without) {
+  keeps_ = keeps;
+  without_ = std::move(without);
+}
+
+int SwapFile::sync() {
+  if (fdatasync(fd_) != 0) return errno;
+  if (named_) return 0;
+  for (const std::filesystem::path& folder : {folder_.path(), folder_.path().parent_path()}) {
+    const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const bool synced = fd >= 0 && fsync(fd) == 0;
+    const int error = errno;
+    if (fd >= 0) close(fd);
+    if (!synced) return error;
+  }
+  named_ = true;
+  return 0;
 }
 
 int64_t SwapFile::reserve(int64_t bytes, std::string_view tag) {

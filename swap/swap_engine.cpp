@@ -35,6 +35,12 @@ struct Source {
   int64_t bytes = 0;
 };
 
+struct Extent {
+  int64_t bytes = 0;  // as asked
+  bool written = false;
+  std::vector<Piece> pieces;
+};
+
 // What the caller asked for; ends when all its parts have.
 struct Transfer {
   uint64_t token = 0;
@@ -70,16 +76,22 @@ int open_source_file(const std::filesystem::path& file) {
 }  // namespace
 
 struct SwapEngine::Impl {
-  Impl(const SwapOptions& options_in, const WrapBackend& wrap) : options(options_in), space(options_in.patience) {
+  Impl(const SwapOptions& options_in, const WrapBackend& wrap)
+      : options(options_in), space(options_in.nvme_paths.size()), space_wait(options_in.patience) {
     SLUICE_CHECK(!options.nvme_paths.empty(), "at least one nvme_path");
     options.request_bytes = Bytes{std::clamp(round_down(options.request_bytes.count, kBlockBytes), kBlockBytes,
                                              round_down(kRequestBytesMax, kBlockBytes))};
-    for (const auto& path : options.nvme_paths) files.push_back(std::make_unique<SwapFile>(path));
+    for (const auto& path : options.nvme_paths) {
+      files.push_back(
+          std::make_unique<SwapFile>(path, options.file_name, options.adopts ? OldFile::adopt : OldFile::replace));
+      space.add(static_cast<int>(files.size() - 1), 0, files.back()->bytes());
+    }
     for (const auto& file : files)
       if (!file->direct())
         warnings.push_back(
             file->path().string() +
             ": the file system refuses O_DIRECT, so swap goes through the page cache; use an ext4 or xfs drive");
+    keeps_files = options.adopts;
     depth = options.queue_depth * static_cast<int>(files.size());
     backend = wrap(make_backend());
     completion_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -97,6 +109,9 @@ struct SwapEngine::Impl {
     io_thread.join();
     for (const Source& source : sources) close(source.fd);
     close(completion_fd);
+    for (const Extent& extent : extents) space.release(extent.pieces);
+    for (size_t path = 0; path < files.size(); ++path)
+      files[path]->keep(keeps_files, space.free_ranges(static_cast<int>(path)));
   }
 
   std::unique_ptr<IoBackend> make_backend() {
@@ -153,6 +168,7 @@ struct SwapEngine::Impl {
     SLUICE_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % kBlockBytes == 0, "memory must be 4096-byte aligned");
     SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= round_up(extent.bytes, kBlockBytes),
                  "memory is shorter than the extent");
+    if (direction == Direction::write && space.is_shared(extent.pieces)) move_on(id);
     extent.written = true;
     const auto whole = std::make_shared<Transfer>();
     whole->token = token;
@@ -190,25 +206,65 @@ struct SwapEngine::Impl {
   ExtentId create_extent(Bytes bytes, std::string_view tag) {
     SLUICE_CHECK(bytes.count > 0, "an empty extent");
     const auto id = static_cast<ExtentId>(extents.size());
+    const std::vector<Piece> stripes = stripes_of(id, bytes.count);
+    std::vector<int64_t> share(files.size(), 0);
+    for (const Piece& stripe : stripes) share[static_cast<size_t>(stripe.path)] += stripe.bytes;
+    for (size_t path = 0; path < share.size(); ++path)
+      extend(static_cast<int>(path), share[path] - space.free_bytes(static_cast<int>(path)), tag);
+    extents.push_back({bytes.count, false, take_places(stripes)});
+    return id;
+  }
+
+  // What an extent is cut into, on which path each; not where.
+  std::vector<Piece> stripes_of(ExtentId id, int64_t bytes) const {
     const auto paths = static_cast<int64_t>(files.size());
-    const int64_t rounded = round_up(bytes.count, kBlockBytes);
+    const int64_t rounded = round_up(bytes, kBlockBytes);
     const int64_t stripe =
         std::min(paths == 1 ? options.request_bytes.count : round_up(options.stripe_bytes.count, kBlockBytes),
                  options.request_bytes.count);
-    Extent extent;
-    extent.bytes = bytes.count;
-    std::vector<int64_t> share(files.size(), 0);
-    for (int64_t at = 0, turn = id % paths; at < rounded; at += stripe, turn = (turn + 1) % paths) {
-      Piece piece{static_cast<int>(turn), share[static_cast<size_t>(turn)], std::min(stripe, rounded - at), 0};
-      share[static_cast<size_t>(turn)] += piece.bytes;
-      extent.pieces.push_back(piece);
-    }
-    std::vector<int64_t> begin(files.size(), 0);
-    for (size_t path = 0; path < files.size(); ++path)
-      if (share[path] > 0) begin[path] = files[path]->reserve(share[path], tag);
-    for (Piece& piece : extent.pieces) piece.offset += begin[static_cast<size_t>(piece.path)];
-    extents.push_back(std::move(extent));
-    return id;
+    std::vector<Piece> stripes;
+    for (int64_t at = 0, turn = id % paths; at < rounded; at += stripe, turn = (turn + 1) % paths)
+      stripes.push_back({static_cast<int>(turn), 0, std::min(stripe, rounded - at), 0});
+    return stripes;
+  }
+
+  ExtentId create_extent_at(Bytes bytes, std::span<const Piece> pieces) {
+    space.hold(pieces);
+    extents.push_back({bytes.count, false, {pieces.begin(), pieces.end()}});
+    return static_cast<ExtentId>(extents.size() - 1);
+  }
+
+  void extend(int path, int64_t bytes, std::string_view tag) {
+    if (bytes <= 0) return;
+    space.add(path, files[static_cast<size_t>(path)]->reserve(bytes, tag), bytes);
+  }
+
+  std::vector<Piece> take_places(const std::vector<Piece>& stripes) {
+    std::vector<Piece> places;
+    for (const Piece& stripe : stripes)
+      for (const Piece& taken : space.take(stripe.path, stripe.bytes)) places.push_back(taken);
+    return places;
+  }
+
+  // From what checkpoints hold to free places.
+  void move_on(ExtentId id) {
+    Extent& extent = extents[static_cast<size_t>(id)];
+    std::vector<Piece> places = take_places(stripes_of(id, extent.bytes));
+    space.release(extent.pieces);
+    extent.pieces = std::move(places);
+  }
+
+  void reserve(Bytes spare, std::string_view tag) {
+    const auto paths = static_cast<int64_t>(files.size());
+    const int64_t missing = spare.count - space.free_bytes();
+    const int64_t each = round_up((missing + paths - 1) / paths, kBlockBytes);
+    for (int path = 0; path < static_cast<int>(paths); ++path) extend(path, each, tag);
+  }
+
+  FrozenId freeze(std::vector<Piece> pieces) {
+    space.hold(pieces);
+    frozen.push_back(std::move(pieces));
+    return static_cast<FrozenId>(frozen.size() - 1);
   }
 
   std::vector<Completion> poll() {
@@ -315,7 +371,7 @@ struct SwapEngine::Impl {
     if (outcome.result > 0) {
       part.retries = 0;
       part.moved += outcome.result;
-      if (part.direction == Direction::write && without_space.empty()) space.made_room();
+      if (part.direction == Direction::write && without_space.empty()) space_wait.made_room();
       (part.direction == Direction::read ? read_bytes : write_bytes) += outcome.result;
       if (part.moved >= part.bytes) {
         end_part(part, check(part));
@@ -335,9 +391,9 @@ struct SwapEngine::Impl {
   void wait_for_space() {
     const Part& first = without_space.front();
     if (!retry_at && !gives_up()) {
-      if (const std::optional<Error> refused = space.refused(*first.file, Bytes{bytes_without_space(*first.file)}))
+      if (const std::optional<Error> refused = space_wait.refused(*first.file, Bytes{bytes_without_space(*first.file)}))
         return end_without_space(*refused);
-      retry_at = space.retry_at();
+      retry_at = space_wait.retry_at();
     }
     if (gives_up())
       return end_without_space(
@@ -413,7 +469,10 @@ struct SwapEngine::Impl {
   int depth = 0;
   std::vector<std::string> warnings;
   std::vector<std::unique_ptr<SwapFile>> files;
-  std::deque<Extent> extents;  // pieces keep their address
+  ExtentSpace space;
+  std::deque<Extent> extents;             // pieces keep their address while in flight
+  std::deque<std::vector<Piece>> frozen;  // by FrozenId; empty: released
+  bool keeps_files = false;
   std::deque<Source> sources;
   std::unique_ptr<IoBackend> backend;
   int completion_fd = -1;
@@ -428,7 +487,7 @@ struct SwapEngine::Impl {
   bool impatient = false;  // writes do not wait for room
 
   // The io thread's.
-  SpaceWait space;
+  SpaceWait space_wait;
   std::deque<Part> without_space;  // refused by a full drive; no write is submitted meanwhile
   std::optional<SpaceWait::Clock::time_point> retry_at;
   std::array<std::deque<Part>, 2> waiting;
@@ -450,6 +509,41 @@ const std::vector<std::string>& SwapEngine::warnings() const { return impl_->war
 BackendKind SwapEngine::backend() const { return impl_->kind; }
 
 ExtentId SwapEngine::create_extent(Bytes bytes, std::string_view tag) { return impl_->create_extent(bytes, tag); }
+
+ExtentId SwapEngine::create_extent_at(Bytes bytes, std::span<const Piece> pieces) {
+  return impl_->create_extent_at(bytes, pieces);
+}
+
+FrozenId SwapEngine::adopt(std::vector<Piece> pieces) { return impl_->freeze(std::move(pieces)); }
+FrozenId SwapEngine::freeze(std::span<const ExtentId> extents) {
+  std::vector<Piece> pieces;
+  for (const ExtentId id : extents) {
+    const Extent& extent = impl_->extents[static_cast<size_t>(id)];
+    SLUICE_CHECK(extent.written, "an extent is frozen before it was written");
+    pieces.insert(pieces.end(), extent.pieces.begin(), extent.pieces.end());
+  }
+  return impl_->freeze(std::move(pieces));
+}
+void SwapEngine::release(FrozenId frozen) {
+  impl_->space.release(std::exchange(impl_->frozen[static_cast<size_t>(frozen)], {}));
+}
+void SwapEngine::reserve(Bytes spare, std::string_view tag) { impl_->reserve(spare, tag); }
+
+Result<void> SwapEngine::sync() {
+  for (const auto& file : impl_->files)
+    if (const int error = file->sync(); error != 0)
+      return Error{ErrorCode::io, "cannot bring " + file->path().string() + " to the drive: " + std::strerror(error),
+                   "check the drive"};
+  return {};
+}
+
+bool SwapEngine::is_written(ExtentId extent) const { return impl_->extents[static_cast<size_t>(extent)].written; }
+std::span<const Piece> SwapEngine::pieces(ExtentId extent) const {
+  return impl_->extents[static_cast<size_t>(extent)].pieces;
+}
+Bytes SwapEngine::held() const { return {impl_->space.held_bytes()}; }
+std::filesystem::path SwapEngine::file(int path) const { return impl_->files[static_cast<size_t>(path)]->path(); }
+void SwapEngine::keep_files(bool keeps) { impl_->keeps_files = keeps; }
 
 SourceId SwapEngine::open_source(const std::filesystem::path& file) {
   Source source{file, open_source_file(file), 0};

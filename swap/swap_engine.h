@@ -17,6 +17,7 @@
 #include "runtime/core/result.h"
 #include "runtime/core/space_wait.h"
 #include "runtime/core/units.h"
+#include "swap/extent_space.h"
 
 namespace sluice::swap {
 
@@ -28,13 +29,17 @@ struct SwapOptions {
   Bytes request_bytes = MiB(4);                   // a transfer is cut into requests of at most this
   int queue_depth = 32;                           // requests in flight per path
   Bytes stripe_bytes = MiB(4);
-  SpacePatience patience;  // with a drive that has no room for a write
+  SpacePatience patience;             // with a drive that has no room for a write
+  std::string file_name = "extents";  // in each path's swap folder
+  bool adopts = false;  // a file of that name holds what checkpoints name: it goes on. Else it is replaced
 };
 
 // A range reserved in the swap folder (striped, checksummed).
 using ExtentId = int32_t;
 // A file that is only read: the user's safetensors.
 using SourceId = int32_t;
+// A set of pieces that a checkpoint names.
+using FrozenId = int32_t;
 
 struct Completion {
   uint64_t token = 0;  // the caller's
@@ -57,7 +62,7 @@ class SwapEngine {
   // For tests: requests go through what `wrap` makes of the chosen backend.
   using WrapBackend = std::function<std::unique_ptr<IoBackend>(std::unique_ptr<IoBackend>)>;
   SwapEngine(const SwapOptions& options, const WrapBackend& wrap);
-  ~SwapEngine();  // waits for what is in flight; deletes its swap files
+  ~SwapEngine();  // waits for what is in flight; deletes its swap files unless they are kept
   SwapEngine(const SwapEngine&) = delete;
   SwapEngine& operator=(const SwapEngine&) = delete;
 
@@ -69,7 +74,27 @@ class SwapEngine {
   // Reserves (fallocate) `bytes`, any length. All before step 0. Throws SetupError when the disk is too small,
   // with what is needed and free. O_DIRECT where the file system allows it.
   ExtentId create_extent(Bytes bytes, std::string_view tag);
+  // The same where its bytes lie already, as a checkpoint in place has them: they stay what they are until it is
+  // written. Once, of pieces that nobody holds.
+  ExtentId create_extent_at(Bytes bytes, std::span<const Piece> pieces);
   SourceId open_source(const std::filesystem::path& file);
+
+  // --- checkpoints: what is frozen is not written until it is released; its extents go on in other places --------
+  // Of files that were there: pieces that checkpoints name. Before extents are created.
+  FrozenId adopt(std::vector<Piece> pieces);
+  // Room beside all extents, for the writes of those that are frozen. Throws SetupError as create_extent.
+  void reserve(Bytes spare, std::string_view tag);
+  // Blocks until all that was written survives a power cut. Nothing may be in flight.
+  Result<void> sync();
+  // Each was written (is_written), none is in flight.
+  FrozenId freeze(std::span<const ExtentId> extents);
+  void release(FrozenId frozen);
+  bool is_written(ExtentId extent) const;
+  std::span<const Piece> pieces(ExtentId extent) const;  // valid until its next write
+  Bytes held() const;                                    // by extents and checkpoints
+  std::filesystem::path file(int path) const;            // that pieces of a path lie in
+  // Whether the swap files stay at the end; what only extents hold goes back to the drive then.
+  void keep_files(bool keeps);
   // Host memory that transfers will use; registered with the ring when the memlock limit allows.
   void register_memory(std::span<std::byte> memory);
 

@@ -72,6 +72,7 @@ int main_of(int argc, char** argv) {
   add_preprocess(app, action);
   add_generate(app, action);
   add_merge(app, action);
+  add_fsck(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -71,12 +71,18 @@ struct Executor::Impl {
     }
     for (size_t id = 0; id < planned.layout.buffers().size(); ++id) {
       const plan::Buffer& buffer = planned.layout.buffers()[id];
-      if (buffer.tier == Tier::disk)
-        extents[static_cast<plan::BufferId>(id)] = swap.create_extent(Bytes{buffer.wanted_bytes}, buffer.name);
+      if (buffer.tier == Tier::disk) extents[static_cast<plan::BufferId>(id)] = create_extent(buffer);
     }
+    swap.reserve(plan::checkpoint_bytes(planned.memory, shape) - shape.checkpoints.held_bytes, "checkpoints");
     for (const auto& file : sources.files) source_ids.push_back(swap.open_source(file));
     place_norms();
     pool = std::make_unique<optim::WorkerPool>(threads);
+  }
+
+  swap::ExtentId create_extent(const plan::Buffer& buffer) {
+    const auto place = options.places.find(buffer.name);
+    return place == options.places.end() ? swap.create_extent(Bytes{buffer.wanted_bytes}, buffer.name)
+                                         : swap.create_extent_at(Bytes{buffer.wanted_bytes}, place->second);
   }
 
   // Partial sums of every group's norm, where whoever adds them up writes.
@@ -461,6 +467,10 @@ struct Executor::Impl {
     });
   }
 
+  ReadBack trained() {
+    return {shape, planned, swap, extents, *device, {memory_of(Tier::device), memory_of(Tier::host)}, watchdog};
+  }
+
   std::span<std::byte> memory_of(Tier tier) {
     const auto& found = arenas[static_cast<size_t>(tier)];
     return found ? found->memory() : std::span<std::byte>();
@@ -519,16 +529,15 @@ PhaseResult Executor::run(const plan::Schedule& schedule, const PhaseInputs& inp
   return impl_->run(schedule, inputs);
 }
 
-void Executor::read_back(bool odd, const WeightsSink& weights, const StatesSink& states) {
-  ReadBack(impl_->shape, impl_->planned, impl_->swap, impl_->extents, *impl_->device,
-           {impl_->memory_of(Tier::device), impl_->memory_of(Tier::host)}, impl_->watchdog)
-      .run(odd, weights, states);
+void Executor::read_back(bool odd, ReadBackOf of, const WeightsSink& weights, const StatesSink& states) {
+  impl_->trained().run(odd, of, weights, states);
 }
+std::vector<TrainedExtent> Executor::trained_extents(bool odd) const { return impl_->trained().extents(odd); }
 
 const std::vector<std::string>& Executor::notes() const { return impl_->notes; }
 
 Bytes Executor::high_water(Tier tier) const {
-  if (tier == Tier::disk) return impl_->planned.memory.peak[static_cast<size_t>(tier)];
+  if (tier == Tier::disk) return plan::memory_in(tier, impl_->planned.memory, impl_->shape);
   const auto& arena = impl_->arenas[static_cast<size_t>(tier)];
   return arena ? arena->high_water() : Bytes{};
 }

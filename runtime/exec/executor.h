@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -34,6 +35,8 @@ struct ExecutorOptions {
   // Compute ops take the time that they are planned with and compute nothing; losses are zero.
   bool compute_waits = false;
   WatchdogOptions watchdog;
+  // Of a checkpoint in place, by buffer: extents that lie there already.
+  std::map<std::string, std::vector<swap::Piece>> places;
 };
 
 // What a phase needs beside the schedule.
@@ -71,7 +74,9 @@ class Executor {
   PhaseResult run(const plan::Schedule& schedule, const PhaseInputs& inputs);
 
   // After a flush: what was trained, for saving (read_back.h).
-  void read_back(bool odd, const WeightsSink& weights, const StatesSink& states);
+  void read_back(bool odd, ReadBackOf of, const WeightsSink& weights, const StatesSink& states);
+  // The part of it that lies on disk, of the newest set.
+  std::vector<TrainedExtent> trained_extents(bool odd) const;
 
   // What the machine did not let it have, for people.
   const std::vector<std::string>& notes() const;

@@ -1,5 +1,6 @@
 #include "runtime/exec/first_states.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "runtime/core/check.h"
@@ -43,9 +44,14 @@ void start_states(const StatesChunk& chunk, const SourceChunk* source, std::span
 void restore_states(const StatesChunk& chunk, const SourceChunk& source, std::span<const std::byte> staging,
                     int64_t first, int64_t last) {
   for_each_part(chunk, first, last, [&](StatePart part, const StateSpan& inside, const StateSpan& whole) {
-    const int64_t offset = byte_offset(inside, whole);
-    const int64_t from = source.parts[static_cast<size_t>(part)].staging + offset;
-    std::memcpy(chunk.states + whole.offset + offset, staging.data() + from, static_cast<size_t>(inside.bytes()));
+    const int64_t each = size_of(whole.dtype);
+    for (const SourcePart& stored : source.parts) {
+      const int64_t from = std::max(inside.begin, stored.begin), to = std::min(inside.begin + inside.count, stored.end);
+      if (stored.state != part || from >= to) continue;
+      std::memcpy(chunk.states + whole.offset + (from - whole.begin) * each,
+                  staging.data() + stored.staging + (from - stored.begin) * each,
+                  static_cast<size_t>((to - from) * each));
+    }
   });
 }
 

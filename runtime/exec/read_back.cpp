@@ -7,32 +7,64 @@
 
 namespace sluice::exec {
 
-void ReadBack::run(bool odd, const WeightsSink& weights_sink, const StatesSink& states_sink) {
-  const plan::Layout& layout = planned_.layout;
+void ReadBack::run(bool odd, ReadBackOf of, const WeightsSink& weights_sink, const StatesSink& states_sink) {
+  const auto is_wanted = [of](Tier home) { return of == ReadBackOf::everything || home != Tier::disk; };
+  for (int g = 0; g < static_cast<int>(shape_.groups.size()); ++g) {
+    if (!shape_.groups[static_cast<size_t>(g)].trainable) continue;
+    const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
+    const int set = plan::newest_set(planned_.plan, g, odd);
+    if (weights_sink && is_wanted(where.weights)) weights_of(g, set, weights_sink);
+    if (states_sink && is_wanted(where.states)) states_of(g, set, states_sink);
+  }
+}
+
+std::vector<TrainedExtent> ReadBack::extents(bool odd) const {
+  std::vector<TrainedExtent> all;
+  const auto add = [&](const std::string& name, int g, plan::Tag content, int64_t begin, int64_t end) {
+    const plan::BufferId id = planned_.layout.find(name);
+    all.push_back({name, g, content, begin, end, planned_.layout.at(id).wanted_bytes, extents_.at(id)});
+  };
   for (int g = 0; g < static_cast<int>(shape_.groups.size()); ++g) {
     const plan::GroupShape& group = shape_.groups[static_cast<size_t>(g)];
     if (!group.trainable) continue;
     const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
     const int set = plan::newest_set(planned_.plan, g, odd);
-    const plan::BufferId weights = layout.find(plan::host_weights_name(where, group, g, set));
-    const std::span<std::byte> on_host = bytes_of(weights, 0, group.weight_bytes().count);
-    if (where.weights == Tier::disk) fetch(layout.find(plan::weights_extent_name(g, set)), weights);
-    if (lives_on_device(where)) from_device(layout.find(plan::device_weights_name(g, set)), 0, on_host);
-    weights_sink(g, on_host);
-    states_of(g, set, states_sink);
+    if (where.weights == Tier::disk) add(plan::weights_extent_name(g, set), g, plan::Tag::weights, 0, group.elements);
+    if (where.states == Tier::disk)
+      for_each_chunk(g, [&](int64_t chunk, int64_t begin, int64_t end) {
+        add(plan::states_extent_name(g, chunk, set), g, plan::Tag::states, begin, end);
+      });
   }
+  return all;
+}
+
+template <class Act>
+void ReadBack::for_each_chunk(int g, const Act& act) const {
+  const int64_t elements = shape_.groups[static_cast<size_t>(g)].elements, each = planned_.plan.chunk_elements;
+  for (int64_t begin = 0, chunk = 0; begin < elements; begin += each, ++chunk)
+    act(chunk, begin, std::min(begin + each, elements));
+}
+
+void ReadBack::weights_of(int g, int set, const WeightsSink& sink) {
+  const plan::Layout& layout = planned_.layout;
+  const plan::GroupShape& group = shape_.groups[static_cast<size_t>(g)];
+  const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
+  const plan::BufferId weights = layout.find(plan::host_weights_name(where, group, g, set));
+  const std::span<std::byte> on_host = bytes_of(weights, 0, group.weight_bytes().count);
+  if (where.weights == Tier::disk) fetch(layout.find(plan::weights_extent_name(g, set)), weights);
+  if (lives_on_device(where)) from_device(layout.find(plan::device_weights_name(g, set)), 0, on_host);
+  sink(g, on_host);
 }
 
 void ReadBack::states_of(int g, int set, const StatesSink& sink) {
   const plan::Layout& layout = planned_.layout;
   const plan::GroupShape& group = shape_.groups[static_cast<size_t>(g)];
   const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
-  for (int64_t begin = 0, chunk = 0; begin < group.elements; begin += planned_.plan.chunk_elements, ++chunk) {
-    const int64_t end = std::min(begin + planned_.plan.chunk_elements, group.elements);
+  for_each_chunk(g, [&](int64_t chunk, int64_t begin, int64_t end) {
     const int64_t offset = plan::states_begin(planned_.plan, group, begin), bytes = group.states.bytes(begin, end);
     if (where.states == Tier::host) {
       sink(g, begin, end, bytes_of(layout.find(plan::states_name(where, g, set)), offset, bytes));
-      continue;
+      return;
     }
     const plan::BufferId passing = layout.find(plan::kStatesRingFirst);
     const std::span<std::byte> on_host = bytes_of(passing, 0, bytes);
@@ -42,7 +74,7 @@ void ReadBack::states_of(int g, int set, const StatesSink& sink) {
       from_device(layout.find(plan::states_name(where, g, set)), offset, on_host);
     }
     sink(g, begin, end, on_host);
-  }
+  });
 }
 
 std::span<std::byte> ReadBack::bytes_of(plan::BufferId id, int64_t offset, int64_t bytes) const {

@@ -1,9 +1,12 @@
 // Trained groups, brought to the host from wherever the plan keeps them between phases: for saving.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "runtime/exec/device.h"
 #include "runtime/exec/watchdog.h"
@@ -15,6 +18,19 @@ namespace sluice::exec {
 // Weights come whole, states chunk by chunk, as they lie in memory (group_chunk.h). The spans end with the call.
 using WeightsSink = std::function<void(int group, std::span<const std::byte> weights)>;
 using StatesSink = std::function<void(int group, int64_t begin, int64_t end, std::span<const std::byte> states)>;
+
+// What is brought: all, or only what lies in memory, the host's or a device's.
+enum class ReadBackOf : uint8_t { everything, memory };
+
+// An extent of a trained group: its weights, or the states of elements [begin, end).
+struct TrainedExtent {
+  std::string name;  // the buffer's
+  int group = 0;
+  plan::Tag content = plan::Tag::weights;  // or states
+  int64_t begin = 0, end = 0;
+  int64_t bytes = 0;
+  swap::ExtentId extent = 0;
+};
 
 class ReadBack {
  public:
@@ -30,11 +46,17 @@ class ReadBack {
         memory_(memory),
         watchdog_(watchdog) {}
 
-  // Every trained group in order, of the newest of two sets (`odd` as in plan::Phase). Blocks. Throws RunError.
-  void run(bool odd, const WeightsSink& weights, const StatesSink& states);
+  // Every trained group in order, of the newest of two sets (`odd` as in plan::Phase). What a sink is empty for is not
+  // read. Blocks. Throws RunError.
+  void run(bool odd, ReadBackOf of, const WeightsSink& weights, const StatesSink& states);
+  // Those of the newest set.
+  std::vector<TrainedExtent> extents(bool odd) const;
 
  private:
+  void weights_of(int g, int set, const WeightsSink& sink);
   void states_of(int g, int set, const StatesSink& sink);
+  template <class Act>
+  void for_each_chunk(int g, const Act& act) const;
   std::span<std::byte> bytes_of(plan::BufferId id, int64_t offset, int64_t bytes) const;
   void from_device(plan::BufferId from, int64_t offset, std::span<std::byte> to);
   void fetch(plan::BufferId extent, plan::BufferId into);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 
 #include "models/ops/element.h"
 #include "runtime/core/check.h"
@@ -23,7 +24,8 @@ struct Piece {
   int64_t offset, bytes;
   Dtype dtype;
   int64_t begin, end;
-  Dtype packed_as;
+  Dtype packed_as = Dtype::u8;
+  StatePart state = StatePart::m;
 };
 
 SourceChunk lay_out(std::vector<Piece> pieces) {
@@ -48,7 +50,7 @@ SourceChunk lay_out(std::vector<Piece> pieces) {
     });
     SLUICE_CHECK(run != chunk.runs.end(), "every piece lies in a run");
     chunk.parts.push_back({run->staging + run->offset % 4096 + piece.offset - run->offset, piece.dtype, piece.begin,
-                           piece.end, piece.packed_as});
+                           piece.end, piece.packed_as, piece.state});
   }
   std::sort(chunk.parts.begin(), chunk.parts.end(),
             [](const SourcePart& a, const SourcePart& b) { return a.begin < b.begin; });
@@ -101,6 +103,21 @@ void convert(const SourcePart& part, const std::byte* from, int64_t count, Dtype
   }
 }
 
+// What of a segment lies in [begin, end).
+std::optional<Piece> cut(const SourceSegment& segment, int64_t begin, int64_t end) {
+  const int64_t first = std::max(begin, segment.begin), last = std::min(end, segment.end),
+                each = size_of(segment.dtype);
+  if (first >= last) return std::nullopt;
+  return Piece{
+      segment.file, segment.offset + (first - segment.begin) * each, (last - first) * each, segment.dtype, first, last};
+}
+
+// The first segment that ends behind `begin`.
+std::span<const SourceSegment>::iterator first_behind(std::span<const SourceSegment> segments, int64_t begin) {
+  return std::lower_bound(segments.begin(), segments.end(), begin,
+                          [](const SourceSegment& segment, int64_t at) { return segment.end <= at; });
+}
+
 // Calls copy(part, first, last) for every part that meets [begin, end), and gap(first, last) between them.
 template <class Copy, class Gap>
 void for_range(const SourceChunk& chunk, int64_t begin, int64_t end, const Copy& copy, const Gap& gap) {
@@ -141,21 +158,50 @@ GroupSource locate(const models::ParameterGroup& group, std::span<const models::
   return source;
 }
 
+void append_segments(std::vector<SourceSegment>& to, std::span<const FileRange> ranges, Dtype dtype, int64_t offset,
+                     int64_t begin, int64_t count) {
+  const int64_t each = size_of(dtype), end = begin + count;
+  int64_t at = 0;  // of the range, in the extent
+  for (const FileRange& range : ranges) {
+    const int64_t inside = std::max<int64_t>(offset - at, 0);
+    if (inside < range.bytes && begin < end) {
+      const int64_t here = std::min((range.bytes - inside) / each, end - begin);
+      SLUICE_CHECK(here > 0, "a number lies in two ranges");
+      to.push_back({range.file, range.offset + inside, dtype, begin, begin + here});
+      begin += here;
+      offset += here * each;
+    }
+    at += range.bytes;
+  }
+  SLUICE_CHECK(begin == end, "an extent is shorter than what it holds");
+}
+
+GroupSource locate_segments(int64_t elements, std::span<const SourceSegment> segments, int64_t chunk_elements) {
+  GroupSource source;
+  for (const SourceSegment& segment : segments) source.wider_than_bf16 |= segment.dtype != Dtype::bf16;
+  for (int64_t begin = 0; begin < elements; begin += chunk_elements) {
+    const int64_t end = std::min(begin + chunk_elements, elements);
+    std::vector<Piece> pieces;
+    for (auto segment = first_behind(segments, begin); segment != segments.end() && segment->begin < end; ++segment)
+      pieces.push_back(*cut(*segment, begin, end));
+    source.chunks.push_back(lay_out(std::move(pieces)));
+    source.staging_bytes_max = std::max(source.staging_bytes_max, source.chunks.back().staging_bytes);
+  }
+  return source;
+}
+
 SourceChunk locate_states(const StateSource& source, const StateLayout& layout, int64_t begin, int64_t end) {
-  SourceChunk chunk;
+  std::vector<Piece> pieces;
   const StateSpans spans = layout.spans(begin, end);
   for (size_t part = 0; part < spans.size(); ++part) {
-    const StateSpan& span = spans[part];
-    SourcePart& place = chunk.parts.emplace_back();
-    if (span.count == 0) continue;
-    const models::TensorLocation& tensor = source[part];
-    const SourceRun run{tensor.file, tensor.offset + span.begin * size_of(span.dtype), span.bytes(),
-                        chunk.staging_bytes};
-    place = {run.staging + run.offset % 4096, span.dtype, span.begin, span.begin + span.count};
-    chunk.runs.push_back(run);
-    chunk.staging_bytes += aligned_span(run.offset, run.bytes);
+    const int64_t first = spans[part].begin, last = first + spans[part].count;
+    const std::span<const SourceSegment> segments = source[part];
+    for (auto segment = first_behind(segments, first); segment != segments.end() && segment->begin < last; ++segment) {
+      pieces.push_back(*cut(*segment, first, last));
+      pieces.back().state = static_cast<StatePart>(part);
+    }
   }
-  return chunk;
+  return lay_out(std::move(pieces));
 }
 
 void unpack_weights(const SourceChunk& chunk, std::span<const std::byte> staging, Dtype compute, bool split,

@@ -21,12 +21,30 @@ struct SourceRun {
   int64_t staging = 0;
 };
 
+// Consecutive elements of a group, or numbers of a part of its states, that lie consecutively in a file.
+struct SourceSegment {
+  int file = 0;
+  int64_t offset = 0;  // bytes
+  Dtype dtype = Dtype::f32;
+  int64_t begin = 0, end = 0;
+};
+
+// A range of a file: one of those that an extent is cut into.
+struct FileRange {
+  int file = 0;
+  int64_t offset = 0, bytes = 0;
+};
+// Appends where numbers [begin, begin + count) lie: from byte `offset` on of an extent of these ranges.
+void append_segments(std::vector<SourceSegment>& to, std::span<const FileRange> ranges, Dtype dtype, int64_t offset,
+                     int64_t begin, int64_t count);
+
 // Consecutive elements of the group that lie consecutively in staging.
 struct SourcePart {
   int64_t staging = 0;  // bytes
   Dtype dtype = Dtype::f32;
-  int64_t begin = 0, end = 0;   // elements of the group
-  Dtype packed_as = Dtype::u8;  // of a packed group: what it becomes there, size_of of it elements of the group each
+  int64_t begin = 0, end = 0;      // elements of the group
+  Dtype packed_as = Dtype::u8;     // of a packed group: what it becomes there, size_of of it elements of the group each
+  StatePart state = StatePart::m;  // of states: begin and end count that part's numbers
 };
 
 struct SourceChunk {
@@ -47,9 +65,11 @@ struct GroupSource {
 GroupSource locate(const models::ParameterGroup& group, std::span<const models::TensorLocation> tensors, int first_file,
                    int64_t chunk_elements);
 
-// The states of one group in a checkpoint: a flat tensor for every part that the layout gives the group.
-using StateSource = std::array<models::TensorLocation, kStateParts>;
-// parts[i] of the result is the i-th StatePart; its begin and end count that part's numbers.
+// The same of segments that ascend and leave no element out. They hold `dtype`.
+GroupSource locate_segments(int64_t elements, std::span<const SourceSegment> segments, int64_t chunk_elements);
+
+// The states of one group in a checkpoint: for every part that the layout gives the group, segments that ascend.
+using StateSource = std::array<std::vector<SourceSegment>, kStateParts>;
 SourceChunk locate_states(const StateSource& source, const StateLayout& layout, int64_t begin, int64_t end);
 
 // Writes elements [begin, end) of a group, in the compute dtype or as packed; `weights` points to element

@@ -8,7 +8,11 @@ std::string numbered(const char* name, int64_t a, int64_t b, int64_t c) {
   return numbered(name, a, b) + '.' + std::to_string(c);
 }
 
-std::string of_set(std::string name, int set) { return set == 0 ? name : name + ".second"; }
+namespace {
+constexpr const char* kSecond = ".second";
+}
+
+std::string of_set(std::string name, int set) { return set == 0 ? name : name + kSecond; }
 std::string home_weights_name(int g, int set) { return of_set(numbered("weights.host", g), set); }
 std::string device_weights_name(int g, int set) { return of_set(numbered("weights.device", g), set); }
 std::string load_ring_name(const GroupShape& group) {
@@ -31,6 +35,11 @@ int newest_set(const Plan& plan, int g, bool odd) {
   const bool two = plan.undoable && plan.groups[static_cast<size_t>(g)].update == UpdateTime::behind_backward;
   return two && odd ? 1 : 0;
 }
+
+bool is_trained_on_disk(const Buffer& buffer) {
+  return buffer.tier == Tier::disk && (buffer.tag == Tag::weights || buffer.tag == Tag::states);
+}
+bool is_second_set(const Buffer& buffer) { return buffer.name.ends_with(kSecond); }
 
 bool holds_a_chunk(const Buffer& buffer) {
   for (const char* ring : {"staging", "states.ring", "gradients.chunk.ring"})

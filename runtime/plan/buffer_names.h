@@ -30,6 +30,9 @@ std::string states_extent_name(int g, int64_t chunk, int set);
 // Of the two sets, the newest: 1 for groups with two when `odd`, else 0.
 int newest_set(const Plan& plan, int g, bool odd);
 inline constexpr const char* kStatesRingFirst = "states.ring[0]";
+// An extent of trained weights or states, which checkpoints name.
+bool is_trained_on_disk(const Buffer& buffer);
+bool is_second_set(const Buffer& buffer);
 // One of a ring of chunks of an update, in memory.
 bool holds_a_chunk(const Buffer& buffer);
 

@@ -20,6 +20,7 @@ GroupStreams::GroupStreams(const JobShape& shape, const Plan& plan, const Phase&
   }
   for (const GroupShape& each : shape.groups) {
     staging_bytes_ = std::max(staging_bytes_, each.staging_bytes.count);
+    states_staging_bytes_ = std::max(states_staging_bytes_, each.states_staging_bytes.count);
   }
   for (int g = 0; g < groups(); ++g)
     if (group(g).trainable)
@@ -108,7 +109,7 @@ BufferId GroupStreams::stage_weights(int g, const Chunk& chunk) {
 }
 BufferId GroupStreams::stage_states(int g, const Chunk& chunk) {
   // Each part an aligned superset.
-  const int64_t bytes = states_chunk_bytes_ + kStateParts * 2 * 4096;
+  const int64_t bytes = std::max(states_staging_bytes_, states_chunk_bytes_ + kStateParts * 2 * 4096);
   const BufferId staging = rings_.next("staging.states", 2, Tier::host, Tag::staging, bytes);
   Op op{.kind = OpKind::read_source, .lane = Lane::read, .group = g, .begin = chunk.begin, .end = chunk.end};
   op.bytes = states_bytes(g, chunk);

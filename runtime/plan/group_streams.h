@@ -125,11 +125,11 @@ class GroupStreams : protected OpEmitter {
   BufferId gradients_on_host(int g, int b);
 
   const std::span<const uint8_t> low_bits_;
-  std::vector<int> block_of_first_use_;                 // per group: the last block whose backward adds to it
-  std::map<int, int> uses_;                             // blocks that use the group
-  std::map<int64_t, int> groups_of_size_;               // by bytes of weights
-  std::map<int64_t, int> used_together_;                // groups of a size that one block uses, the most of all blocks
-  int64_t staging_bytes_ = 0, states_chunk_bytes_ = 0;  // the most of all groups
+  std::vector<int> block_of_first_use_;    // per group: the last block whose backward adds to it
+  std::map<int, int> uses_;                // blocks that use the group
+  std::map<int64_t, int> groups_of_size_;  // by bytes of weights
+  std::map<int64_t, int> used_together_;   // groups of a size that one block uses, the most of all blocks
+  int64_t staging_bytes_ = 0, states_staging_bytes_ = 0, states_chunk_bytes_ = 0;  // the most of all groups
   std::set<int> updated_, written_, begun_;
   std::map<int, BufferId> accumulating_;
   std::map<int, BufferId> finished_;  // gradients that wait for their update behind backward

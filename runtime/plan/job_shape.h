@@ -19,7 +19,8 @@ struct GroupShape {
   int64_t weight_bytes_per_element = 2;  // compute dtype; 1: packed, in low bits
   StateLayout states;                    // of a trained group
   // A chunk of weights as it lies in the user's files, read as aligned supersets: the largest over all chunks.
-  Bytes staging_bytes;
+  Bytes staging_bytes = {};
+  Bytes states_staging_bytes = {};  // the same of states that a checkpoint holds in pieces; 0: in whole tensors
 
   Bytes weight_bytes() const { return {elements * weight_bytes_per_element}; }
   Bytes state_bytes() const { return {states.bytes(0, elements)}; }
@@ -46,6 +47,13 @@ struct BlockShape {
   Microseconds forward_time, backward_time;
 };
 
+// Checkpoints that hold trained weights and states on disk: each a set of its own.
+struct CheckpointShape {
+  int kept = 0;      // the most at once, beside the set that is trained
+  int there = 0;     // of runs before, in the same files
+  Bytes held_bytes;  // by those
+};
+
 // The first block has no input, the last no output: it computes the loss and the first gradient in one go.
 struct JobShape {
   std::vector<GroupShape> groups;
@@ -65,6 +73,7 @@ struct JobShape {
   BytesPerSecond device_memory_rate;
   // What measuring the job's blocks and rates took, before the arenas.
   Bytes measuring_bytes;
+  CheckpointShape checkpoints;
 };
 
 }  // namespace sluice::plan

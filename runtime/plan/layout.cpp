@@ -1,6 +1,7 @@
 #include "runtime/plan/layout.h"
 
 #include "runtime/core/check.h"
+#include "runtime/plan/buffer_names.h"
 
 namespace sluice::plan {
 
@@ -41,6 +42,7 @@ MemoryUse Layout::memory() const {
   for (const Buffer& buffer : buffers_) {
     const auto tier = static_cast<size_t>(buffer.tier);
     use.by_tag[tier][static_cast<size_t>(buffer.tag)] += Bytes{buffer.bytes};
+    if (is_trained_on_disk(buffer) && !is_second_set(buffer)) use.trained_on_disk += Bytes{buffer.bytes};
   }
   for (size_t tier = 0; tier < kTierCount; ++tier) use.peak[tier] = Bytes{end_[tier]};
   return use;

@@ -241,7 +241,14 @@ Bytes memory_in(Tier tier, const MemoryUse& memory, const JobShape& shape) {
   const Bytes arena = memory.peak[static_cast<size_t>(tier)];
   if (tier == Tier::host) return arena + shape.process_bytes + shape.transient_bytes;
   if (tier == Tier::device) return arena + shape.device_process_bytes + shape.device_transient_bytes;
-  return arena;
+  return arena + checkpoint_bytes(memory, shape);
+}
+
+Bytes checkpoint_bytes(const MemoryUse& memory, const JobShape& shape) {
+  const CheckpointShape& checkpoints = shape.checkpoints;
+  const Bytes all_new = memory.trained_on_disk * checkpoints.kept;
+  const int64_t added = std::max(checkpoints.kept - checkpoints.there, 0);
+  return std::max(all_new, checkpoints.held_bytes + memory.trained_on_disk * added);
 }
 
 Bytes memory_to_measure(const JobShape& shape) {

@@ -66,8 +66,11 @@ bool can_fit(const JobShape& shape, const PlanRequest& request);
 // False when everything fits in memory and nothing is forced to the disk: the drive's rates do not matter.
 bool needs_disk(const JobShape& shape, const PlanRequest& request);
 
-// What a plan takes of a tier; of the host also what the process takes beside its arenas.
+// What a plan takes of a tier; of the host also what the process takes beside its arenas, of the disk what checkpoints
+// do.
 Bytes memory_in(Tier tier, const MemoryUse& memory, const JobShape& shape);
+// What checkpoints take of the disk: until all that are kept are this run's, those of runs before beside its own.
+Bytes checkpoint_bytes(const MemoryUse& memory, const JobShape& shape);
 // What the process takes while the job's blocks and rates are measured.
 Bytes memory_to_measure(const JobShape& shape);
 

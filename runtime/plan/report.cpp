@@ -21,7 +21,9 @@ std::string memory_table(const MemoryUse& memory, const JobShape& shape, const s
     row(name_of(static_cast<Tag>(tag)), memory.by_tag[0][tag], memory.by_tag[1][tag], memory.by_tag[2][tag]);
   row("inside a block", shape.device_transient_bytes, shape.transient_bytes, {});
   row("process", shape.device_process_bytes, shape.process_bytes, {});
-  row("total", memory_in(Tier::device, memory, shape), memory_in(Tier::host, memory, shape), memory.peak[2]);
+  row("checkpoints", {}, {}, checkpoint_bytes(memory, shape));
+  row("total", memory_in(Tier::device, memory, shape), memory_in(Tier::host, memory, shape),
+      memory_in(Tier::disk, memory, shape));
   row("measuring", {}, memory_to_measure(shape), {});
   row("cap", caps[0], caps[1], caps[2]);
   return out.str();
@@ -86,6 +88,7 @@ std::string to_json(const Planned& planned, const JobShape& shape, const std::ar
     peak["total"] = planned.memory.peak[tier].count;
     peak["cap"] = caps[tier].count;
   }
+  json["checkpoint_bytes"] = checkpoint_bytes(planned.memory, shape).count;
   json["process_bytes"] = shape.process_bytes.count;
   json["transient_bytes"] = shape.transient_bytes.count;
   json["device_process_bytes"] = shape.device_process_bytes.count;

@@ -95,6 +95,7 @@ struct Op {
 struct MemoryUse {
   std::array<Bytes, kTierCount> peak;                           // end of the highest buffer used
   std::array<std::array<Bytes, kTagCount>, kTierCount> by_tag;  // sums of buffers
+  Bytes trained_on_disk;                                        // one set of trained weights and states
 };
 
 struct Schedule {

@@ -85,7 +85,10 @@ Scorer::Scorer(const JobShape& shape, const PlanRequest& request, const Choices&
   const int most = coarsen_chunks(plan, largest_group_).chunk;
   for (int times = 1; times <= most; times *= 2) {
     JobShape& scaled = coarse_.emplace(times, coarse).first->second;
-    for (GroupShape& group : scaled.groups) group.staging_bytes = group.staging_bytes * times;
+    for (GroupShape& group : scaled.groups) {
+      group.staging_bytes = group.staging_bytes * times;
+      group.states_staging_bytes = group.states_staging_bytes * times;
+    }
   }
 }
 
@@ -99,7 +102,9 @@ Scorer::Scored Scorer::scored(const Assignment& assignment, bool timed) const {
   const Schedule schedule = build_schedule(coarse, plan, steady_phase(plan, m), request_.source_low_bits, layout);
   result.ops += static_cast<int64_t>(schedule.ops.size());
   Score& score = result.score;
-  score.memory = layout.memory().peak;
+  const MemoryUse memory = layout.memory();
+  score.memory = memory.peak;
+  score.memory[static_cast<size_t>(Tier::disk)] += checkpoint_bytes(memory, coarse);
   const std::array<Bytes, kTierCount> more = surplus(layout, by.ring_bytes);
   for (size_t tier = 0; tier < kTierCount; ++tier) score.memory[tier] -= more[tier];
   if (!timed) return result;

@@ -23,6 +23,9 @@ plan::JobShape shape_at(const Job& job, const BatchShape& batch) {
   shape.process_bytes = job.shape.process_bytes;  // not what planning has taken since
   shape.device_memory_rate = job.shape.device_memory_rate;
   shape.device_process_bytes = job.shape.device_process_bytes;
+  shape.checkpoints = job.shape.checkpoints;
+  for (size_t g = 0; g < shape.groups.size(); ++g)
+    shape.groups[g].states_staging_bytes = job.shape.groups[g].states_staging_bytes;
   return shape;
 }
 
@@ -158,6 +161,10 @@ std::vector<std::string> settings_that_fit(const Job& job) {
     settings.push_back("set offload.optimizer_state to " + std::string(name_of(format)));
     break;
   }
+  plan::JobShape in_place = shape_at(job, job.batch);
+  in_place.checkpoints = {};
+  if (job.shape.checkpoints.kept > 0 && plan::can_fit(in_place, job.request))
+    settings.push_back("set checkpoint to in_place, which keeps none through a kill");
   return settings;
 }
 

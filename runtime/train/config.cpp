@@ -393,6 +393,11 @@ class ConfigReader {
     read_if("save_steps", config_.save_steps, {.min = 0}, "100");
     if (const Setting* limit = find("save_total_limit"); limit != nullptr && !is_unset(limit->value))
       config_.save_total_limit = read_integer(*limit, {.min = 1}, "2");
+    read_if("save_only_model", config_.save_only_model);
+    static constexpr std::array<Choice<CheckpointPlace>, 2> places = {
+        {{"two_sets", CheckpointPlace::two_sets}, {"in_place", CheckpointPlace::in_place}}};
+    if (const Setting* place = find("checkpoint")) config_.checkpoint = read_choice<CheckpointPlace>(*place, places);
+    refuse_limits_in_place();
     read_if("eval_steps", config_.eval_steps, {.min = 0}, "50");
     if (config_.eval_steps > 0 && config_.val_set_size == 0)
       refuse(*find("eval_steps"), "eval_steps is given, but not val_set_size", "add, for example: val_set_size: 0.05");
@@ -401,6 +406,13 @@ class ConfigReader {
     read_if("logging_steps", config_.logging_steps, {.min = 1}, "1");
     read_if("auto_resume_from_checkpoints", config_.auto_resume_from_checkpoints);
     read_resume();
+  }
+
+  void refuse_limits_in_place() const {
+    const Setting* limit = find("save_total_limit");
+    if (config_.checkpoint == CheckpointPlace::in_place && config_.save_total_limit > 1)
+      refuse(*limit, "save_total_limit is more than 1, and checkpoint: in_place has room for one",
+             "remove it, or keep checkpoint: two_sets");
   }
 
   void read_times_per_epoch(const std::string& ours, const std::string& theirs, int64_t& times) const {

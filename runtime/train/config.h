@@ -22,6 +22,9 @@ enum class LearningRateSchedule { constant, linear, cosine };
 enum class Residence { automatic, device, host, disk };
 enum class ActivationFate { automatic, keep, host, disk, recompute };
 enum class UpdateChoice { automatic, before_forward, behind_backward };
+// Where the bytes of a checkpoint of what lives on disk are: in a set that training leaves alone, or in the one that it
+// overwrites, which halves the space and leaves no checkpoint while a step runs.
+enum class CheckpointPlace { two_sets, in_place };
 enum class DeviceKind { automatic, cpu, cuda, emulated };
 
 struct DatasetConfig {
@@ -93,8 +96,10 @@ struct Config {
 
   std::filesystem::path output_dir;
   int64_t save_steps = 0;        // 0: only at the end
-  int64_t save_total_limit = 0;  // 0: keep all
-  int64_t eval_steps = 0;        // 0: before the first and after the last step only
+  int64_t save_total_limit = 0;  // 0: keep all; of those whose bytes stay in swap files, the last
+  bool save_only_model = false;  // checkpoints are models, and cannot be resumed
+  CheckpointPlace checkpoint = CheckpointPlace::two_sets;
+  int64_t eval_steps = 0;  // 0: before the first and after the last step only
   // Axolotl's; 0: not given. Where it is, it sets the above once the rows are counted (BatchPlan::every).
   int64_t evals_per_epoch = 0, saves_per_epoch = 0;
   std::filesystem::path resume_from_checkpoint;

@@ -56,6 +56,8 @@ std::span<const Key> keys() {
       {"output_dir", {}},
       {"save_steps", {}},
       {"save_total_limit", {}},
+      {"save_only_model", {}},
+      {"checkpoint", {}},
       {"eval_steps", {}},
       {"logging_steps", {}},
       {"resume_from_checkpoint", {}},

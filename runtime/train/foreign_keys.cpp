@@ -109,7 +109,6 @@ const std::vector<ForeignKey> kWithoutEffect = {
     {"run_name", none, "a run is named by its output_dir"},
     {"disable_tqdm", none, "--quiet hides the progress lines"},
     {"save_safetensors", none, "safetensors is the only format"},
-    {"save_only_model", none, "checkpoints hold what resuming needs"},
     {"hub_strategy", none, "nothing is uploaded"},
     {"hf_use_auth_token", none, "nothing is fetched or uploaded"},
     {"hf_hub_token", none, "nothing is fetched or uploaded"},

@@ -10,10 +10,13 @@
 #include "runtime/exec/block_prediction.h"
 #include "runtime/plan/choices.h"
 #include "runtime/train/advice.h"
+#include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/checkpoint_sources.h"
 #include "runtime/train/free_memory.h"
 #include "runtime/train/gpu_library.h"
 #include "runtime/train/job_measurements.h"
 #include "runtime/train/job_rates.h"
+#include "runtime/train/kept_checkpoints.h"
 #include "runtime/train/swap_folders.h"
 #include "runtime/train/text_process.h"
 
@@ -122,8 +125,31 @@ Bytes limit_kernels(const Job& job) {
 void cap_host_and_disk(Job& job) {
   const Config& config = job.config;
   cap(job, Tier::host, config.offload.max_cpu, free_memory(), "the free memory");
-  cap(job, Tier::disk, config.offload.max_disk, free_disk(config.offload.nvme_path),
+  cap(job, Tier::disk, config.offload.max_disk, free_disk(config.offload.nvme_path) + job.swap_place.allocated,
       "the free space of " + joined(config.offload.nvme_path));
+}
+
+plan::CheckpointShape checkpoint_shape(const Job& job) {
+  plan::CheckpointShape shape{checkpoint_sets(job.config), 0, {}};
+  HeldPieces held;
+  for (const HeldCheckpoint& each : job.swap_place.held) {
+    // One in place goes on where it lies.
+    if (job.config.checkpoint == CheckpointPlace::in_place && job.resume &&
+        each.folder.filename() == job.resume->folder.filename())
+      continue;
+    held.merge(pieces_on(job.config.offload.nvme_path, job.swap_place.file_name, each.manifest));
+    ++shape.there;
+  }
+  for (const auto& [path, offset, bytes] : held) shape.held_bytes += Bytes{bytes};
+  return shape;
+}
+
+plan::JobShape shape_of(const Job& job) {
+  plan::JobShape shape = shape_of(job.setup, job.sources, job.batch, job.passes);
+  shape.checkpoints = checkpoint_shape(job);
+  for (size_t g = 0; g < shape.groups.size(); ++g)
+    shape.groups[g].states_staging_bytes = states_staging_bytes(job.sources, job.setup, g, job.request.chunk_elements);
+  return shape;
 }
 
 void refuse_taken_memory(const Job& job, const exec::GpuMemory& memory) {
@@ -152,7 +178,7 @@ void plan_for_gpu(Job& job) {
   cap_host_and_disk(job);
   // Shorter micro-batches may cut LibTorch's memory less well than the full ones that were measured.
   job.passes.device_transient = Bytes{std::exchange(job.passes.transient, {}).count / 4 * 5 + MiB(32).count};
-  job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
+  job.shape = shape_of(job);
   constexpr Bytes kLoadedLater = MiB(64);  // kernels that the passes above did not meet: shorter rows, updates, norms
   job.shape.device_process_bytes = memory.context + kLoadedLater;
   gpu.limit_transient(job.passes.device_transient);
@@ -183,7 +209,7 @@ void plan_for_this_machine(Job& job) {
   }
   job.passes.blocks.resize(job.setup.model.blocks.size());
   job.passes.in_host = in_host;
-  job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
+  job.shape = shape_of(job);
   job.shape.process_bytes += kernels;
   if (measures) job.request.profile = rates_of(job);
   // The emulated device's memory is the host's, and so are its cores.
@@ -199,7 +225,7 @@ void plan_for(const plan::Machine& machine, Job& job) {
   // A machine file does not say how large its drives are.
   cap(job, Tier::disk, config.offload.max_disk, GiB(1 << 20), "the drives of " + machine.name);
   job.passes = exec::predict_block_passes(job.setup.model, pass_size(job.setup, job.batch), machine);
-  job.shape = shape_of(job.setup, job.sources, job.batch, job.passes);
+  job.shape = shape_of(job);
   if (has_gpu) job.shape.device_memory_rate = machine.device_memory;
   job.request.profile = plan::profile_of(machine);
   for (const plan::Drive& drive : machine.drives)
@@ -252,9 +278,14 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.resume = find_resume(config);
   if (purpose == Purpose::run) refuse_used_output(config, job.resume.has_value());
   check_nvme_paths(config);
-  if (purpose == Purpose::run) remove_partial_checkpoints(config.output_dir);
+  if (purpose == Purpose::run) {
+    remove_partial_checkpoints(config.output_dir);
+    remove_orphans(config.offload.nvme_path, config.output_dir, job.resume ? job.resume->folder : fs::path());
+  }
   if (purpose == Purpose::run && job.resume) verify_checkpoint(*job.resume);
-  job.setup = set_up_model(config, job.resume ? job.resume->folder : fs::path());
+  // Where a manifest has the weights, the base says what they are.
+  const bool has_model = job.resume && !has_manifest(job.resume->folder);
+  job.setup = set_up_model(config, has_model ? job.resume->folder : fs::path());
   if (!job.setup.note.empty()) std::fprintf(stderr, "note: %s\n", job.setup.note.c_str());
   refuse_long_sequences(config, job.setup.spec);
   const PreparedData data = prepare_data(config);
@@ -270,7 +301,10 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.learning_rate = LearningRate(config, job.steps.steps_total());
   job.request.chunk_elements = chunk_elements(job.setup);
   job.sources = sources_of(job.setup, job.request.chunk_elements);
-  if (job.resume) add_resumed_states(*job.resume, job.setup, job.sources);
+  if (job.resume)
+    add_sources(sources_in(job.resume->folder, job.setup), job.setup, job.request.chunk_elements, job.sources);
+  if (purpose != Purpose::rehearse && target == nullptr)
+    job.swap_place = find_swap_place(config, job.resume ? job.resume->folder : fs::path());
   job.batch = batch_shape(job);
   fill_forced(job);
   job.gpu = target ? nullptr : gpu_for(config.device, config.file.string());

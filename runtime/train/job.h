@@ -13,6 +13,7 @@
 #include "runtime/train/initial_adapter.h"
 #include "runtime/train/lr_schedule.h"
 #include "runtime/train/model_setup.h"
+#include "runtime/train/swap_files.h"
 
 namespace sluice::train {
 
@@ -29,6 +30,7 @@ struct Job {
   exec::JobSources sources;
   exec::BlockPasses passes;
   std::vector<std::filesystem::path> measurements;  // files of the cache that passes and rates are kept in
+  SwapPlace swap_place;                             // of a run
   plan::JobShape shape;
   plan::PlanRequest request;
   plan::Planned planned;

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "runtime/core/result.h"
 
@@ -105,6 +106,36 @@ void OutputFile::sync() {
 void OutputFile::wait_for_space_or_throw(const char* what, int error, int64_t needed) {
   if (!is_no_space(error)) throw_file_error(path_, what, error);
   if (const std::optional<Error> refused = space_.refused_then_wait(path_, Bytes{needed})) throw RunError(*refused);
+}
+
+void write_file(const std::filesystem::path& path, std::string_view text, const SpacePatience& patience) {
+  OutputFile file(path, patience);
+  file.append(text);
+  file.sync();
+}
+
+FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to, const SpacePatience& patience) {
+  const int in = open(from.c_str(), O_RDONLY | O_CLOEXEC);
+  if (in < 0) throw_file_error(from, "open", errno);
+  OutputFile out(to, patience);
+  std::vector<std::byte> buffer(size_t{1} << 20);
+  RunningSum sum;
+  for (;;) {
+    const ssize_t got = read(in, buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      const int error = errno;
+      close(in);
+      throw_file_error(from, "read", error);
+    }
+    if (got == 0) break;
+    const std::span<const std::byte> bytes(buffer.data(), static_cast<size_t>(got));
+    out.write(sum.bytes(), bytes);
+    sum.add(bytes);
+  }
+  close(in);
+  out.sync();
+  return {sum.bytes(), {{"", 0, sum.bytes(), sum.digest()}}};
 }
 
 }  // namespace sluice::train

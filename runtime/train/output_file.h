@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "runtime/core/space_wait.h"
+#include "runtime/train/checksums.h"
 
 namespace sluice::train {
 
@@ -37,6 +38,12 @@ class OutputFile {
   int fd_ = -1;
   int64_t end_ = 0;  // behind the last byte written
 };
+
+// Writes a whole small file and syncs it. Throws RunError.
+void write_file(const std::filesystem::path& path, std::string_view text, const SpacePatience& patience = {});
+// The same with another file's content.
+FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to,
+                    const SpacePatience& patience = {});
 
 // "FILE: what: errno in words" with what to do about it.
 [[noreturn]] void throw_file_error(const std::filesystem::path& file, const char* what, int error);

@@ -1,14 +1,11 @@
 #include "runtime/train/tensor_file_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 
 #include "runtime/core/result.h"
 
 namespace sluice::train {
+
 TensorFileWriter::TensorFileWriter(const std::filesystem::path& directory, const std::string& name,
                                    const models::TensorFileLayout& layout, const SpacePatience& patience)
     : file_(directory / name, patience), bytes_(layout.file_bytes) {
@@ -43,36 +40,6 @@ FileSums TensorFileWriter::sums() const {
     sums.parts.push_back({part.name, part.offset, part.bytes, part.sum.digest()});
   }
   return sums;
-}
-
-void write_file(const std::filesystem::path& path, std::string_view text, const SpacePatience& patience) {
-  OutputFile file(path, patience);
-  file.append(text);
-  file.sync();
-}
-
-FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to, const SpacePatience& patience) {
-  const int in = open(from.c_str(), O_RDONLY | O_CLOEXEC);
-  if (in < 0) throw_file_error(from, "open", errno);
-  OutputFile out(to, patience);
-  std::vector<std::byte> buffer(size_t{1} << 20);
-  RunningSum sum;
-  for (;;) {
-    const ssize_t got = read(in, buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) {
-      const int error = errno;
-      close(in);
-      throw_file_error(from, "read", error);
-    }
-    if (got == 0) break;
-    const std::span<const std::byte> bytes(buffer.data(), static_cast<size_t>(got));
-    out.write(sum.bytes(), bytes);
-    sum.add(bytes);
-  }
-  close(in);
-  out.sync();
-  return {sum.bytes(), {{"", 0, sum.bytes(), sum.digest()}}};
 }
 
 }  // namespace sluice::train

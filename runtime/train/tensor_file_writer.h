@@ -39,10 +39,4 @@ class TensorFileWriter {
   std::vector<Part> parts_;  // by offset: the header, then every tensor that is not empty
 };
 
-// Writes a whole small file and syncs it. Throws RunError.
-void write_file(const std::filesystem::path& path, std::string_view text, const SpacePatience& patience = {});
-// The same with another file's content.
-FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to,
-                    const SpacePatience& patience = {});
-
 }  // namespace sluice::train

@@ -16,10 +16,13 @@
 #include "runtime/plan/report.h"
 #include "runtime/plan/seen_rates.h"
 #include "runtime/train/advice.h"
+#include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/checkpoint_save.h"
 #include "runtime/train/durable_folders.h"
 #include "runtime/train/job.h"
 #include "runtime/train/job_measurements.h"
 #include "runtime/train/job_rates.h"
+#include "runtime/train/kept_checkpoints.h"
 #include "runtime/train/loss_scale.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/metrics.h"
@@ -29,7 +32,6 @@
 #include "runtime/train/progress.h"
 #include "runtime/train/rehearsal.h"
 #include "runtime/train/stop_request.h"
-#include "runtime/train/tensor_file_writer.h"
 
 namespace sluice::train {
 namespace {
@@ -58,6 +60,13 @@ double seconds_since_launch() {
   return uptime - std::stod(field) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
+swap::SwapOptions swap_options_of(const Job& job) {
+  swap::SwapOptions options = swap_options(job.config);
+  options.file_name = job.swap_place.file_name;
+  options.adopts = job.swap_place.adopts();
+  return options;
+}
+
 class Trainer {
  public:
   // `folder`: locked, and longer there than this.
@@ -67,6 +76,7 @@ class Trainer {
         options_(options),
         folder_(folder),
         swap_(swap_options_of_run()),
+        kept_(config_, job.swap_place, job.resume ? job.resume->folder : fs::path(), job.planned.layout, swap_),
         progress_(job.planned.plan),
         loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
         rates_(job.request.profile) {
@@ -80,8 +90,11 @@ class Trainer {
         return gpu.make_device(memory, events, clock);
       };
     executor_options.watchdog.say = patience_.say;
+    executor_options.places = kept_.places();
+    refuse_too_little_disk();
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
                                                  executor_options);
+    kept_.extents_created();
     for (const std::string& warning : swap_.warnings()) errors_.say("note: " + warning);
     for (const std::string& note : executor_->notes()) errors_.say("note: " + note);
   }
@@ -105,11 +118,12 @@ class Trainer {
       folder_.check_in_place();
       log_->append(record);
       line.show(record);
+      if (waiting_) save_extents(*std::exchange(waiting_, std::nullopt));
       const bool last = step + 1 == total;
       const bool saves = !last && due(config_.save_steps, step + 1) && has_something_to_save();
-      if (saves) save(step + 1);
+      if (saves) save_soon(step + 1);
       if (!last && job_.validation && due(config_.eval_steps, step + 1)) say_validation(evaluate(), "at this step");
-      if (!last && stop.signal() != 0) return stop_after(step + 1, saves, stop.signal());
+      if (!last && stop.signal() != 0) return stop_after(step + 1, saves && !waiting_, stop.signal());
     }
     finish(total);
     return 0;
@@ -123,7 +137,8 @@ class Trainer {
   // What the plan promised, to be held against the log.
   std::string predicted() const {
     const auto peak = [&](Tier tier) {
-      return std::to_string(job_.planned.memory.peak[static_cast<size_t>(tier)].count);
+      const Bytes beside = tier == Tier::disk ? plan::checkpoint_bytes(job_.planned.memory, job_.shape) : Bytes{};
+      return std::to_string((job_.planned.memory.peak[static_cast<size_t>(tier)] + beside).count);
     };
     return "predicted:\n  step_seconds: " + std::to_string(job_.planned.steady.time.count / 1e6) +
            "\n  clipped_step_seconds: " + std::to_string(job_.planned.clipped_step().count / 1e6) +
@@ -161,6 +176,18 @@ class Trainer {
     return place->second;
   }
 
+  // A checkpoint in place is resumed by a plan that puts extents elsewhere: both are there until the next one.
+  void refuse_too_little_disk() const {
+    const Bytes needed = plan::memory_in(Tier::disk, job_.planned.memory, job_.shape) + kept_.beside();
+    const Bytes cap = job_.request.caps[static_cast<size_t>(Tier::disk)];
+    if (kept_.beside().count == 0 || needed <= cap) return;
+    throw SetupError("going on from " + job_.resume->folder.string() + " takes " + to_string(needed) +
+                         " of disk until the next checkpoint, as the plan puts " + to_string(kept_.beside()) +
+                         " of it elsewhere, and " + job_.request.cap_origins[static_cast<size_t>(Tier::disk)] + " is " +
+                         to_string(cap),
+                     "raise it, or give the same offload settings as when the checkpoint was written");
+  }
+
   void flush() {
     if (!progress_.has_pending()) return;
     run_phase(progress_.phase(plan::PhaseKind::flush, job_.shape.micro_batches), {});
@@ -168,6 +195,7 @@ class Trainer {
   }
 
   StepRecord train_step(int64_t step) {
+    kept_.before_training();
     const StepData data = job_.steps.training(*job_.training, step);
     std::vector<models::MicroBatch> micro_batches = views_of(data, step);
     const bool early = has_early_ && (!job_.planned.plan.undoable || speculates());
@@ -318,34 +346,74 @@ class Trainer {
 
   // Returns the exit code that a shell expects of a program that a signal ended.
   int stop_after(int64_t step, bool saved, int signal) {
+    waiting_.reset();
     if (!saved && has_something_to_save()) save(step);
     if (!options_.trace.empty()) trace_.save(options_.trace);
-    const std::vector<fs::path> checkpoints = find_checkpoints(config_.output_dir);
+    const std::vector<fs::path> checkpoints = find_resumable(config_.output_dir);
     console_.say(std::string("stopped by ") + (signal == SIGINT ? "SIGINT" : "SIGTERM") + " after step " +
-                 std::to_string(step) + " of " + std::to_string(job_.steps.steps_total()) + "; checkpoint: " +
-                 (checkpoints.empty() ? "none, as all steps were skipped" : checkpoints.back().string()));
-    console_.say("to go on, run it again with auto_resume_from_checkpoints=true");
+                 std::to_string(step) + " of " + std::to_string(job_.steps.steps_total()) +
+                 "; checkpoint: " + (checkpoints.empty() ? "none" : checkpoints.back().string()));
+    if (!checkpoints.empty()) console_.say("to go on, run it again with auto_resume_from_checkpoints=true");
     return 128 + signal;
   }
 
   // Not while fp16 has skipped every step: a run from the start finds the same again.
   bool has_something_to_save() const { return progress_.has_changed() || job_.resume; }
 
+  CheckpointState state_at(int64_t step) const {
+    return {step,
+            job_.steps.steps_total(),
+            start_seconds_,
+            validation_losses_,
+            progress_.odd(),
+            job_.training->content_hash(),
+            loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt};
+  }
+
+  bool has_trained_extents() const { return job_.planned.memory.trained_on_disk.count > 0; }
+
+  // Updates that run before their next forward leave this step's states on the drive when the next step ends, whose own
+  // updates are still to come. A checkpoint waits for that: done now, it would hold up all updates for itself alone.
+  void save_soon(int64_t step) {
+    const bool flushes = has_early_ || (job_.validation && due(config_.eval_steps, step));
+    if (flushes || !saves_manifests(config_) || !has_trained_extents() || !progress_.has_changed())
+      save(step);
+    else
+      waiting_ = state_at(step);
+  }
+
   fs::path save(int64_t step) {
     flush();
     log_->sync();
-    const CheckpointState state = {step,
-                                   job_.steps.steps_total(),
-                                   start_seconds_,
-                                   validation_losses_,
-                                   progress_.odd(),
-                                   job_.training->content_hash(),
-                                   loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt};
-    const bool renews = !progress_.has_changed() && job_.resume;
-    const fs::path saved = renews ? renew_checkpoint(*job_.resume, job_.setup, config_, state)
-                                  : save_checkpoint(*executor_, job_.setup, config_, state);
-    if (renews) job_.resume->folder = saved;  // what it was made from may go now
+    const CheckpointState state = state_at(step);
+    if (!progress_.has_changed() && job_.resume) return renew(state);
+    if (saves_manifests(config_) && has_trained_extents()) return save_extents(state);
+    const fs::path saved = save_copy(*executor_, job_.setup, config_, state,
+                                     config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states);
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
+    return saved;
+  }
+
+  // fp16 has skipped every step since the start.
+  fs::path renew(const CheckpointState& state) {
+    const fs::path from = job_.resume->folder;
+    const fs::path saved = renew_checkpoint(from, job_.setup, config_, state);
+    job_.resume->folder = saved;  // what it was made from may go now
+    if (has_manifest(saved))
+      kept_.renewed(saved, from);
+    else
+      prune_checkpoints(config_.output_dir, config_.save_total_limit);
+    return saved;
+  }
+
+  // Nothing is copied: what the manifest names is not written any more.
+  fs::path save_extents(const CheckpointState& state) {
+    std::vector<swap::ExtentId> extents;
+    for (const exec::TrainedExtent& each : executor_->trained_extents(state.odd)) extents.push_back(each.extent);
+    if (const Result<void> synced = swap_.sync(); !synced.ok()) throw RunError(synced.error());
+    log_->sync();
+    const fs::path saved = save_manifest(*executor_, swap_, job_.setup, job_.planned.plan, config_, state);
+    kept_.saved(saved, extents);
     return saved;
   }
 
@@ -355,7 +423,13 @@ class Trainer {
       throw RunError({ErrorCode::invalid_input, "every step overflowed fp16 and was skipped: nothing has been trained",
                       "give a smaller fp16_init_scale, more steps, or bf16: true"});
     if (job_.validation) say_validation(evaluate(), "after training");
-    publish_result(save(total), config_.output_dir);
+    const fs::path saved = save(total);
+    if (!has_manifest(saved))
+      publish_result(saved, config_.output_dir);
+    else if (progress_.has_changed())
+      export_model(*executor_, job_.setup, config_, state_at(total));
+    else
+      export_model(saved, job_.setup, config_);
     if (!options_.trace.empty()) trace_.save(options_.trace);
     forget_if_disturbed(job_, rates_.compute_pace());
     remember_pace(job_, paces_);
@@ -368,7 +442,7 @@ class Trainer {
     return patience;
   }
   swap::SwapOptions swap_options_of_run() const {
-    swap::SwapOptions options = swap_options(config_);
+    swap::SwapOptions options = swap_options_of(job_);
     options.patience = patience_;
     return options;
   }
@@ -380,6 +454,7 @@ class Trainer {
   Console console_{STDOUT_FILENO}, errors_{STDERR_FILENO};
   const SpacePatience patience_ = patience_of_run();
   swap::SwapEngine swap_;
+  KeptCheckpoints kept_;
   std::unique_ptr<exec::Executor> executor_;
   Progress progress_;
   LossScale loss_scale_;
@@ -392,6 +467,7 @@ class Trainer {
   const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
   exec::TraceWriter trace_;
   fs::path initial_adapter_;
+  std::optional<CheckpointState> waiting_;  // a checkpoint due, of the step before
   std::vector<double> validation_losses_;
   double start_seconds_ = 0;
   const Clock::time_point begin_ = Clock::now();
@@ -421,8 +497,13 @@ std::string plan_text(const Job& job) {
 int publish_finished(const Job& job) {
   std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
               static_cast<long long>(job.resume->step), static_cast<long long>(job.steps.steps_total()));
-  prune_checkpoints(job.config.output_dir, job.config.save_total_limit);
-  publish_result(job.resume->folder, job.config.output_dir);
+  const bool in_swap_files = has_manifest(job.resume->folder);
+  prune_checkpoints(job.config.output_dir,
+                    in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit);
+  if (in_swap_files)
+    export_model(job.resume->folder, job.setup, job.config);
+  else
+    publish_result(job.resume->folder, job.config.output_dir);
   std::printf("result: %s\n", job.config.output_dir.c_str());
   return 0;
 }
@@ -434,7 +515,7 @@ Error with_way_on(Error error, const Job& job) {
                      "so this is a bug of Sluice, unless something else has taken of that memory since the start";
     error.hint = "please report it with this table; until then lower offload.max_gpu or offload.max_cpu by a tenth";
   }
-  const std::vector<fs::path> checkpoints = find_checkpoints(job.config.output_dir);
+  const std::vector<fs::path> checkpoints = find_resumable(job.config.output_dir);
   if (!error.hint.empty()) error.hint += "; ";
   if (!fs::is_directory(job.config.output_dir))
     error.hint += "the checkpoints that were written are where " + job.config.output_dir.string() + " was";

@@ -18,8 +18,8 @@ STEPS = 6
 RECIPE = Recipe(rows_per_micro_batch=2, micro_batches=2, steps=STEPS, warmup_steps=1, grad_norm_max=1.5)
 ON_DISK = {"params": "disk", "gradients": "disk", "optimizer": "disk", "activations": "keep"}
 IN_MEMORY = {"params": "host", "gradients": "host", "optimizer": "host", "activations": "keep"}
-# What a checkpoint is and how it is made, as keys of a job.
-CHECKPOINT_MODES = {"copies": {}}
+# How checkpoints of states on disk are made, as keys of a job. One in place is void while a step runs.
+CHECKPOINT_MODES = {"two_sets": {}, "in_place": {"checkpoint": "in_place"}}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Case:
     offload: dict = field(default_factory=lambda: ON_DISK, hash=False)
     save_steps: int = 2
     save_total_limit: int = 2
-    mode: str = "copies"
+    mode: str = "two_sets"
     keys: dict = field(default_factory=dict, hash=False)
 
     def job(self, workshop, output_dir):
@@ -57,6 +57,7 @@ ALL = (
     Case("full-bf16", save_steps=1, save_total_limit=1),
     Case("full-bf16-states-bf16", states="bf16"),
     Case("full-bf16-states-8bit", states="8bit", save_total_limit=1),
+    Case("full-in-place", save_total_limit=1, mode="in_place"),
     Case("full-fp16", precision="fp16", save_steps=1),
     Case("full-speculating", states="8bit", offload={**ON_DISK, "update": "behind_backward"}),
     Case("full-in-memory", offload=IN_MEMORY, save_total_limit=1),

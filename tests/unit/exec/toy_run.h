@@ -145,7 +145,8 @@ class Toy {
       to.insert(to.end(), values, values + bytes.size() / 4);
     };
     executor_->read_back(
-        progress_.odd(), [&](int, std::span<const std::byte> bytes) { append(outcome.weights, bytes); },
+        progress_.odd(), ReadBackOf::everything,
+        [&](int, std::span<const std::byte> bytes) { append(outcome.weights, bytes); },
         [&](int, int64_t, int64_t, std::span<const std::byte> bytes) { append(outcome.states, bytes); });
   }
 

@@ -121,6 +121,45 @@ TEST(Planner, AcceptsWhatItPlansForEveryForcedChoice) {
                   }
 }
 
+// Each kept checkpoint takes a set of what is trained on disk; one of a run before counts as long as it is there.
+TEST(Planner, CountsTheSpaceOfCheckpointsAndHoldsItAgainstTheCap) {
+  JobShape job = toy_job(2);
+  PlanRequest request = toy_request(job);
+  request.weights = request.states = Tier::disk;
+  const Planned without = make_plan(job, request);
+  const Bytes set = without.memory.trained_on_disk, arena = without.memory.peak[2];
+  EXPECT_GT(set.count, 0);
+  EXPECT_EQ(memory_in(Tier::disk, without.memory, job), arena);
+  job.checkpoints.kept = 2;
+  EXPECT_EQ(memory_in(Tier::disk, without.memory, job), arena + set * 2);
+  job.checkpoints = {2, 1, set * 3};
+  EXPECT_EQ(memory_in(Tier::disk, without.memory, job), arena + set * 4);
+  job.checkpoints = {2, 2, set};
+  EXPECT_EQ(memory_in(Tier::disk, without.memory, job), arena + set * 2);
+
+  job.checkpoints = {1, 0, {}};
+  request.caps[2] = arena + set;
+  EXPECT_EQ(make_plan(job, request).memory.trained_on_disk, set);
+  request.caps[2] = arena + set - Bytes{4096};
+  EXPECT_THROW((void)make_plan(job, request), SetupError);
+  job.checkpoints.kept = 0;
+  EXPECT_EQ(make_plan(job, request).memory.trained_on_disk, set);
+}
+
+// Second sets, which undo an update, are no checkpoint's.
+TEST(Planner, CountsOneSetOfWhatUpdatesBehindBackwardHaveTwice) {
+  const JobShape job = toy_job(1);
+  PlanRequest request = toy_request(job);
+  request.weights = request.states = Tier::disk;
+  const Bytes once = make_plan(job, request).memory.trained_on_disk;
+  request.update = UpdateTime::behind_backward;
+  request.clips = true;
+  const Planned twice = make_plan(job, request);
+  ASSERT_TRUE(twice.plan.undoable);
+  EXPECT_EQ(twice.memory.trained_on_disk, once);
+  EXPECT_EQ(twice.memory.peak[2], once * 2);
+}
+
 TEST(Planner, PrintsPlansThatDifferDifferently) {
   const JobShape job = toy_job(1);
   PlanRequest request = toy_request(job);

@@ -1,0 +1,122 @@
+#include "runtime/train/checkpoint_folders.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "runtime/core/result.h"
+#include "runtime/train/durable_folders.h"
+#include "runtime/train/output_file.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPartialEnding = ".partial";
+
+fs::path partial_of(const fs::path& output_dir, int64_t step) {
+  return output_dir / (checkpoint_name(step) + std::string(kPartialEnding));
+}
+
+// Out of the way in one moment; what is left of it is partial.
+fs::path put_aside(const fs::path& checkpoint) {
+  fs::path aside = checkpoint;
+  aside += ".removed" + std::string(kPartialEnding);
+  std::error_code failed;
+  fs::remove_all(aside, failed);
+  if (!failed) fs::rename(checkpoint, aside, failed);
+  if (failed)
+    throw RunError({ErrorCode::io, "cannot remove " + checkpoint.string() + ": " + failed.message(),
+                    "check the folder's permissions and the drive"});
+  return aside;
+}
+
+std::vector<fs::path> folders_in(const fs::path& output_dir) {
+  std::vector<fs::path> folders;
+  if (!fs::is_directory(output_dir)) return folders;
+  for (const fs::directory_entry& entry : fs::directory_iterator(output_dir))
+    if (entry.is_directory()) folders.push_back(entry.path());
+  return folders;
+}
+
+}  // namespace
+
+std::string checkpoint_name(int64_t step) { return "checkpoint-" + std::to_string(step); }
+
+std::optional<int64_t> step_of(const std::string& name) {
+  constexpr std::string_view prefix = "checkpoint-";
+  if (!name.starts_with(prefix)) return std::nullopt;
+  int64_t step = 0;
+  const auto [end, error] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), step);
+  if (error != std::errc() || end != name.data() + name.size()) return std::nullopt;
+  return step;
+}
+
+std::vector<fs::path> find_checkpoints(const fs::path& output_dir) {
+  std::vector<fs::path> found = folders_in(output_dir);
+  std::erase_if(found,
+                [](const fs::path& path) { return !step_of(path.filename()) || !fs::exists(path / kStateFile); });
+  std::sort(found.begin(), found.end(),
+            [](const fs::path& a, const fs::path& b) { return *step_of(a.filename()) < *step_of(b.filename()); });
+  return found;
+}
+
+std::vector<fs::path> find_resumable(const fs::path& output_dir) {
+  std::vector<fs::path> found = find_checkpoints(output_dir);
+  std::erase_if(found, [](const fs::path& path) { return !is_resumable(path); });
+  return found;
+}
+
+bool is_resumable(const fs::path& checkpoint) {
+  return fs::exists(checkpoint / kStatesFile) || (has_manifest(checkpoint) && !is_void(checkpoint));
+}
+bool has_manifest(const fs::path& checkpoint) { return fs::exists(checkpoint / kManifestFile); }
+
+void mark_void(const fs::path& checkpoint) {
+  write_file(checkpoint / kVoidFile, "The run went on in the place of these bytes.\n");
+  sync_folder(checkpoint);
+}
+bool is_void(const fs::path& checkpoint) { return fs::exists(checkpoint / kVoidFile); }
+
+fs::path begin_checkpoint(const fs::path& output_dir, int64_t step, const SpacePatience& patience) {
+  const fs::path partial = partial_of(output_dir, step);
+  fs::remove_all(partial);
+  make_folders(partial, patience);
+  return partial;
+}
+
+fs::path commit_checkpoint(const fs::path& output_dir, int64_t step) {
+  const fs::path partial = partial_of(output_dir, step), whole = output_dir / checkpoint_name(step);
+  sync_folders(partial);
+  const fs::path before = fs::exists(whole) ? put_aside(whole) : fs::path();
+  std::error_code failed;
+  fs::rename(partial, whole, failed);
+  if (failed)
+    throw RunError({ErrorCode::io, "cannot rename " + partial.string() + ": " + failed.message(),
+                    "check the folder's permissions and the drive"});
+  sync_folder(output_dir);
+  if (!before.empty()) fs::remove_all(before, failed);
+  return whole;
+}
+
+void remove_checkpoint(const fs::path& checkpoint) {
+  const fs::path aside = put_aside(checkpoint);
+  sync_folder(checkpoint.parent_path());
+  std::error_code ignored;
+  fs::remove_all(aside, ignored);
+}
+
+std::vector<fs::path> find_partial_checkpoints(const fs::path& output_dir) {
+  std::vector<fs::path> found = folders_in(output_dir);
+  std::erase_if(found, [](const fs::path& path) {
+    const std::string name = path.filename();
+    return !name.ends_with(kPartialEnding) || !step_of(name.substr(0, name.find('.')));
+  });
+  return found;
+}
+
+void remove_partial_checkpoints(const fs::path& output_dir) {
+  for (const fs::path& each : find_partial_checkpoints(output_dir)) fs::remove_all(each);
+}
+
+}  // namespace sluice::train

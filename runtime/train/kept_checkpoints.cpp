@@ -1,0 +1,200 @@
+#include "runtime/train/kept_checkpoints.h"
+
+#include <algorithm>
+#include <set>
+
+#include "runtime/core/result.h"
+#include "runtime/plan/buffer_names.h"
+#include "runtime/train/checkpoint_folders.h"
+#include "swap/extent_store.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<swap::Piece> pieces_of(const HeldPieces& held) {
+  std::vector<swap::Piece> pieces;
+  for (const auto& [path, offset, bytes] : held) pieces.push_back({path, offset, bytes, 0});
+  return pieces;
+}
+
+bool same_folder(const fs::path& a, const fs::path& b) {
+  std::error_code failed;
+  return !b.empty() && fs::equivalent(a, b, failed);
+}
+
+// Files of a dropped checkpoint on drives that this job does not swap to: of its runs before.
+void remove_elsewhere(const Manifest& manifest, const std::vector<fs::path>& nvme_paths) {
+  for (const fs::path& file : manifest.files) {
+    const fs::path nvme_path = file.parent_path().parent_path();
+    if (std::any_of(nvme_paths.begin(), nvme_paths.end(),
+                    [&](const fs::path& path) { return same_folder(path, nvme_path); }))
+      continue;
+    try {
+      const swap::SwapFolder locked(nvme_path);
+      for (const SwapLeftover& each : find_swap_files(locked.path()))
+        if (each.claim == SwapClaim::orphaned && same_folder(each.file, file)) remove_swap_file(file);
+    } catch (const SetupError&) {
+      // In use by another job: its next owner removes it.
+    }
+  }
+}
+
+}  // namespace
+
+bool saves_manifests(const Config& config) { return config.adapter == Adapter::none && !config.save_only_model; }
+
+int checkpoint_sets(const Config& config) {
+  if (!saves_manifests(config) || config.checkpoint == CheckpointPlace::in_place) return 0;
+  return config.save_total_limit > 0 ? static_cast<int>(std::min<int64_t>(config.save_total_limit, 1 << 20)) : 1;
+}
+
+KeptCheckpoints::KeptCheckpoints(const Config& config, const SwapPlace& place, const fs::path& resumes_from,
+                                 const plan::Layout& layout, swap::SwapEngine& swap)
+    : config_(config), place_(place), swap_(swap) {
+  const bool in_place = config.checkpoint == CheckpointPlace::in_place;
+  HeldPieces others;
+  const HeldCheckpoint* goes_on = nullptr;
+  for (const HeldCheckpoint& held : place.held) {
+    if (in_place && same_folder(held.folder, resumes_from)) {
+      goes_on = &held;
+      continue;
+    }
+    HeldPieces pieces = pieces_on(config.offload.nvme_path, place.file_name, held.manifest);
+    kept_.push_back({held.folder, swap_.adopt(pieces_of(pieces))});
+    others.merge(pieces);
+  }
+  if (goes_on != nullptr) find_places(*goes_on, layout, others);
+  const bool uses_disk = std::any_of(layout.buffers().begin(), layout.buffers().end(),
+                                     [](const plan::Buffer& buffer) { return is_trained_on_disk(buffer); });
+  if (saves_manifests(config) && uses_disk)
+    for (size_t path = 0; path < config.offload.nvme_path.size(); ++path)
+      record_owner(swap_.file(static_cast<int>(path)), config.output_dir);
+}
+
+void KeptCheckpoints::find_places(const HeldCheckpoint& held, const plan::Layout& layout, const HeldPieces& others) {
+  HeldPieces all = pieces_on(config_.offload.nvme_path, place_.file_name, held.manifest), unmatched = all;
+  in_place_ = pieces_of(all);
+  adopted_in_place_ = swap_.adopt(in_place_);
+  std::map<std::string, int64_t> lengths;
+  for (const plan::Buffer& buffer : layout.buffers())
+    if (is_trained_on_disk(buffer)) lengths[buffer.name] = buffer.wanted_bytes;
+  for (const ManifestExtent& extent : held.manifest.extents) {
+    Manifest alone{held.manifest.files, {extent}};
+    const HeldPieces pieces = pieces_on(config_.offload.nvme_path, place_.file_name, alone);
+    const auto length = lengths.find(extent.name);
+    const bool shared =
+        std::any_of(pieces.begin(), pieces.end(), [&](const auto& piece) { return others.contains(piece); });
+    if (length == lengths.end() || length->second != extent.bytes || pieces.size() != extent.pieces.size() || shared)
+      continue;
+    std::vector<swap::Piece>& places = places_[extent.name];
+    for (const ManifestPiece& piece : extent.pieces)  // in their order
+      for (const auto& [path, offset, bytes] : pieces)
+        if (offset == piece.offset && bytes == piece.bytes &&
+            swap_.file(path).filename() == held.manifest.files[static_cast<size_t>(piece.file)].filename() &&
+            same_folder(swap_.file(path), held.manifest.files[static_cast<size_t>(piece.file)]))
+          places.push_back({path, offset, bytes, piece.digest});
+    for (const auto& piece : pieces) unmatched.erase(piece);
+  }
+  elsewhere_ = pieces_of(unmatched);
+  for (const swap::Piece& piece : elsewhere_) beside_ += Bytes{piece.bytes};
+  kept_.push_back({held.folder, std::nullopt});
+}
+
+void KeptCheckpoints::extents_created() {
+  if (!adopted_in_place_) return;
+  kept_.back().frozen = elsewhere_.empty() ? std::nullopt : std::optional(swap_.adopt(elsewhere_));
+  swap_.release(*adopted_in_place_);
+}
+
+KeptCheckpoints::~KeptCheckpoints() {
+  const bool needed = std::any_of(kept_.begin(), kept_.end(), [](const Kept& kept) {
+    std::error_code failed;
+    return fs::exists(kept.folder / kManifestFile, failed) && !is_void(kept.folder);
+  });
+  swap_.keep_files(needed);
+  // The extents go with the engine, and what nobody holds goes back to the drive.
+  if (needed && !in_place_.empty()) swap_.adopt(in_place_);
+  if (needed) return;
+  for (size_t path = 0; path < config_.offload.nvme_path.size(); ++path)
+    remove_record(swap_.file(static_cast<int>(path)));
+}
+
+void KeptCheckpoints::saved(const fs::path& folder, std::span<const swap::ExtentId> extents) {
+  const bool in_place = config_.checkpoint == CheckpointPlace::in_place;
+  forget(folder);
+  in_place_.clear();
+  if (in_place)
+    for (const swap::ExtentId extent : extents)
+      in_place_.insert(in_place_.end(), swap_.pieces(extent).begin(), swap_.pieces(extent).end());
+  kept_.push_back({folder, in_place ? std::nullopt : std::optional(swap_.freeze(extents))});
+  keep_newest();
+}
+
+void KeptCheckpoints::renewed(const fs::path& folder, const fs::path& from) {
+  forget(folder);
+  if (config_.checkpoint == CheckpointPlace::in_place) {
+    for (Kept& kept : kept_)
+      if (same_folder(kept.folder, from)) kept.folder = folder;
+    remove_checkpoint(from);
+  } else {
+    const HeldPieces pieces = pieces_on(config_.offload.nvme_path, place_.file_name, read_manifest(folder));
+    kept_.push_back({folder, swap_.adopt(pieces_of(pieces))});
+  }
+  keep_newest();
+}
+
+// One of that name was replaced.
+void KeptCheckpoints::forget(const fs::path& folder) {
+  for (auto kept = kept_.begin(); kept != kept_.end();) {
+    const bool replaced = kept->folder.filename() == folder.filename();
+    if (replaced && kept->frozen) swap_.release(*kept->frozen);
+    kept = replaced ? kept_.erase(kept) : std::next(kept);
+  }
+}
+
+void KeptCheckpoints::keep_newest() {
+  const auto most = static_cast<size_t>(std::max(checkpoint_sets(config_), 1));
+  while (kept_.size() > most) {
+    drop(kept_.front());
+    kept_.erase(kept_.begin());
+  }
+  drop_copies();
+}
+
+void KeptCheckpoints::drop(const Kept& kept) {
+  std::optional<Manifest> manifest;
+  if (fs::exists(kept.folder)) {
+    try {
+      manifest = read_manifest(kept.folder);
+    } catch (const SetupError&) {
+      // Damaged since: what it named elsewhere waits for the next owner there.
+    }
+    remove_checkpoint(kept.folder);
+  }
+  // Only now: a folder whose bytes are gone must not look whole.
+  if (kept.frozen) swap_.release(*kept.frozen);
+  if (manifest) remove_elsewhere(*manifest, config_.offload.nvme_path);
+}
+
+// Of runs whose states were in memory.
+void KeptCheckpoints::drop_copies() {
+  if (config_.save_total_limit == 0) return;
+  std::vector<fs::path> copies = find_checkpoints(config_.output_dir);
+  std::erase_if(copies, [&](const fs::path& each) {
+    return std::any_of(kept_.begin(), kept_.end(), [&](const Kept& kept) { return same_folder(kept.folder, each); });
+  });
+  while (!copies.empty() && copies.size() + kept_.size() > static_cast<size_t>(config_.save_total_limit)) {
+    remove_checkpoint(copies.front());
+    copies.erase(copies.begin());
+  }
+}
+
+void KeptCheckpoints::before_training() {
+  if (config_.checkpoint != CheckpointPlace::in_place) return;
+  for (const Kept& kept : kept_)
+    if (fs::exists(kept.folder / kManifestFile) && !is_void(kept.folder)) mark_void(kept.folder);
+}
+
+}  // namespace sluice::train

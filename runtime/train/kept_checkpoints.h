@@ -1,0 +1,70 @@
+// The checkpoints whose bytes a running job's swap files hold: frozen while their folders are there, released after.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/plan/layout.h"
+#include "runtime/train/config.h"
+#include "runtime/train/swap_files.h"
+#include "swap/swap_engine.h"
+
+namespace sluice::train {
+
+// How many such checkpoints a job keeps, beside the set that it trains. Where the user sets no save_total_limit it is
+// one. Jobs that write copies have none.
+int checkpoint_sets(const Config& config);
+// Whether what a job trains on disk is saved by manifests.
+bool saves_manifests(const Config& config);
+
+class KeptCheckpoints {
+ public:
+  using Places = std::map<std::string, std::vector<swap::Piece>>;  // by buffer
+
+  // Adopts what lies in the swap files already; all must outlive it. `resumes_from`: empty: none. Before extents are
+  // created. Throws RunError.
+  KeptCheckpoints(const Config& config, const SwapPlace& place, const std::filesystem::path& resumes_from,
+                  const plan::Layout& layout, swap::SwapEngine& swap);
+  ~KeptCheckpoints();  // the swap files stay when a checkpoint needs them
+  KeptCheckpoints(const KeptCheckpoints&) = delete;
+  KeptCheckpoints& operator=(const KeptCheckpoints&) = delete;
+
+  // Of a checkpoint in place that is resumed: extents of the same name and length go on where it has them.
+  const Places& places() const { return places_; }
+  void extents_created();
+  // What it has in other places, which stays until the next checkpoint.
+  Bytes beside() const { return beside_; }
+
+  // Committed and frozen. Those beyond save_total_limit are removed, and their pieces are free. Throws RunError.
+  void saved(const std::filesystem::path& folder, std::span<const swap::ExtentId> extents);
+  // The same where `from` was renewed: the bytes are those that it names. Throws RunError.
+  void renewed(const std::filesystem::path& folder, const std::filesystem::path& from);
+  // A checkpoint in place ends here, on the drive before anything is written in its place. Throws RunError.
+  void before_training();
+
+ private:
+  struct Kept {
+    std::filesystem::path folder;
+    std::optional<swap::FrozenId> frozen;  // none: in place
+  };
+  void find_places(const HeldCheckpoint& held, const plan::Layout& layout, const HeldPieces& others);
+  void forget(const std::filesystem::path& folder);
+  void keep_newest();
+  void drop(const Kept& kept);
+  void drop_copies();
+
+  const Config& config_;
+  const SwapPlace& place_;
+  swap::SwapEngine& swap_;
+  std::vector<Kept> kept_;  // oldest first
+  Places places_;
+  std::optional<swap::FrozenId> adopted_in_place_;
+  std::vector<swap::Piece> elsewhere_;
+  std::vector<swap::Piece> in_place_;  // of the newest checkpoint in place: held by its extents alone
+  Bytes beside_;
+};
+
+}  // namespace sluice::train

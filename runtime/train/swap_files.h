@@ -1,0 +1,60 @@
+// Swap files that outlive a process because checkpoints name pieces of them: `<job>.extents` in a drive's swap folder,
+// with
+// `<job>.output` beside it, which says whose output_dir to ask before the file may go.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "runtime/core/units.h"
+#include "runtime/train/config.h"
+#include "runtime/train/manifest.h"
+
+namespace sluice::train {
+
+// `named`: by a checkpoint that is there. `unknown`: the output_dir is not there, so that nobody can say.
+enum class SwapClaim { named, orphaned, unknown };
+
+struct SwapLeftover {
+  std::filesystem::path file, output_dir;
+  Bytes bytes;  // that it takes of the drive
+  SwapClaim claim = SwapClaim::orphaned;
+};
+// Kept files in a swap folder. Reads manifests, nothing else.
+std::vector<SwapLeftover> find_swap_files(const std::filesystem::path& swap_folder);
+
+// Written before the first checkpoint names the file. Throws RunError.
+void record_owner(const std::filesystem::path& swap_file, const std::filesystem::path& output_dir);
+void remove_swap_file(const std::filesystem::path& swap_file);  // and its record
+void remove_record(const std::filesystem::path& swap_file);
+
+// Of all drives, what no checkpoint names any more, with a note each; of the job's own output_dir also when that is not
+// there yet. Throws SetupError: a folder is in use.
+// What the checkpoint names that the job resumes from is kept, too (empty: none).
+void remove_orphans(const std::vector<std::filesystem::path>& nvme_paths, const std::filesystem::path& output_dir,
+                    const std::filesystem::path& resumes_from);
+
+// A checkpoint of the job's own output_dir, with the swap files that it names.
+struct HeldCheckpoint {
+  std::filesystem::path folder;
+  Manifest manifest;
+};
+// Where the job swaps to, and what lies there already.
+struct SwapPlace {
+  std::string file_name;             // in every path's swap folder
+  std::vector<HeldCheckpoint> held;  // oldest first
+  Bytes allocated;                   // of the drives, by files of that name
+  bool adopts() const { return !held.empty(); }
+};
+// `resumes_from`: empty: none. Throws SetupError: a manifest is damaged.
+SwapPlace find_swap_place(const Config& config, const std::filesystem::path& resumes_from);
+
+// What of a manifest lies in files of that name on these paths, by path.
+using HeldPieces = std::set<std::tuple<int, int64_t, int64_t>>;  // path, offset, bytes
+HeldPieces pieces_on(const std::vector<std::filesystem::path>& nvme_paths, const std::string& file_name,
+                     const Manifest& manifest);
+
+}  // namespace sluice::train

@@ -1,0 +1,204 @@
+// Manifests, the swap files that they name, and which of those may go.
+#include "runtime/train/manifest.h"
+
+#include <gtest/gtest.h>
+#include <xxhash.h>
+
+#include <fstream>
+#include <iterator>
+#include <random>
+
+#include "runtime/core/result.h"
+#include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/fsck.h"
+#include "runtime/train/output_file.h"
+#include "runtime/train/swap_files.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kPiece = 8192;
+
+// out/checkpoint-5 with a manifest of two extents in out/sluice-swap/a.extents.
+class ManifestTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "sluice-manifest-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    fs::create_directories(swap_file().parent_path());
+    fs::create_directories(checkpoint());
+    std::mt19937_64 random(1);
+    bytes_.resize(4 * kPiece);
+    for (char& byte : bytes_) byte = static_cast<char>(random());
+    std::ofstream(swap_file(), std::ios::binary) << bytes_;
+    write(checkpoint(), {"{\"global_step\": 5, \"manifest\": \"manifest.json\"}"});
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  fs::path out() const { return folder_ / "out"; }
+  fs::path swap_file() const { return out() / "sluice-swap" / "a.extents"; }
+  fs::path checkpoint() const { return out() / "checkpoint-5"; }
+
+  Manifest manifest() const {
+    const auto piece = [&](int64_t at) -> ManifestPiece {
+      return {0, at * kPiece, kPiece, XXH3_64bits(bytes_.data() + at * kPiece, kPiece)};
+    };
+    Manifest manifest;
+    manifest.files = {swap_file()};
+    manifest.extents.push_back({"weights.disk.0", "layer.0", 0, 4000, 16'000, {}, {piece(2), piece(0)}});
+    manifest.extents.push_back({"states.disk.0.0",
+                                "layer.0",
+                                0,
+                                1000,
+                                8000,
+                                {{"exp_avg", "f32", 0, 1000, 0}, {"exp_avg_sq", "f32", 0, 1000, 4032}},
+                                {piece(3)}});
+    return manifest;
+  }
+  void write(const fs::path& folder, const std::string& state) const {
+    fs::create_directories(folder);
+    std::ofstream(folder / kManifestFile) << to_json(manifest(), folder);
+    std::ofstream(folder / kStateFile) << state;
+  }
+  void flip(int64_t offset) const {
+    std::fstream file(swap_file(), std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(offset);
+    file.put(static_cast<char>(bytes_[static_cast<size_t>(offset)] ^ 1));
+  }
+
+  fs::path folder_;
+  std::string bytes_;
+};
+
+TEST_F(ManifestTest, IsReadAsItWasWritten) {
+  const Manifest read = read_manifest(checkpoint());
+  EXPECT_EQ(to_json(read, checkpoint()), to_json(manifest(), checkpoint()));
+  EXPECT_EQ(bytes_of(read), 3 * kPiece);
+  EXPECT_TRUE(find_damage(read, 1).empty());
+}
+
+TEST_F(ManifestTest, OneFlippedBitIsNamedWithFileBytesAndExtent) {
+  flip(2 * kPiece + 77);
+  const std::vector<std::string> found = find_damage(read_manifest(checkpoint()), 5);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_NE(found[0].find("a.extents is damaged: bytes 16384 to 24576, of 'weights.disk.0' (layer.0)"),
+            std::string::npos)
+      << found[0];
+  flip(3 * kPiece);
+  EXPECT_EQ(find_damage(read_manifest(checkpoint()), 5).size(), 2u);
+  EXPECT_EQ(find_damage(read_manifest(checkpoint()), 1).size(), 1u);
+}
+
+TEST_F(ManifestTest, WhatNoExtentUsesMayChange) {
+  flip(kPiece + 5);
+  EXPECT_TRUE(find_damage(read_manifest(checkpoint()), 1).empty());
+}
+
+TEST_F(ManifestTest, AMissingOrShortSwapFileIsDamage) {
+  fs::resize_file(swap_file(), 3 * kPiece);
+  EXPECT_EQ(find_damage(read_manifest(checkpoint()), 5).size(), 1u);
+  fs::remove(swap_file());
+  const std::vector<std::string> found = find_damage(read_manifest(checkpoint()), 5);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_NE(found[0].find("cannot be opened"), std::string::npos) << found[0];
+}
+
+TEST_F(ManifestTest, AJobsFolderCanBeMoved) {
+  fs::rename(out(), folder_ / "moved");
+  const Manifest moved = read_manifest(folder_ / "moved" / "checkpoint-5");
+  EXPECT_TRUE(fs::equivalent(moved.files[0], folder_ / "moved" / "sluice-swap" / "a.extents"));
+  EXPECT_TRUE(find_damage(moved, 1).empty());
+}
+
+TEST_F(ManifestTest, WhatItCannotMeanIsRefusedByName) {
+  const auto refuses = [&](const std::string& from, const std::string& to, const std::string& named) {
+    std::string text = to_json(manifest(), checkpoint());
+    ASSERT_NE(text.find(from), std::string::npos) << from;
+    text.replace(text.find(from), from.size(), to);
+    try {
+      (void)parse_manifest(text, checkpoint());
+      FAIL() << "accepted: " << to;
+    } catch (const SetupError& error) {
+      EXPECT_NE(std::string(error.what()).find(named), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("manifest.json is damaged"), std::string::npos) << error.what();
+    }
+  };
+  refuses("sluice-manifest-1", "sluice-manifest-9", "sluice-manifest-9");
+  refuses("[[0,", "[[3,", "not named");
+  refuses("\"bytes\":16000", "\"bytes\":160000", "not the whole");
+  refuses("16384,8192", "16380,8192", "whole pages");
+  refuses("16384,8192", "-16384,8192", "no count");
+  refuses("\"begin\":0,\"end\":4000", "\"begin\":4000,\"end\":4000", "empty");
+  refuses("[\"f32\",0,1000,0]", "[\"f32\",0,1000]", "four values");
+  refuses("]}\n", "]", "damaged");
+}
+
+TEST_F(ManifestTest, ASwapFileGoesWhenNoCheckpointNamesItAndNotBefore) {
+  record_owner(swap_file(), out());
+  const auto claim = [&] { return find_swap_files(swap_file().parent_path()).at(0).claim; };
+  EXPECT_EQ(claim(), SwapClaim::named);
+  remove_orphans({out()}, folder_ / "other", {});
+  EXPECT_TRUE(fs::exists(swap_file()));
+
+  mark_void(checkpoint());
+  EXPECT_EQ(claim(), SwapClaim::orphaned);
+  fs::remove(checkpoint() / "void");
+  std::ofstream(checkpoint() / kManifestFile) << "{";
+  EXPECT_EQ(claim(), SwapClaim::named) << "a damaged manifest may name it";
+  fs::remove_all(checkpoint());
+  EXPECT_EQ(claim(), SwapClaim::orphaned);
+
+  // Whoever resumes from a copy of the checkpoint still needs it.
+  write(folder_ / "copy" / "checkpoint-5", "{\"global_step\": 5}");
+  remove_orphans({out()}, folder_ / "other", folder_ / "copy" / "checkpoint-5");
+  EXPECT_TRUE(fs::exists(swap_file()));
+  remove_orphans({out()}, folder_ / "other", {});
+  EXPECT_FALSE(fs::exists(swap_file()));
+}
+
+TEST_F(ManifestTest, ASwapFileOfAnOutputDirThatIsNotThereIsKept) {
+  const fs::path drive = folder_ / "drive", file = drive / "sluice-swap" / "b.extents";
+  fs::create_directories(file.parent_path());
+  fs::copy_file(swap_file(), file);
+  record_owner(file, folder_ / "gone");
+  remove_orphans({drive}, folder_ / "other", {});
+  EXPECT_TRUE(fs::exists(file)) << "its drive may not be mounted";
+  remove_orphans({drive}, folder_ / "gone", {});
+  EXPECT_FALSE(fs::exists(file)) << "the job itself starts anew";
+}
+
+TEST_F(ManifestTest, FsckTellsWholeFromDamagedAndWhatIsLeftOver) {
+  record_owner(swap_file(), out());
+  EXPECT_EQ(run_fsck(out()), 0);
+  flip(3 * kPiece);
+  EXPECT_EQ(run_fsck(out()), 2);
+  std::ofstream(swap_file(), std::ios::binary) << bytes_;
+  EXPECT_EQ(run_fsck(out()), 0);
+  fs::create_directories(out() / "checkpoint-9.partial");
+  EXPECT_EQ(run_fsck(out()), 2);
+  remove_partial_checkpoints(out());
+  EXPECT_EQ(run_fsck(out()), 0);
+  std::ofstream(swap_file().parent_path() / "b.extents") << "nobody's";
+  EXPECT_EQ(run_fsck(out()), 2);
+  EXPECT_THROW((void)run_fsck(folder_ / "nowhere"), SetupError);
+}
+
+TEST_F(ManifestTest, ACheckpointIsCommittedInOneMomentAndRemovedInOne) {
+  const fs::path partial = begin_checkpoint(out(), 7);
+  EXPECT_TRUE(find_checkpoints(out()).size() == 1 && find_partial_checkpoints(out()).size() == 1);
+  std::ofstream(partial / kStateFile) << "{}";
+  EXPECT_EQ(commit_checkpoint(out(), 7), out() / "checkpoint-7");
+  EXPECT_EQ(find_checkpoints(out()).size(), 2u);
+  std::ofstream(begin_checkpoint(out(), 7) / kStateFile) << "{\"newer\": 1}";
+  commit_checkpoint(out(), 7);
+  EXPECT_GT(fs::file_size(out() / "checkpoint-7" / kStateFile), 5u);
+  remove_checkpoint(out() / "checkpoint-7");
+  EXPECT_EQ(find_checkpoints(out()).size(), 1u);
+  EXPECT_TRUE(find_partial_checkpoints(out()).empty());
+}
+
+}  // namespace
+}  // namespace sluice::train
