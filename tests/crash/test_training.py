@@ -29,4 +29,5 @@ def test_losses_of_power_at_random_calls(training):
 def test_a_loss_of_power_while_old_checkpoints_go(training):
     """Some call among the last save's, each case another one."""
     calls = training.last_calls()
-    check(training, training.endure_at(calls[len(calls) * (1 + cases.ALL.index(training.case)) // (1 + len(cases.ALL))], "torn", 3))
+    call = calls[len(calls) * (1 + cases.ALL.index(training.case)) // (1 + len(cases.ALL))]
+    check(training, training.endure_at(call, "torn", 3))
