@@ -131,7 +131,7 @@ TEST_F(OutputFileTest, a_folder_that_has_gone_is_named) {
 
 TEST_F(OutputFileTest, a_file_where_a_folder_belongs_is_named) {
   write("taken", "");
-  EXPECT_EQ(error_of([] { make_folders("taken/folder"); }).message, "taken/folder: create: Not a directory");
+  EXPECT_EQ(error_of([] { make_folders("taken/folder"); }).message, "taken: create: File exists");
 }
 
 TEST_F(OutputFileTest, the_limit_on_file_sizes_is_an_error_and_no_signal) {
