@@ -43,7 +43,7 @@ models::ModelOutput output_of(const ModelSetup& setup, const Config& config) {
 SpacePatience patience_of(const Config& config) { return SpacePatience::of(config.offload.enospc_timeout); }
 
 fs::path begin_checkpoint(const Config& config, const CheckpointState& state) {
-  return begin_checkpoint(config.output_dir, state.step, patience_of(config));
+  return train::begin_checkpoint(config.output_dir, state.step, patience_of(config));
 }
 
 // Gives what is written its name.
