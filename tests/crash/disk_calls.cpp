@@ -105,6 +105,8 @@ std::string DiskCalls::begin(const SystemCall& call, End& end) {
     case SYS_copy_file_range:
       return begin_write(call, 2, offset_at(call, 3), argument(4), end);
     case SYS_fallocate:
+      if (argument(1) == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+        return begin_write(call, 0, argument(2), argument(3), end);
       if (argument(1) != 0 && file_at(disk_, link_of(call, 0)))
         throw std::runtime_error("fallocate with flags is not modelled");
       return begin_write(call, 0, argument(2), 0, end);

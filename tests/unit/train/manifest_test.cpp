@@ -187,12 +187,12 @@ TEST_F(ManifestTest, FsckTellsWholeFromDamagedAndWhatIsLeftOver) {
 }
 
 TEST_F(ManifestTest, ACheckpointIsCommittedInOneMomentAndRemovedInOne) {
-  const fs::path partial = begin_checkpoint(out(), 7);
+  const fs::path partial = begin_checkpoint(out(), 7, {});
   EXPECT_TRUE(find_checkpoints(out()).size() == 1 && find_partial_checkpoints(out()).size() == 1);
   std::ofstream(partial / kStateFile) << "{}";
   EXPECT_EQ(commit_checkpoint(out(), 7), out() / "checkpoint-7");
   EXPECT_EQ(find_checkpoints(out()).size(), 2u);
-  std::ofstream(begin_checkpoint(out(), 7) / kStateFile) << "{\"newer\": 1}";
+  std::ofstream(begin_checkpoint(out(), 7, {}) / kStateFile) << "{\"newer\": 1}";
   commit_checkpoint(out(), 7);
   EXPECT_GT(fs::file_size(out() / "checkpoint-7" / kStateFile), 5u);
   remove_checkpoint(out() / "checkpoint-7");
