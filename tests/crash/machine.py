@@ -49,14 +49,6 @@ class Ended:
         return f"exit code {self.code}, in: {self.report.get('call', '')}\n{self.stdout[-400:]}\n{self.stderr[-800:]}"
 
 
-def power_loss():
-    path = os.environ.get("SLUICE_POWER_LOSS", "")
-    if not os.access(path, os.X_OK):
-        raise RuntimeError(f"SLUICE_POWER_LOSS is '{path}', which is no program\n  fix: run through ctest, or set it to "
-                           "build/release/power_loss")
-    return path
-
-
 def _ended(command, environment, seconds_max=SECONDS_MAX):
     # Tiny models lose more than they gain by a second thread.
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **(environment or {})}
@@ -84,7 +76,8 @@ def run(command, below, crash=None, environment=None, calls=False, written_back_
             moment = (["--boundary", crash.boundary] if crash.boundary else
                       ["--call", crash.call, "--later", crash.later] if crash.call else ["--after", crash.seconds])
             options += ["--fault", crash.fault, "--seed", crash.seed, *moment]
-        ended = _ended([power_loss(), *options, "--", *command], environment, seconds_max)
+        power_loss = sluice_run.program("SLUICE_POWER_LOSS", "power_loss")
+        ended = _ended([power_loss, *options, "--", *command], environment, seconds_max)
         assert report.exists(), f"power_loss itself failed: {ended}"
         ended.report = json.loads(report.read_text())
         return ended

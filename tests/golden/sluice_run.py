@@ -13,12 +13,16 @@ import yaml
 COMMAND_SECONDS_MAX = 300
 
 
-def binary():
-    path = os.environ.get("SLUICE_BINARY", "")
+def program(variable, name):
+    path = os.environ.get(variable, "")
     if not os.access(path, os.X_OK):
-        raise RuntimeError(f"SLUICE_BINARY is '{path}', which is no program\n  fix: run through ctest, or set it to "
-                           "build/release/sluice")
+        raise RuntimeError(f"{variable} is '{path}', which is no program\n  fix: run through ctest, or set it to "
+                           f"build/release/{name}")
     return path
+
+
+def binary():
+    return program("SLUICE_BINARY", "sluice")
 
 
 def sluice(*arguments, threads=1):
