@@ -76,9 +76,14 @@ ParameterGroup embedding_group(const DecoderSpec& spec, bool trainable) {
   return builder.finish();
 }
 
+ParameterGroup projection_group(const DecoderSpec& spec, bool trainable) {
+  GroupBuilder builder("lm_head", trainable);
+  builder.family({{"lm_head.weight", {spec.vocabulary, spec.hidden}}});
+  return builder.finish();
+}
+
 ParameterGroup head_group(const DecoderSpec& spec, bool trainable) {
   GroupBuilder builder("head", trainable);
-  if (!spec.tied_head) builder.family({{"lm_head.weight", {spec.vocabulary, spec.hidden}}});
   builder.begin_no_decay();
   builder.family({{"model.norm.weight", {spec.hidden}}});
   return builder.finish();
@@ -192,6 +197,7 @@ std::vector<ParameterGroup> decoder_groups(const DecoderSpec& spec, const std::o
     groups.push_back(layer_group(spec, layer, base_trains, stored));
     if (adapter) groups.push_back(adapter_group(spec, *adapter, layer));
   }
+  if (!spec.tied_head) groups.push_back(projection_group(spec, base_trains));
   groups.push_back(head_group(spec, base_trains));
   return groups;
 }

@@ -1,6 +1,6 @@
 // Where each parameter of a decoder lies: the flat groups that stream, train and are stored together.
 //
-// Without an adapter: "embedding", "layer.0", "layer.1", ..., "head", all trainable.
+// Without an adapter: "embedding", "layer.0", "layer.1", ..., "lm_head" when untied, "head", all trainable.
 // With one: the same, frozen, and each "layer.i" is followed by "layer.i.adapter", trainable.
 //
 // Inside "layer.i", each family at a multiple of kTensorAlignmentElements, its members without a gap:
@@ -9,7 +9,8 @@
 // Where matrices are in low bits the layer's group is packed: codes and scales (low_bit_pieces) stand for them, in the
 // same order, and nothing is a family but the biases. Inside "layer.i.adapter": lora_A [rank, in], lora_B [out, rank]
 // and, with DoRA, lora_magnitude_vector [out] of q, k, v, o, gate, up, down as targeted, each a family of its own, all
-// decay (the Trainer's rule goes by names). "embedding": embed_tokens. "head": lm_head when untied (decay), model.norm.
+// decay (the Trainer's rule goes by names). "embedding": embed_tokens. "lm_head": a group as large as the embedding's,
+// so that both pass through one buffer. "head": model.norm.
 // Inside a group the tensors are in the order of their offsets.
 #pragma once
 

@@ -30,13 +30,10 @@ Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& a
     }
     model.blocks.push_back(make_layer_program(layer));
   }
-  const int head = group + 1;
-  HeadSetup setup{spec, compute_dtype, {head}, {layout(head)}, ops};
-  if (spec.tied_head) {
-    setup.groups.insert(setup.groups.begin(), 0);
-    setup.layouts.insert(setup.layouts.begin(), layout(0));
-  }
-  model.blocks.push_back(make_head_program(setup));
+  const int projection = spec.tied_head ? 0 : ++group;
+  const int norm = ++group;
+  model.blocks.push_back(
+      make_head_program({spec, compute_dtype, {projection, norm}, {layout(projection), layout(norm)}, ops}));
   return model;
 }
 

@@ -10,6 +10,8 @@ namespace {
 
 // Rows of the vocabulary whose weight gradient passes through the temporary at once.
 constexpr int64_t kVocabularyRows = 8192;
+// Of the block's groups.
+constexpr size_t kProjection = 0, kNorm = 1;
 
 struct Pieces {
   int32_t* rows;    // supervised positions
@@ -28,17 +30,17 @@ class Head final : public HeadProgram {
         k_(ops_.kernels(setup.compute_dtype)),
         groups_(setup.groups) {
     for (const ParameterGroup* layout : setup.layouts) layouts_.push_back(*layout);
-    projection_ = offset_of(layouts_[0], spec_.tied_head ? "model.embed_tokens.weight" : "lm_head.weight");
-    norm_ = offset_of(layouts_.back(), "model.norm.weight");
+    projection_ = offset_of(layouts_[kProjection], spec_.tied_head ? "model.embed_tokens.weight" : "lm_head.weight");
+    norm_ = offset_of(layouts_[kNorm], "model.norm.weight");
     const double gemm = 2.0 * static_cast<double>(spec_.hidden) * static_cast<double>(spec_.vocabulary);
     const auto c = static_cast<double>(spec_.hidden), v = static_cast<double>(spec_.vocabulary);
     cost_.forward_flops_per_token = gemm;
-    cost_.backward_flops_per_token = layouts_[0].trainable ? 2 * gemm : gemm;
-    cost_.linears = {{spec_.hidden, spec_.vocabulary, layouts_[0].trainable, 1, -1, chunk_rows()}};
+    cost_.backward_flops_per_token = layouts_[kProjection].trainable ? 2 * gemm : gemm;
+    cost_.linears = {{spec_.hidden, spec_.vocabulary, layouts_[kProjection].trainable, 1, -1, chunk_rows()}};
     // Rows gathered and normed, logits read twice; then also written, and gradients normed and scattered.
     cost_.forward_elements_per_token = 4 * c + 2 * v;
     cost_.backward_elements_per_token = (4 + 4 + 2) * c + 3 * v;
-    cost_.gradient_elements = layouts_[0].trainable ? spec_.hidden * spec_.vocabulary : 0;
+    cost_.gradient_elements = layouts_[kProjection].trainable ? spec_.hidden * spec_.vocabulary : 0;
   }
 
   const std::string& name() const override { return name_; }
@@ -94,7 +96,6 @@ class Head final : public HeadProgram {
   const void* weight(std::span<const void* const> parameters, size_t group, int64_t offset) const {
     return static_cast<const std::byte*>(parameters[group]) + offset * size_of(dtype_);
   }
-  size_t norm_group() const { return groups_.size() - 1; }
 
   Pieces cut(Scratch& s, int64_t tokens_max) const {
     const int64_t rows = std::min(tokens_max, chunk_rows()), c = spec_.hidden;
@@ -107,7 +108,7 @@ class Head final : public HeadProgram {
     p.logits = s.take(dtype_, rows * spec_.vocabulary);
     p.normed_gradient = s.take(dtype_, rows * c);
     p.runs = s.take_as<float>(Dtype::f32, runs_of(rows) * c);
-    if (layouts_[0].trainable) p.product = s.take(dtype_, std::min(kVocabularyRows, spec_.vocabulary) * c);
+    if (layouts_[kProjection].trainable) p.product = s.take(dtype_, std::min(kVocabularyRows, spec_.vocabulary) * c);
     return p;
   }
 
@@ -115,10 +116,10 @@ class Head final : public HeadProgram {
                const Pieces& p) const {
     const int64_t c = spec_.hidden;
     k_.gather_rows(input, rows, p.gathered, count, c);
-    k_.rms_norm(p.gathered, nullptr, weight(parameters, norm_group(), norm_), p.normed, count, c,
+    k_.rms_norm(p.gathered, nullptr, weight(parameters, kNorm, norm_), p.normed, count, c,
                 static_cast<float>(spec_.norm_epsilon));
-    ops_.multiply_by_transposed(dtype_, {p.normed, count, c}, {weight(parameters, 0, projection_), spec_.vocabulary, c},
-                                {p.logits});
+    ops_.multiply_by_transposed(dtype_, {p.normed, count, c},
+                                {weight(parameters, kProjection, projection_), spec_.vocabulary, c}, {p.logits});
   }
 
   // A chunk: supervised tokens whose logits exist at the same time.
@@ -136,8 +137,9 @@ class Head final : public HeadProgram {
     ops_.sum_losses(p.losses, count, store, report.loss_sum);
     if (!wants_gradient) return;
     if (count > 0) {
-      ops_.multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, 0, projection_), v, c}, {p.normed_gradient});
-      k_.rms_norm_backward(p.gathered, weight(args.parameters, norm_group(), norm_), p.normed_gradient, nullptr,
+      ops_.multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, kProjection, projection_), v, c},
+                    {p.normed_gradient});
+      k_.rms_norm_backward(p.gathered, weight(args.parameters, kNorm, norm_), p.normed_gradient, nullptr,
                            p.normed_gradient, p.runs, count, c, static_cast<float>(spec_.norm_epsilon));
     }
     write_weight_gradients(args, p, count, store);
@@ -153,21 +155,16 @@ class Head final : public HeadProgram {
       if (store == Store::accumulate) target.store = store;
       return GradientWriter(ops_, layouts_[group], target, dtype_, p.product);
     };
-    GradientWriter projection = writer(0);
-    if (count == 0 && projection.wanted() && args.accumulate[0] == 0)
-      ops_.clear(args.gradients[0], layouts_[0].elements * size_of(args.gradient_dtype));
+    GradientWriter projection = writer(kProjection);
+    if (count == 0 && projection.wanted() && args.accumulate[kProjection] == 0)
+      ops_.clear(args.gradients[kProjection], layouts_[kProjection].elements * size_of(args.gradient_dtype));
     if (count > 0)
       for (int64_t row = 0; row < v; row += kVocabularyRows) {
         const int64_t rows = std::min(kVocabularyRows, v - row);
         const void* columns = static_cast<const std::byte*>(p.logits) + row * size_of(dtype_);
         projection.product({columns, count, rows, v}, {p.normed, count, c}, projection_ + row * c);
       }
-    if (norm_group() != 0) {
-      GradientWriter norm = writer(norm_group());
-      norm.runs(p.runs, runs_of(count), c, norm_);
-    } else {
-      projection.runs(p.runs, runs_of(count), c, norm_);
-    }
+    writer(kNorm).runs(p.runs, runs_of(count), c, norm_);
   }
 
   const std::string name_ = "head";

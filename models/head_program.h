@@ -12,7 +12,7 @@ namespace sluice::models {
 struct HeadSetup {
   DecoderSpec spec;
   Dtype compute_dtype = Dtype::f32;
-  // The group that holds the projection comes first: the embedding's when tied; then the head's own when tied.
+  // The group of the projection, which is the embedding's when tied; the group of the final norm.
   std::vector<int> groups;
   std::vector<const ParameterGroup*> layouts;
   const Ops* ops = nullptr;  // must outlive the program

@@ -12,12 +12,9 @@ GroupStreams::GroupStreams(const JobShape& shape, const Plan& plan, const Phase&
       if (first == kNone) first = b;
       uses_[g] += 1;
     }
-  for (int g = 0; g < groups(); ++g) groups_of_size_[group(g).weight_bytes().count] += 1;
-  for (int b = 0; b < blocks(); ++b) {
-    std::map<int64_t, int> here;
-    for (int g : block(b).groups) here[group(g).weight_bytes().count] += 1;
-    for (const auto& [bytes, count] : here) used_together_[bytes] = std::max(used_together_[bytes], count);
-  }
+  weights_rings_ = groups_in_a_row(plan_.prefetch + 1);
+  gradient_rings_ = groups_in_a_row(gradient_ring_blocks());
+  leaving_rings_ = groups_in_a_row(2);
   for (const GroupShape& each : shape.groups) {
     staging_bytes_ = std::max(staging_bytes_, each.staging_bytes.count);
     states_staging_bytes_ = std::max(states_staging_bytes_, each.states_staging_bytes.count);
@@ -38,9 +35,22 @@ std::vector<GroupStreams::Chunk> GroupStreams::chunks(int g) const {
   return all;
 }
 
-int GroupStreams::used_together(int g) const {
-  const auto found = used_together_.find(group(g).weight_bytes().count);
-  return found == used_together_.end() ? 0 : found->second;
+// Per size of weights, the groups of any so many blocks in a row, the most.
+GroupStreams::BytesCount GroupStreams::groups_in_a_row(int blocks_in_a_row) const {
+  BytesCount most, here;
+  std::map<int, int> users;  // of a group, among the blocks in the row
+  for (int b = 0; b < blocks(); ++b) {
+    for (int g : block(b).groups)
+      if (users[g]++ == 0) here[group(g).weight_bytes().count] += 1;
+    if (b >= blocks_in_a_row)
+      for (int g : block(b - blocks_in_a_row).groups)
+        if (--users[g] == 0) here[group(g).weight_bytes().count] -= 1;
+    for (int g : block(b).groups) {
+      const int64_t bytes = group(g).weight_bytes().count;
+      most[bytes] = std::max(most[bytes], here[bytes]);
+    }
+  }
+  return most;
 }
 
 // An update behind backward takes the gradients from the ring while the next block's backward writes its own.
@@ -179,8 +189,8 @@ void GroupStreams::load_states(int g) {
 // A host buffer that holds the weights as they were after the last update.
 BufferId GroupStreams::host_weights(int g) {
   if (has_host_weights(g)) return home_weights(g, newest(g));
-  const auto [buffer, hit] = rings_.cached(weights_ring_name(group(g)), ring_depth(g), Tier::host, Tag::weights,
-                                           group(g).weight_bytes().count, g);
+  const auto [buffer, hit] = rings_.cached(weights_ring_name(group(g)), most_together(weights_rings_, g), Tier::host,
+                                           Tag::weights, group(g).weight_bytes().count, g);
   if (hit) return buffer;
   if (group(g).trainable && (weights_stored(g) || written_.contains(g))) {
     read(weights_extent(g, newest(g)), buffer, 0, g, kNone, kNone);
@@ -195,8 +205,9 @@ BufferId GroupStreams::device_weights(int g) {
   if (computing && is_pending(g) && !updated_.contains(g)) refresh_weights(g);
   if (!separate()) return host_weights(g);
   if (weights_on_device(g)) return home_device_weights(g, newest(g));
-  const auto [buffer, hit] = rings_.cached(numbered("weights.device.ring", group(g).weight_bytes().count),
-                                           ring_depth(g), Tier::device, Tag::weights, group(g).weight_bytes().count, g);
+  const auto [buffer, hit] =
+      rings_.cached(numbered("weights.device.ring", group(g).weight_bytes().count), most_together(weights_rings_, g),
+                    Tier::device, Tag::weights, group(g).weight_bytes().count, g);
   if (!hit) copy(host_weights(g), buffer, g, kNone, kNone);
   return buffer;
 }
@@ -299,9 +310,8 @@ void GroupStreams::begin_gradients(int b) {
       accumulating_[g] =
           layout_.passing(numbered("gradients.shared", g), device_tier(), Tag::gradients, gradient_bytes(g));
     } else {
-      accumulating_[g] =
-          rings_.next(numbered("gradients.ring", group(g).elements), gradient_ring_depth(g, gradient_ring_blocks()),
-                      device_tier(), Tag::gradients, gradient_bytes(g));
+      accumulating_[g] = rings_.next(numbered("gradients.ring", group(g).elements), most_together(gradient_rings_, g),
+                                     device_tier(), Tag::gradients, gradient_bytes(g));
     }
   }
 }
@@ -345,10 +355,10 @@ void GroupStreams::update_finished() {
 }
 
 BufferId GroupStreams::gradients_on_host(int g, int b) {
-  const BufferId host = gradient_at_home(g)
-                            ? home_gradients(g)
-                            : rings_.next(numbered("gradients.host.ring", group(g).elements), gradient_ring_depth(g, 2),
-                                          Tier::host, Tag::gradients, gradient_bytes(g));
+  const BufferId host = gradient_at_home(g) ? home_gradients(g)
+                                            : rings_.next(numbered("gradients.host.ring", group(g).elements),
+                                                          most_together(leaving_rings_, g), Tier::host, Tag::gradients,
+                                                          gradient_bytes(g));
   copy(accumulating_.at(g), host, g, b, kNone);
   return host;
 }

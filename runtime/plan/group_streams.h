@@ -55,6 +55,7 @@ class GroupStreams : protected OpEmitter {
   const Phase phase_;
 
  private:
+  using BytesCount = std::map<int64_t, int>;  // by bytes of a group's weights
   struct Chunk {
     int number;
     int64_t begin, end;
@@ -86,12 +87,11 @@ class GroupStreams : protected OpEmitter {
   bool gradient_is_passing(int g) const { return is_early(g) && !plan_.undoable; }
   bool gradient_at_home(int g) const { return group_plan(g).gradients != Tier::disk && !gradient_is_passing(g); }
 
-  // How many buffers a ring needs.
-  int groups_of_size(int g) const { return groups_of_size_.at(group(g).weight_bytes().count); }
-  int used_together(int g) const;
-  int ring_depth(int g) const { return std::min(std::max(plan_.prefetch + 1, used_together(g)), groups_of_size(g)); }
+  // How many buffers a ring needs: of as many groups as any blocks in a row have. A deeper one would hold for the
+  // embedding what only the head asks for, all layers later.
+  int most_together(const BytesCount& of_size, int g) const { return of_size.at(group(g).weight_bytes().count); }
+  BytesCount groups_in_a_row(int blocks_in_a_row) const;
   int gradient_ring_blocks() const;
-  int gradient_ring_depth(int g, int blocks) const { return std::min(blocks * used_together(g), groups_of_size(g)); }
 
   BufferId home_weights(int g, int set);
   BufferId home_device_weights(int g, int set);
@@ -125,10 +125,9 @@ class GroupStreams : protected OpEmitter {
   BufferId gradients_on_host(int g, int b);
 
   const std::span<const uint8_t> low_bits_;
-  std::vector<int> block_of_first_use_;    // per group: the last block whose backward adds to it
-  std::map<int, int> uses_;                // blocks that use the group
-  std::map<int64_t, int> groups_of_size_;  // by bytes of weights
-  std::map<int64_t, int> used_together_;   // groups of a size that one block uses, the most of all blocks
+  std::vector<int> block_of_first_use_;                        // per group: the last block whose backward adds to it
+  std::map<int, int> uses_;                                    // blocks that use the group
+  BytesCount weights_rings_, gradient_rings_, leaving_rings_;  // their depths
   int64_t staging_bytes_ = 0, states_staging_bytes_ = 0, states_chunk_bytes_ = 0;  // the most of all groups
   std::set<int> updated_, written_, begun_;
   std::map<int, BufferId> accumulating_;

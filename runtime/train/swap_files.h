@@ -1,6 +1,5 @@
 // Swap files that outlive a process because checkpoints name pieces of them: `<job>.extents` in a drive's swap folder,
-// with
-// `<job>.output` beside it, which says whose output_dir to ask before the file may go.
+// with `<job>.output` beside it, which says whose output_dir to ask before the file may go.
 #pragma once
 
 #include <filesystem>

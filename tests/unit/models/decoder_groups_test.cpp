@@ -41,14 +41,16 @@ const ParameterTensor& tensor(const ParameterGroup& group, const std::string& na
 
 TEST(DecoderGroups, OrderAndTrainabilityWithoutAdapter) {
   const auto groups = decoder_groups(odd_spec(), {});
-  EXPECT_EQ(names_of(groups), (std::vector<std::string>{"embedding", "layer.0", "layer.1", "layer.2", "head"}));
+  EXPECT_EQ(names_of(groups),
+            (std::vector<std::string>{"embedding", "layer.0", "layer.1", "layer.2", "lm_head", "head"}));
   for (const ParameterGroup& group : groups) EXPECT_TRUE(group.trainable) << group.name;
 }
 
 TEST(DecoderGroups, OrderAndTrainabilityWithAdapter) {
   const auto groups = decoder_groups(odd_spec(), odd_adapter());
-  EXPECT_EQ(names_of(groups), (std::vector<std::string>{"embedding", "layer.0", "layer.0.adapter", "layer.1",
-                                                        "layer.1.adapter", "layer.2", "layer.2.adapter", "head"}));
+  EXPECT_EQ(names_of(groups),
+            (std::vector<std::string>{"embedding", "layer.0", "layer.0.adapter", "layer.1", "layer.1.adapter",
+                                      "layer.2", "layer.2.adapter", "lm_head", "head"}));
   for (const ParameterGroup& group : groups) {
     EXPECT_EQ(group.trainable, group.name.ends_with(".adapter")) << group.name;
   }
@@ -121,14 +123,20 @@ TEST(DecoderGroups, OptionalTensorsAreAbsentWhereTheModelLacksThem) {
   EXPECT_EQ(find_tensor(layer, layer_tensor_name(0, "self_attn.q_norm.weight")), nullptr);
 }
 
-TEST(DecoderGroups, HeadHoldsTheProjectionOnlyWhenUntied) {
+TEST(DecoderGroups, AnUntiedProjectionIsAGroupAsLargeAsTheEmbedding) {
   DecoderSpec spec = odd_spec();
-  EXPECT_NE(find_tensor(decoder_groups(spec, {}).back(), "lm_head.weight"), nullptr);
+  const std::vector<ParameterGroup> untied = decoder_groups(spec, {});
+  const ParameterGroup& projection = untied[untied.size() - 2];
+  EXPECT_NE(find_tensor(projection, "lm_head.weight"), nullptr);
+  EXPECT_EQ(projection.elements, untied.front().elements);
+  EXPECT_EQ(projection.decay_elements, projection.elements);
   spec.tied_head = true;
-  const ParameterGroup head = decoder_groups(spec, {}).back();
-  EXPECT_EQ(find_tensor(head, "lm_head.weight"), nullptr);
-  EXPECT_EQ(head.decay_elements, 0);
-  EXPECT_NE(find_tensor(head, "model.norm.weight"), nullptr);
+  const std::vector<ParameterGroup> tied = decoder_groups(spec, {});
+  EXPECT_EQ(tied.size(), untied.size() - 1);
+  for (const std::vector<ParameterGroup>& groups : {tied, untied}) {
+    EXPECT_EQ(groups.back().decay_elements, 0);
+    EXPECT_NE(find_tensor(groups.back(), "model.norm.weight"), nullptr);
+  }
 }
 
 TEST(DecoderGroups, AdapterTensorsHavePeftsNamesAndShapes) {

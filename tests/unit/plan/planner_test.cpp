@@ -160,6 +160,25 @@ TEST(Planner, CountsOneSetOfWhatUpdatesBehindBackwardHaveTwice) {
   EXPECT_EQ(twice.memory.peak[2], once * 2);
 }
 
+// With all layers between their uses, one buffer is as fast as two.
+TEST(Planner, AnUntiedHeadPassesThroughTheEmbeddingsBuffer) {
+  const auto weights_bytes = [](int64_t head_elements) {
+    JobShape job = toy_job(1, /*adapter=*/true);
+    GroupShape head = job.groups.front();
+    head.name = "head.untied";
+    head.elements = head_elements;
+    job.groups.push_back(head);
+    job.blocks.back().groups.front() = static_cast<int>(job.groups.size()) - 1;
+    PlanRequest request = toy_request(job);
+    request.source_low_bits.assign(job.groups.size(), 0);
+    request.weights = Tier::disk;
+    request.prefetch = 1;
+    const Planned planned = make_plan(job, request);
+    return planned.memory.by_tag[static_cast<size_t>(Tier::host)][static_cast<size_t>(Tag::weights)];
+  };
+  EXPECT_EQ(weights_bytes(22528) - weights_bytes(20000), Bytes{22528 * 2});
+}
+
 TEST(Planner, PrintsPlansThatDifferDifferently) {
   const JobShape job = toy_job(1);
   PlanRequest request = toy_request(job);
