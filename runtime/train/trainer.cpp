@@ -12,10 +12,8 @@
 #include "runtime/exec/trace.h"
 #include "runtime/plan/report.h"
 #include "runtime/train/advice.h"
-#include "runtime/train/checkpoint_folders.h"
-#include "runtime/train/checkpoint_save.h"
 #include "runtime/train/job.h"
-#include "runtime/train/kept_checkpoints.h"
+#include "runtime/train/job_text.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/open_files.h"
@@ -36,7 +34,7 @@ class CommandObserver : public RunObserver {
   CommandObserver(const Job& job, const TrainOptions& options)
       : job_(job),
         options_(options),
-        line_(console_, job.steps.steps_total(), options.quiet, job.config.logging_steps) {}
+        line_(console_, job.data->steps_total(), options.quiet, job.config.logging_steps) {}
 
   void phase_ended(const PhaseEnd& end) override {
     if (options_.trace.empty()) return;
@@ -93,57 +91,13 @@ int train(Job& job, const TrainOptions& options, const OutputFolder& folder) {
   return 0;
 }
 
-plan::Forecast forecast_of(const Job& job) {
-  const int64_t steps = job.steps.steps_total() - (job.resume ? job.resume->step : 0);
-  return plan::forecast_of(job.planned, job.shape, job.request.profile, steps);
-}
-
-std::string pace_text(double pace) {
-  if (pace == 1) return {};
-  char text[160];
-  std::snprintf(text, sizeof text,
-                "compute counts %.2f times what its passes were measured at: so it went in past jobs on this machine\n",
-                pace);
-  return text;
-}
-
-std::string plan_text(const Job& job) {
-  return plan::to_yaml(job.planned.plan, job.shape) + '\n' +
-         plan::memory_table(job.planned.memory, job.shape, job.request.caps) + '\n' +
-         plan::forecast_table(forecast_of(job), job.rated_endurance) + pace_text(job.passes.pace);
-}
-
 // A job that had ended already, or was stopped before its result was published.
-int publish_finished(const Job& job) {
+int publish(const Job& job) {
   std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
-              static_cast<long long>(job.resume->step), static_cast<long long>(job.steps.steps_total()));
-  const bool in_swap_files = has_manifest(job.resume->folder);
-  prune_checkpoints(job.config.output_dir,
-                    in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit);
-  if (in_swap_files)
-    export_model(job.resume->folder, job.setup, job.config);
-  else
-    publish_result(job.resume->folder, job.config.output_dir);
+              static_cast<long long>(job.resume->step), static_cast<long long>(job.data->steps_total()));
+  publish_finished(job);
   std::printf("result: %s\n", job.config.output_dir.c_str());
   return 0;
-}
-
-// The error, and what is left of the run to go on from.
-Error with_way_on(Error error, const Job& job) {
-  if (error.code == ErrorCode::capacity) {
-    error.message += "\nThe plan was to fit:\n" + plan::memory_table(job.planned.memory, job.shape, job.request.caps) +
-                     "so this is a bug of Sluice, unless something else has taken of that memory since the start";
-    error.hint = "please report it with this table; until then lower offload.max_gpu or offload.max_cpu by a tenth";
-  }
-  const std::vector<fs::path> checkpoints = find_resumable(job.config.output_dir);
-  if (!error.hint.empty()) error.hint += "; ";
-  if (!fs::is_directory(job.config.output_dir))
-    error.hint += "the checkpoints that were written are where " + job.config.output_dir.string() + " was";
-  else if (checkpoints.empty())
-    error.hint += "no checkpoint was written yet: the run starts anew";
-  else
-    error.hint += checkpoints.back().string() + " is intact: auto_resume_from_checkpoints: true goes on from it";
-  return error;
 }
 
 }  // namespace
@@ -184,16 +138,8 @@ int run_training(const Config& config, const TrainOptions& options) {
   // Each source, and as many files of a checkpoint.
   allow_open_files(2 * static_cast<int64_t>(job.sources.files.size()));
   folder.make_and_lock();
-  if (job.nothing_left()) return publish_finished(job);
-  try {
-    return train(job, options, folder);
-  } catch (const RunError& failure) {
-    throw RunError(with_way_on(failure.error(), job));
-  } catch (const fs::filesystem_error& failure) {
-    throw RunError(with_way_on(
-        {ErrorCode::io, failure.path1().string() + ": " + failure.code().message(), "check the folder and its drive"},
-        job));
-  }
+  if (job.nothing_left()) return publish(job);
+  return with_way_on(job, [&] { return train(job, options, folder); });
 }
 
 }  // namespace sluice::train

@@ -78,7 +78,7 @@ class TrainingRun::Impl {
   }
 
   int64_t steps_done() const { return steps_done_; }
-  int64_t steps_total() const { return job_.steps.steps_total(); }
+  int64_t steps_total() const { return job_.data->steps_total(); }
 
   void load() {
     if (job_.resume) progress_.resumed();
@@ -88,7 +88,7 @@ class TrainingRun::Impl {
                plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted(),
                patience_);
     log_.emplace(config_.output_dir / "trainer_log.jsonl", steps_done_, patience_);
-    if (job_.validation) validate(steps_done_ == 0 ? "before training" : "before going on");
+    if (job_.data->validates()) validate(steps_done_ == 0 ? "before training" : "before going on");
     start_seconds_ = seconds_since_launch();
   }
 
@@ -102,14 +102,26 @@ class TrainingRun::Impl {
     if (waiting_) save_extents(*std::exchange(waiting_, std::nullopt));
     if (steps_done_ == steps_total()) return record;
     if (due(config_.save_steps, steps_done_) && has_something_to_save()) save_soon(steps_done_);
-    if (job_.validation && due(config_.eval_steps, steps_done_)) validate("at this step");
+    if (job_.data->validates() && due(config_.eval_steps, steps_done_)) validate("at this step");
     return record;
   }
 
   double evaluate() {
-    SLUICE_CHECK(log_ && job_.validation, "evaluate() before load(), or of a job without validation rows");
+    SLUICE_CHECK(log_ && job_.data->validates(), "evaluate() before load(), or of a job without validation rows");
     return validation_loss();
   }
+
+  double evaluate(const NextBatch& next) {
+    SLUICE_CHECK(log_, "evaluate() before load()");
+    return mean_loss(next);
+  }
+
+  void read_weights(int group, const exec::WeightsSink& sink) {
+    SLUICE_CHECK(log_, "weights are read before load()");
+    flush();
+    executor_->read_weights(group, progress_.odd(), sink);
+  }
+  bool is_as_it_began() const { return !progress_.has_changed() && !job_.resume; }
 
   std::optional<fs::path> save() {
     SLUICE_CHECK(log_, "a checkpoint before load()");
@@ -130,7 +142,7 @@ class TrainingRun::Impl {
     if (!has_something_to_save())
       throw RunError({ErrorCode::invalid_input, "every step overflowed fp16 and was skipped: nothing has been trained",
                       "give a smaller fp16_init_scale, more steps, or bf16: true"});
-    if (job_.validation) validate("after training");
+    if (job_.data->validates()) validate("after training");
     const fs::path saved = save_at(steps_done_);
     if (!has_manifest(saved))
       publish_result(saved, config_.output_dir);
@@ -203,8 +215,8 @@ class TrainingRun::Impl {
   }
 
   StepRecord train_step(int64_t step) {
+    const StepData data = job_.data->training(step);
     kept_.before_training();
-    const StepData data = job_.steps.training(*job_.training, step);
     std::vector<models::MicroBatch> micro_batches = views_of(data, step);
     const bool early = has_early_ && (!job_.planned.plan.undoable || speculates());
     const plan::Phase phase = progress_.step(static_cast<int>(micro_batches.size()), early);
@@ -292,21 +304,26 @@ class TrainingRun::Impl {
     return views;
   }
 
-  // Mean loss per supervised token of the validation rows, with the newest weights.
-  double validation_loss() {
+  // With the newest weights.
+  double mean_loss(const NextBatch& next) {
     flush();
     double sum = 0;
     int64_t supervised = 0;
-    for (int64_t batch = 0; batch < job_.steps.validation_batches(*job_.validation, job_.shape.micro_batches);
-         ++batch) {
-      const StepData data = job_.steps.validation(*job_.validation, batch, job_.shape.micro_batches);
-      const std::vector<models::MicroBatch> views = views_of(data, 0);
+    while (const std::optional<StepData> data = next()) {
+      const std::vector<models::MicroBatch> views = views_of(*data, 0);
       const exec::PhaseResult result = run_phase(
           progress_.phase(plan::PhaseKind::evaluate, static_cast<int>(views.size())), views, {}, when_not_finite());
       for (const double each : result.loss_sums) sum += each;
-      supervised += data.supervised;
+      supervised += data->supervised;
     }
     return sum / static_cast<double>(std::max<int64_t>(supervised, 1));
+  }
+  double validation_loss() {
+    const int64_t batches = job_.data->validation_batches(job_.shape.micro_batches);
+    return mean_loss([&, batch = int64_t{0}]() mutable -> std::optional<StepData> {
+      if (batch == batches) return std::nullopt;
+      return job_.data->validation(batch++, job_.shape.micro_batches);
+    });
   }
   void validate(std::string_view when) {
     const double loss = validation_loss();
@@ -319,11 +336,11 @@ class TrainingRun::Impl {
 
   CheckpointState state_at(int64_t step) const {
     return {step,
-            job_.steps.steps_total(),
+            job_.data->steps_total(),
             start_seconds_,
             validation_losses_,
             progress_.odd(),
-            job_.training->content_hash(),
+            job_.data->content_hash(),
             loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt};
   }
 
@@ -332,7 +349,7 @@ class TrainingRun::Impl {
   // Updates that run before their next forward leave this step's states on the drive when the next step ends, whose own
   // updates are still to come. A checkpoint waits for that: done now, it would hold up all updates for itself alone.
   void save_soon(int64_t step) {
-    const bool flushes = has_early_ || (job_.validation && due(config_.eval_steps, step));
+    const bool flushes = has_early_ || (job_.data->validates() && due(config_.eval_steps, step));
     if (flushes || !saves_manifests(config_) || !has_trained_extents() || !progress_.has_changed())
       save_at(step);
     else
@@ -422,8 +439,22 @@ int64_t TrainingRun::steps_done() const { return impl_->steps_done(); }
 int64_t TrainingRun::steps_total() const { return impl_->steps_total(); }
 StepRecord TrainingRun::step() { return impl_->step(); }
 double TrainingRun::evaluate() { return impl_->evaluate(); }
+double TrainingRun::evaluate(const NextBatch& next) { return impl_->evaluate(next); }
+void TrainingRun::read_weights(int group, const exec::WeightsSink& sink) { impl_->read_weights(group, sink); }
+bool TrainingRun::is_as_it_began() const { return impl_->is_as_it_began(); }
 std::optional<fs::path> TrainingRun::save() { return impl_->save(); }
 void TrainingRun::finish() { impl_->finish(); }
 std::optional<fs::path> TrainingRun::stop() { return impl_->stop(); }
+
+void publish_finished(const Job& job) {
+  const fs::path& from = job.resume->folder;
+  const bool in_swap_files = has_manifest(from);
+  prune_checkpoints(job.config.output_dir,
+                    in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit);
+  if (in_swap_files)
+    export_model(from, job.setup, job.config);
+  else
+    publish_result(from, job.config.output_dir);
+}
 
 }  // namespace sluice::train

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -61,10 +62,19 @@ class TrainingRun {
   int64_t steps_total() const;
   bool ended() const { return steps_done() == steps_total(); }
 
-  // The next step, with the checkpoint and the validation that are due after it. Not once it has ended.
+  // The next step, with the checkpoint and the validation that are due after it. Not once it has ended. What the data
+  // throws comes out before anything has changed.
   StepRecord step();
   // Mean loss per supervised token of the validation rows, with the newest weights. The job must have such rows.
   double evaluate();
+  // The same of what `next` gives, each at most as large as a step; nothing: the end.
+  using NextBatch = std::function<std::optional<StepData>()>;
+  double evaluate(const NextBatch& next);
+
+  // The newest weights of a trained group, as compute sees them.
+  void read_weights(int group, const exec::WeightsSink& sink);
+  // Nothing has been trained yet: weights that the plan keeps on disk are still those of the job's files alone.
+  bool is_as_it_began() const;
   // A checkpoint of now, beside those that the job asks for; nothing where no step has changed anything. Returns its
   // folder.
   std::optional<std::filesystem::path> save();
@@ -78,5 +88,8 @@ class TrainingRun {
   class Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// What finish() leaves, of a job that nothing is left of (Job::nothing_left). Throws RunError.
+void publish_finished(const Job& job);
 
 }  // namespace sluice::train
