@@ -532,6 +532,9 @@ PhaseResult Executor::run(const plan::Schedule& schedule, const PhaseInputs& inp
 void Executor::read_back(bool odd, ReadBackOf of, const WeightsSink& weights, const StatesSink& states) {
   impl_->trained().run(odd, of, weights, states);
 }
+void Executor::read_weights(int group, bool odd, const WeightsSink& sink) {
+  impl_->trained().weights(group, odd, sink);
+}
 std::vector<TrainedExtent> Executor::trained_extents(bool odd) const { return impl_->trained().extents(odd); }
 
 const std::vector<std::string>& Executor::notes() const { return impl_->notes; }

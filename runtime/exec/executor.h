@@ -75,6 +75,8 @@ class Executor {
 
   // After a flush: what was trained, for saving (read_back.h).
   void read_back(bool odd, ReadBackOf of, const WeightsSink& weights, const StatesSink& states);
+  // The same of one trained group's weights.
+  void read_weights(int group, bool odd, const WeightsSink& sink);
   // The part of it that lies on disk, of the newest set.
   std::vector<TrainedExtent> trained_extents(bool odd) const;
 

@@ -18,6 +18,10 @@ void ReadBack::run(bool odd, ReadBackOf of, const WeightsSink& weights_sink, con
   }
 }
 
+void ReadBack::weights(int group, bool odd, const WeightsSink& sink) {
+  weights_of(group, plan::newest_set(planned_.plan, group, odd), sink);
+}
+
 std::vector<TrainedExtent> ReadBack::extents(bool odd) const {
   std::vector<TrainedExtent> all;
   const auto add = [&](const std::string& name, int g, plan::Tag content, int64_t begin, int64_t end) {

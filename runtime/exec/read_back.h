@@ -49,6 +49,8 @@ class ReadBack {
   // Every trained group in order, of the newest of two sets (`odd` as in plan::Phase). What a sink is empty for is not
   // read. Blocks. Throws RunError.
   void run(bool odd, ReadBackOf of, const WeightsSink& weights, const StatesSink& states);
+  // Of one trained group.
+  void weights(int group, bool odd, const WeightsSink& sink);
   // Those of the newest set.
   std::vector<TrainedExtent> extents(bool odd) const;
 

@@ -31,8 +31,7 @@ plan::JobShape shape_at(const Job& job, const BatchShape& batch) {
 
 BatchShape with_micro_batch_size(const Job& job, int64_t size) {
   BatchShape batch = job.batch;
-  batch.tokens_max = job.training->tokens_max(size);
-  if (job.validation) batch.tokens_max = std::max(batch.tokens_max, job.validation->tokens_max(size));
+  batch.tokens_max = job.data->tokens_max(size);
   return batch;
 }
 BatchShape with_sequence_len(const Job& job, int64_t length) {

@@ -38,7 +38,7 @@ std::map<std::string, std::string> special_tokens_of(const fs::path& base_model)
 
 class ConfigReader {
  public:
-  ConfigReader(const fs::path& file, Settings settings) : settings_(std::move(settings)) {
+  ConfigReader(const fs::path& file, Settings settings, DataFrom data) : settings_(std::move(settings)), data_(data) {
     config_.file = file;
     config_.notes = settings_.notes;
   }
@@ -246,6 +246,8 @@ class ConfigReader {
   }
 
   void read_data() {
+    read_if("sequence_len", config_.sequence_len, {.min = 2, .max = int64_t{1} << 30}, "2048");
+    if (data_ != DataFrom::datasets) return refuse_dataset_keys();
     const Setting& datasets = require("datasets", "[{path: data.jsonl, type: alpaca}]");
     if (datasets.value.items.empty())
       refuse_value(datasets, "a list of at least one dataset", "[{path: data.jsonl, type: alpaca}]");
@@ -258,7 +260,6 @@ class ConfigReader {
     read_if("val_set_size", config_.val_set_size, {}, "0.05");
     if (config_.val_set_size >= 1 && config_.val_set_size != std::floor(config_.val_set_size))
       refuse_value(*find("val_set_size"), "a share below 1 or a whole number of rows", "0.05");
-    read_if("sequence_len", config_.sequence_len, {.min = 2, .max = int64_t{1} << 30}, "2048");
     bool neat = false;
     read_if("sample_packing", config_.sample_packing);
     read_if("neat_packing", neat);
@@ -266,6 +267,20 @@ class ConfigReader {
     read_if("train_on_inputs", config_.train_on_inputs);
     read_if("shuffle_merged_datasets", config_.shuffle_merged_datasets);
     read_if("curriculum_sampling", config_.sequential_order);
+  }
+
+  void refuse_dataset_keys() {
+    read_if("curriculum_sampling", config_.sequential_order);
+    const auto refuse_if_given = [&](const char* key, const char* what) {
+      if (const Setting* setting = find(key); setting != nullptr && !is_unset(setting->value))
+        refuse(*setting, setting->spelling + what, "remove it");
+    };
+    for (const char* key : {"datasets", "dataset_prepared_path", "val_set_size", "sample_packing", "neat_packing",
+                            "train_on_inputs", "shuffle_merged_datasets", "eval_steps", "evals_per_epoch"})
+      refuse_if_given(key, " is about a job's own datasets, and this job's data comes from the program");
+    if (data_ == DataFrom::own_rows) return;
+    for (const char* key : {"num_epochs", "saves_per_epoch", "curriculum_sampling"})
+      refuse_if_given(key, " is about epochs, and the program gives batches, which have none");
   }
 
   fs::path default_prepared_path() const {
@@ -509,13 +524,18 @@ class ConfigReader {
   }
 
   Settings settings_;
+  DataFrom data_;
   Config config_;
 };
 
 }  // namespace
 
 Config load_config(const fs::path& yaml, const std::vector<std::string>& overrides) {
-  return ConfigReader(yaml, read_settings(yaml, overrides)).read();
+  return load_config(JobText{read_job_file(yaml), yaml.string(), overrides});
+}
+
+Config load_config(const JobText& job) {
+  return ConfigReader(job.origin, read_settings(job.yaml, job.origin, job.overrides), job.data).read();
 }
 
 }  // namespace sluice::train

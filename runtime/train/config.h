@@ -119,6 +119,19 @@ struct Config {
 // `overrides` are "key=value" (nested: "offload.max_cpu=4GiB") from the command line, parsed as YAML.
 Config load_config(const std::filesystem::path& yaml, const std::vector<std::string>& overrides = {});
 
+// What is trained on: the job's `datasets`; or rows, or whole batches, of the program that embeds the runtime
+// (own_data.h). Then keys that are about the job's datasets are refused, and of batches, which have no epochs, those
+// too.
+enum class DataFrom { datasets, own_rows, own_batches };
+
+// The same of a text. `origin` stands for the file in messages.
+struct JobText {
+  std::string yaml, origin;
+  std::vector<std::string> overrides;
+  DataFrom data = DataFrom::datasets;
+};
+Config load_config(const JobText& job);
+
 // Every key with its other spellings, a line each: for --help.
 std::string describe_keys();
 

@@ -45,13 +45,6 @@ namespace {
 
 constexpr std::string_view kOffload = "offload.";
 
-std::string read_text_file(const std::filesystem::path& file) {
-  std::ifstream stream(file);
-  if (!stream || std::filesystem::is_directory(file))
-    throw SetupError(file.string() + ": cannot be read", "give the path of a job's YAML file");
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
 class Collector {
  public:
   // `settings` may hold others already: those of the file, when the command line's come.
@@ -149,11 +142,18 @@ void add_override(Collector& collector, const std::string& text) {
 
 }  // namespace
 
-Settings read_settings(const std::filesystem::path& yaml, const std::vector<std::string>& overrides) {
+std::string read_job_file(const std::filesystem::path& file) {
+  std::ifstream stream(file);
+  if (!stream || std::filesystem::is_directory(file))
+    throw SetupError(file.string() + ": cannot be read", "give the path of a job's YAML file");
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+Settings read_settings(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides) {
   Settings settings;
-  const DocumentValue root = parse_document(read_text_file(yaml), yaml.string());
-  if (root.fields.empty()) throw SetupError(yaml.string() + ": holds no keys", "write lines of the form `key: value`");
-  Collector(settings, yaml.string()).add_block(root, "");
+  const DocumentValue root = parse_document(yaml, origin);
+  if (root.fields.empty()) throw SetupError(origin + ": holds no keys", "write lines of the form `key: value`");
+  Collector(settings, origin).add_block(root, "");
   Collector command_line(settings, "command line");
   for (const std::string& text : overrides) add_override(command_line, text);
   return settings;

@@ -49,8 +49,11 @@ struct Settings {
   const Setting* find(std::string_view key) const;
 };
 
-// Throws SetupError: no such file, not YAML. Keys that are given twice, under two names, unknown, or known and not
-// supported are in `problems`; the caller adds its own and throws.
-Settings read_settings(const std::filesystem::path& yaml, const std::vector<std::string>& overrides);
+// Throws SetupError: cannot be read.
+std::string read_job_file(const std::filesystem::path& file);
+
+// `origin` names the text in messages. Throws SetupError: not YAML. Keys that are given twice, under two names,
+// unknown, or known and not supported are in `problems`; the caller adds its own and throws.
+Settings read_settings(const std::string& yaml, const std::string& origin, const std::vector<std::string>& overrides);
 
 }  // namespace sluice::train

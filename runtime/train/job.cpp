@@ -18,7 +18,6 @@
 #include "runtime/train/job_rates.h"
 #include "runtime/train/kept_checkpoints.h"
 #include "runtime/train/swap_folders.h"
-#include "runtime/train/text_process.h"
 
 namespace sluice::train {
 namespace {
@@ -232,18 +231,6 @@ void plan_for(const plan::Machine& machine, Job& job) {
     job.rated_endurance += Bytes{static_cast<int64_t>(drive.rated_tbw * 1e12)};
 }
 
-void refuse_long_rows(const TokenDataset& data, const ModelSetup& setup) {
-  if (data.longest_document() > setup.model.positions_max)
-    throw SetupError(data.file().string() + ": the longest document has " + std::to_string(data.longest_document()) +
-                         " tokens and the model's max_position_embeddings is " +
-                         std::to_string(setup.model.positions_max),
-                     "lower sequence_len");
-  if (data.vocabulary() > setup.model.vocabulary)
-    throw SetupError("the tokenizer has " + std::to_string(data.vocabulary()) + " tokens and the model's embedding " +
-                         std::to_string(setup.model.vocabulary),
-                     "use the tokenizer that belongs to base_model");
-}
-
 void refuse_long_sequences(const Config& config, const models::DecoderSpec& spec) {
   if (config.sequence_len > spec.positions_max)
     throw SetupError(config.file.string() + ": sequence_len is " + std::to_string(config.sequence_len) +
@@ -260,19 +247,15 @@ void refuse_later_checkpoint(const Resume& resume, int64_t steps_total) {
 
 BatchShape batch_shape(const Job& job) {
   BatchShape batch;
-  batch.tokens_max = job.training->tokens_max(job.config.micro_batch_size);
-  batch.document_max = job.training->longest_document();
-  if (job.validation) {
-    batch.tokens_max = std::max(batch.tokens_max, job.validation->tokens_max(job.config.micro_batch_size));
-    batch.document_max = std::max(batch.document_max, job.validation->longest_document());
-  }
-  batch.micro_batches = static_cast<int>(job.steps.micro_batches_max());
+  batch.tokens_max = job.data->tokens_max(job.config.micro_batch_size);
+  batch.document_max = job.data->longest_document();
+  batch.micro_batches = static_cast<int>(job.data->micro_batches_max());
   return batch;
 }
 
 }  // namespace
 
-Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target) {
+Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target, const MakeData& make_data) {
   Job job;
   job.config = config;
   job.resume = find_resume(config);
@@ -288,17 +271,13 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.setup = set_up_model(config, has_model ? job.resume->folder : fs::path());
   if (!job.setup.note.empty()) std::fprintf(stderr, "note: %s\n", job.setup.note.c_str());
   refuse_long_sequences(config, job.setup.spec);
-  const PreparedData data = prepare_data(config);
-  job.training = std::make_unique<TokenDataset>(data.train);
-  if (!data.validation.empty()) job.validation = std::make_unique<TokenDataset>(data.validation);
-  if (job.resume) refuse_other_inputs(*job.resume, job.setup, job.training->content_hash());
-  refuse_long_rows(*job.training, job.setup);
-  job.steps = BatchPlan(config, job.training->rows());
-  if (config.evals_per_epoch > 0) job.config.eval_steps = job.steps.every(config.evals_per_epoch);
-  if (config.saves_per_epoch > 0) job.config.save_steps = job.steps.every(config.saves_per_epoch);
-  if (job.resume) refuse_later_checkpoint(*job.resume, job.steps.steps_total());
+  const models::Model& model = job.setup.model;
+  job.data =
+      make_data ? make_data(job.config, model) : open_datasets(job.config, model.vocabulary, model.positions_max);
+  if (job.resume) refuse_other_inputs(*job.resume, job.setup, job.data->content_hash());
+  if (job.resume) refuse_later_checkpoint(*job.resume, job.data->steps_total());
   if (job.nothing_left() && purpose == Purpose::run) return job;
-  job.learning_rate = LearningRate(config, job.steps.steps_total());
+  job.learning_rate = LearningRate(config, job.data->steps_total());
   job.request.chunk_elements = chunk_elements(job.setup);
   job.sources = sources_of(job.setup, job.request.chunk_elements);
   if (job.resume)

@@ -1,6 +1,7 @@
 // A job made ready: model, data, plan and schedules, all checked, nothing of the output written yet.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -9,10 +10,10 @@
 #include "runtime/plan/planner.h"
 #include "runtime/train/checkpoint.h"
 #include "runtime/train/config.h"
-#include "runtime/train/data.h"
 #include "runtime/train/initial_adapter.h"
 #include "runtime/train/lr_schedule.h"
 #include "runtime/train/model_setup.h"
+#include "runtime/train/run_data.h"
 #include "runtime/train/swap_files.h"
 
 namespace sluice::train {
@@ -22,9 +23,7 @@ struct Job {
   Config config;
   std::optional<Resume> resume;
   ModelSetup setup;
-  std::unique_ptr<TokenDataset> training;
-  std::unique_ptr<TokenDataset> validation;  // null: none
-  BatchPlan steps;
+  std::unique_ptr<RunData> data;
   LearningRate learning_rate;
   BatchShape batch;
   exec::JobSources sources;
@@ -37,16 +36,19 @@ struct Job {
   Bytes rated_endurance;  // of all drives; 0: not known
 
   // The checkpoint to resume from is the job's end: nothing was planned.
-  bool nothing_left() const { return resume && resume->step == steps.steps_total(); }
+  bool nothing_left() const { return resume && resume->step == data->steps_total(); }
 };
 
 // `inspect` asks nothing of output_dir: the job will not run. `rehearse` neither, and its rates are this machine's,
 // beside compute that is only waited for, whatever the target.
 enum class Purpose { run, inspect, rehearse };
 
-// Prepares the token files when the cache has none. `target`: plans for that machine, which need not be this one; null:
-// for this one, measured. Throws SetupError.
-Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr);
+using MakeData = std::function<std::unique_ptr<RunData>(Config& config, const models::Model& model)>;
+
+// `target`: plans for that machine, which need not be this one; null: for this one, measured. `make_data`: in place of
+// the job's datasets, whose token files are otherwise prepared when the cache has none. Throws SetupError.
+Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr,
+                const MakeData& make_data = {});
 
 // Makes what the job reads and is not there yet: the base in low bits. Throws as LowBitBase::make.
 void make_base(Job& job);

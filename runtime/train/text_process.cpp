@@ -1,5 +1,6 @@
 #include "runtime/train/text_process.h"
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -31,12 +32,20 @@ std::string python() {
   return !built_with.empty() && fs::exists(built_with) ? built_with : "python3";
 }
 
+// The library that holds this, or the binary.
+fs::path folder_of_this_code() {
+  Dl_info place{};
+  if (dladdr(reinterpret_cast<const void*>(&environment), &place) == 0) return {};
+  return fs::path(place.dli_fname).parent_path();
+}
+
 fs::path text_folder() {
   std::vector<fs::path> candidates;
   if (const std::string named = environment("SLUICE_TEXT_DIR"); !named.empty())
     candidates = {named};
   else
-    candidates = {SLUICE_BUILD_TEXT_DIR, fs::read_symlink("/proc/self/exe").parent_path() / "text"};
+    candidates = {SLUICE_BUILD_TEXT_DIR, fs::read_symlink("/proc/self/exe").parent_path() / "text",
+                  folder_of_this_code() / "text"};
   for (const fs::path& folder : candidates)
     if (fs::exists(folder / "preprocess.py")) return folder;
   std::string looked;

@@ -2,7 +2,7 @@
 // back.
 //
 // Interpreter: $SLUICE_PYTHON, else the one named at build, else python3. Programs: $SLUICE_TEXT_DIR, else the source
-// folder named at build, else `text` beside the binary.
+// folder named at build, else `text` beside the binary or the library.
 #pragma once
 
 #include <cstdint>

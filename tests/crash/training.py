@@ -47,7 +47,8 @@ class Training:
         self.trials = 0
         self.environment = {"SLUICE_PYTHON": str(self._write_prepared_text())}
         self.undisturbed = self.directory / "undisturbed" / "out"
-        command = machine.train_command(self._write_job(self.undisturbed, save_total_limit=1 if case.mode == "in_place" else STEPS))
+        limit = 1 if case.mode == "in_place" else STEPS
+        command = machine.train_command(self._write_job(self.undisturbed, save_total_limit=limit))
         # For the first time it also prepares the data and measures the job.
         ended = machine.run_freely([*command, "--dry-run"], self.environment)
         assert ended.code == 0, f"{case.name} cannot be planned: {ended}"

@@ -47,6 +47,7 @@ MISTAKES = [
     (rules.library_seams, "runtime/exec/a.h", HEADER + "#include <cuda_runtime.h>\n", "include it in the .cpp"),
     (rules.library_seams, "runtime/plan/a.cpp", "#include <cuda_runtime.h>\n", "knows nothing of"),
     (rules.library_seams, "swap/a.cpp", "#include <torch/torch.h>\n", "knows nothing of"),
+    (rules.library_seams, "runtime/embed/sluice/a.h", HEADER + "#include <ATen/ATen.h>\n", "include it in the .cpp"),
     (rules.header_opening, "swap/a.h", "#pragma once\n", "states its subject"),
     (rules.header_opening, "swap/a.h", "// a.h\n#pragma once\n", "states its subject"),
     (rules.header_opening, "swap/a.h", "// A subject, stated in a few words.\nint f();\n", "#pragma once"),
@@ -112,7 +113,7 @@ def test_every_rule_has_a_mistake_to_find():
 
 def test_every_arrow_of_the_design():
     middle = ("swap", "optim", "models", "runtime/plan")
-    order = [("runtime/core",), middle, ("runtime/exec",), ("runtime/train",), ("runtime/cli",)]
+    order = [("runtime/core",), middle, ("runtime/exec",), ("runtime/train",), ("runtime/cli", "runtime/embed")]
     rank = {folder: i for i, folders in enumerate(order) for folder in folders}
     for source in rank:
         for target in rank:

@@ -1,0 +1,90 @@
+#include "runtime/embed/parameters.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "models/nearest_name.h"
+#include "runtime/core/half.h"
+#include "runtime/core/result.h"
+#include "runtime/train/stored_tensors.h"
+
+namespace sluice::embed {
+namespace {
+
+struct Place {
+  const models::ParameterGroup* group = nullptr;
+  int index = 0;  // of the group
+  const models::ParameterTensor* tensor = nullptr;
+};
+
+Place find(const train::Job& job, const std::string& name) {
+  std::vector<std::string> names;
+  const std::vector<models::ParameterGroup>& groups = job.setup.model.groups;
+  for (size_t g = 0; g < groups.size(); ++g)
+    for (const models::ParameterTensor& tensor : groups[g].tensors) {
+      if (tensor.name == name) return {&groups[g], static_cast<int>(g), &tensor};
+      names.push_back(tensor.name);
+    }
+  throw SetupError("the model has no tensor '" + name + "'",
+                   "did you mean '" + models::nearest_name(name, names) + "'?");
+}
+
+void widen(std::span<const std::byte> weights, Dtype dtype, std::span<float> values) {
+  const auto each = static_cast<size_t>(size_of(dtype));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (dtype == Dtype::f32) {
+      std::memcpy(&values[i], weights.data() + i * each, each);
+      continue;
+    }
+    uint16_t bits;
+    std::memcpy(&bits, weights.data() + i * each, each);
+    values[i] = dtype == Dtype::bf16 ? bf16_to_float(bits) : f16_to_float(bits);
+  }
+}
+
+// What a weight of the job's files becomes when it streams.
+float as_computed(float value, Dtype dtype) {
+  if (dtype == Dtype::bf16) return bf16_to_float(float_to_bf16(value));
+  if (dtype == Dtype::f16) return f16_to_float(float_to_f16(value));
+  return value;
+}
+
+void read_stored(const train::Job& job, const models::ParameterTensor& tensor, std::span<float> values) {
+  const models::TensorIndex* index = &job.setup.stored;
+  if (!index->tensors.contains(tensor.name) && job.setup.adapter_tensors) index = &*job.setup.adapter_tensors;
+  const models::TensorLocation& place = index->at(tensor.name, tensor.shape);
+  constexpr int64_t kPieceElements = 1 << 20;
+  train::read_in_pieces(index->files, place, kPieceElements, [&](int64_t begin, std::span<float> piece) {
+    for (size_t i = 0; i < piece.size(); ++i)
+      values[static_cast<size_t>(begin) + i] = as_computed(piece[i], job.setup.model.compute_dtype);
+  });
+}
+
+}  // namespace
+
+std::vector<Parameter> parameters_of(const train::Job& job) {
+  std::vector<Parameter> all;
+  for (const models::ParameterGroup& group : job.setup.model.groups)
+    for (const models::ParameterTensor& tensor : group.tensors)
+      all.push_back({tensor.name, tensor.shape, group.trainable});
+  return all;
+}
+
+void read_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name, std::span<float> values) {
+  const auto [group, g, tensor] = find(job, name);
+  if (std::ssize(values) != tensor->elements)
+    throw SetupError(name + " has " + std::to_string(tensor->elements) + " elements, and there is room for " +
+                         std::to_string(values.size()),
+                     "parameters() tells each tensor's shape");
+  if (group->packed && size_of(tensor->packed_as) == 1)
+    throw SetupError(name + " is in low bits, frozen", "read it from base_model's files");
+  const plan::GroupPlan* where = run ? &job.planned.plan.groups[static_cast<size_t>(g)] : nullptr;
+  if (!group->trainable || where == nullptr || (run->is_as_it_began() && where->weights == Tier::disk))
+    return read_stored(job, *tensor, values);
+  const Dtype dtype = job.setup.model.compute_dtype;
+  run->read_weights(g, [&](int, std::span<const std::byte> weights) {
+    widen(weights.subspan(static_cast<size_t>(tensor->offset * size_of(dtype))), dtype, values);
+  });
+}
+
+}  // namespace sluice::embed

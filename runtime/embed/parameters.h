@@ -1,0 +1,21 @@
+// A job's tensors by their names, read from wherever they are.
+#pragma once
+
+#include <sluice/trainer.h>
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/train/job.h"
+#include "runtime/train/training_run.h"
+
+namespace sluice::embed {
+
+std::vector<Parameter> parameters_of(const train::Job& job);
+
+// The newest values, as compute sees them. `run`: null where nothing is left to train. Throws SetupError: no such
+// tensor, another size, in low bits; RunError.
+void read_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name, std::span<float> values);
+
+}  // namespace sluice::embed

@@ -1,0 +1,222 @@
+// The Python module `sluice._sluice`: the public C++ headers, with numbers as NumPy arrays and without the GIL wherever
+// the runtime works. sluice/__init__.py is what people import.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/function.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <sluice/trainer.h>
+#include <sluice/version.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+namespace nb = nanobind;
+
+namespace {
+
+using sluice::Batch;
+using sluice::Trainer;
+using WithoutGil = nb::call_guard<nb::gil_scoped_release>;
+using Numbers = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void append(const nb::handle& array, std::vector<int32_t>& to) {
+  if (array.is_none()) return;
+  const Numbers numbers = nb::cast<Numbers>(array);
+  to.assign(numbers.data(), numbers.data() + numbers.size());
+}
+
+// (token ids, labels, document starts), each an int32 array or None: what sluice/_data.py makes of what it is given.
+void fill(const nb::object& given, Batch& batch) {
+  const auto parts = nb::cast<nb::tuple>(given);
+  append(parts[0], batch.token_ids);
+  append(parts[1], batch.labels);
+  append(parts[2], batch.document_starts);
+}
+
+// A Python object that C++ threads drop: it goes with the GIL held.
+std::shared_ptr<nb::object> shared(nb::object object) {
+  return {new nb::object(std::move(object)), [](nb::object* held) {
+            nb::gil_scoped_acquire gil;
+            delete held;
+          }};
+}
+
+sluice::DataSource data_source(nb::object batch_of) {
+  return [held = shared(std::move(batch_of))](const sluice::BatchRequest& request, Batch& batch) {
+    nb::gil_scoped_acquire gil;
+    const nb::object given =
+        (*held)(request.step, request.micro_batch, request.documents_max, request.micro_batches_max);
+    if (given.is_none()) return false;
+    fill(given, batch);
+    return true;
+  };
+}
+
+sluice::RowSource row_source(nb::object row_of) {
+  return [held = shared(std::move(row_of))](int64_t row, Batch& document) {
+    nb::gil_scoped_acquire gil;
+    fill((*held)(row), document);
+  };
+}
+
+sluice::Job job_of(const std::filesystem::path& file, const std::string& yaml, const std::vector<std::string>& settings,
+                   const nb::object& batch_of, int64_t rows, const nb::object& row_of, const std::string& data_name) {
+  sluice::Job job{.file = file, .yaml = yaml, .settings = settings, .data_name = data_name};
+  if (!batch_of.is_none()) job.data = data_source(batch_of);
+  if (!row_of.is_none()) {
+    job.rows = rows;
+    job.row = row_source(row_of);
+  }
+  return job;
+}
+
+template <class Told>
+std::function<void(const Told&)> told(const nb::object& callback) {
+  if (callback.is_none()) return {};
+  return [held = shared(callback)](const Told& what) {
+    nb::gil_scoped_acquire gil;
+    (*held)(what);
+  };
+}
+
+sluice::Callbacks callbacks_of(const nb::object& step, const nb::object& checkpoint, const nb::object& validation,
+                               const nb::object& should_stop) {
+  sluice::Callbacks callbacks;
+  callbacks.step_ended = told<sluice::Step>(step);
+  callbacks.checkpoint_written = told<sluice::Checkpoint>(checkpoint);
+  callbacks.validated = told<sluice::Validated>(validation);
+  // Ctrl-C is Python's: its handler has noted it, and raises here.
+  callbacks.should_stop = [held = shared(should_stop)] {
+    nb::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    return !held->is_none() && nb::cast<bool>((*held)());
+  };
+  return callbacks;
+}
+
+nb::object shape_of(const sluice::Parameter& parameter) {
+  nb::list sizes;
+  for (const int64_t size : parameter.shape) sizes.append(size);
+  return nb::tuple(sizes);
+}
+
+// A fresh array that NumPy and, by DLPack, torch use as it is.
+nb::object read_parameter(Trainer& trainer, const std::string& name) {
+  const std::vector<sluice::Parameter> all = trainer.parameters();
+  const auto found =
+      std::find_if(all.begin(), all.end(), [&](const sluice::Parameter& each) { return each.name == name; });
+  std::vector<size_t> shape = {0};
+  if (found != all.end()) shape.assign(found->shape.begin(), found->shape.end());
+  const auto elements = static_cast<size_t>(found == all.end() ? 0 : found->elements());
+  auto values = std::make_unique<float[]>(std::max<size_t>(elements, 1));
+  {
+    nb::gil_scoped_release no_gil;
+    trainer.read_parameter(name, {values.get(), elements});
+  }
+  float* data = values.release();
+  nb::capsule owner(data, [](void* held) noexcept { delete[] static_cast<float*>(held); });
+  return nb::cast(nb::ndarray<nb::numpy, float>(data, shape.size(), shape.data(), owner));
+}
+
+}  // namespace
+
+NB_MODULE(_sluice, m) {
+  m.attr("__version__") = sluice::library_version();
+  nb::exception<sluice::JobError>(m, "JobError", PyExc_ValueError);
+  nb::exception<sluice::TrainingError>(m, "TrainingError", PyExc_RuntimeError);
+
+  nb::class_<sluice::Step>(m, "Step")
+      .def_ro("step", &sluice::Step::step)
+      .def_ro("loss", &sluice::Step::loss)
+      .def_ro("grad_norm", &sluice::Step::grad_norm)
+      .def_ro("learning_rate", &sluice::Step::learning_rate)
+      .def_ro("tokens", &sluice::Step::tokens)
+      .def_ro("step_seconds", &sluice::Step::step_seconds)
+      .def_ro("tokens_per_second", &sluice::Step::tokens_per_second)
+      .def_ro("bound_seconds", &sluice::Step::bound_seconds)
+      .def_ro("percent_of_bound", &sluice::Step::percent_of_bound)
+      .def_ro("binding_lane", &sluice::Step::binding_lane)
+      .def_ro("device_peak_bytes", &sluice::Step::device_peak_bytes)
+      .def_ro("host_peak_bytes", &sluice::Step::host_peak_bytes)
+      .def_ro("disk_read_bytes", &sluice::Step::disk_read_bytes)
+      .def_ro("disk_write_bytes", &sluice::Step::disk_write_bytes)
+      .def_ro("skipped", &sluice::Step::skipped);
+  nb::class_<sluice::Checkpoint>(m, "Checkpoint")
+      .def_ro("folder", &sluice::Checkpoint::folder)
+      .def_ro("step", &sluice::Checkpoint::step);
+  nb::class_<sluice::Validated>(m, "Validated")
+      .def_ro("loss", &sluice::Validated::loss)
+      .def_ro("step", &sluice::Validated::step);
+  nb::class_<sluice::Plan>(m, "Plan")
+      .def_ro("steps", &sluice::Plan::steps)
+      .def_ro("step_seconds", &sluice::Plan::step_seconds)
+      .def_ro("bound_seconds", &sluice::Plan::bound_seconds)
+      .def_ro("binding_lane", &sluice::Plan::binding_lane)
+      .def_ro("percent_of_bound", &sluice::Plan::percent_of_bound)
+      .def_ro("tokens_per_second", &sluice::Plan::tokens_per_second)
+      .def_ro("seconds", &sluice::Plan::seconds)
+      .def_ro("device_peak_bytes", &sluice::Plan::device_peak_bytes)
+      .def_ro("host_peak_bytes", &sluice::Plan::host_peak_bytes)
+      .def_ro("disk_peak_bytes", &sluice::Plan::disk_peak_bytes)
+      .def_ro("disk_read_bytes", &sluice::Plan::disk_read_bytes)
+      .def_ro("disk_write_bytes", &sluice::Plan::disk_write_bytes)
+      .def_ro("text", &sluice::Plan::text)
+      .def_ro("json", &sluice::Plan::json)
+      .def("__str__", [](const sluice::Plan& plan) { return plan.text; });
+  nb::class_<sluice::Parameter>(m, "Parameter")
+      .def_ro("name", &sluice::Parameter::name)
+      .def_prop_ro("shape", &shape_of)
+      .def_ro("trained", &sluice::Parameter::trained);
+
+  m.def(
+      "plan_of",
+      [](const std::filesystem::path& file, const std::string& yaml, const std::vector<std::string>& settings,
+         const nb::object& batch_of, int64_t rows, const nb::object& row_of, const std::string& data_name) {
+        const sluice::Job job = job_of(file, yaml, settings, batch_of, rows, row_of, data_name);
+        nb::gil_scoped_release no_gil;
+        return sluice::plan_of(job);
+      },
+      nb::arg("file"), nb::arg("yaml"), nb::arg("settings"), nb::arg("batch_of").none(), nb::arg("rows"),
+      nb::arg("row_of").none(), nb::arg("data_name"));
+
+  nb::class_<Trainer>(m, "Trainer")
+      .def(
+          "__init__",
+          [](Trainer* self, const std::filesystem::path& file, const std::string& yaml,
+             const std::vector<std::string>& settings, const nb::object& batch_of, int64_t rows,
+             const nb::object& row_of, const std::string& data_name, const nb::object& step,
+             const nb::object& checkpoint, const nb::object& validation, const nb::object& should_stop) {
+            const sluice::Job job = job_of(file, yaml, settings, batch_of, rows, row_of, data_name);
+            sluice::Callbacks callbacks = callbacks_of(step, checkpoint, validation, should_stop);
+            nb::gil_scoped_release no_gil;
+            new (self) Trainer(job, std::move(callbacks));
+          },
+          nb::arg("file"), nb::arg("yaml"), nb::arg("settings"), nb::arg("batch_of").none(), nb::arg("rows"),
+          nb::arg("row_of").none(), nb::arg("data_name"), nb::arg("step").none(), nb::arg("checkpoint").none(),
+          nb::arg("validation").none(), nb::arg("should_stop").none())
+      .def_prop_ro("plan", [](const Trainer& trainer) { return trainer.plan(); })
+      .def_prop_ro("output_dir", [](const Trainer& trainer) { return trainer.output_dir(); })
+      .def_prop_ro("steps_done", &Trainer::steps_done)
+      .def_prop_ro("steps_total", &Trainer::steps_total)
+      .def(
+          "run", [](Trainer& trainer) { return trainer.run() == sluice::Ended::finished; }, WithoutGil())
+      .def("step", &Trainer::step, WithoutGil())
+      .def("evaluate", nb::overload_cast<>(&Trainer::evaluate), WithoutGil())
+      .def("evaluate_data",
+           [](Trainer& trainer, nb::object batch_of) {
+             const sluice::DataSource data = data_source(std::move(batch_of));
+             nb::gil_scoped_release no_gil;
+             return trainer.evaluate(data);
+           })
+      .def("save", &Trainer::save, WithoutGil())
+      .def("finish", &Trainer::finish, WithoutGil())
+      .def("stop", &Trainer::stop, WithoutGil())
+      .def("request_stop", &Trainer::request_stop)
+      .def("parameters", &Trainer::parameters)
+      .def("read_parameter", &read_parameter)
+      .def("close", &Trainer::close, WithoutGil());
+}
