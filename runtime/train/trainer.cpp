@@ -32,6 +32,7 @@
 #include "runtime/train/progress.h"
 #include "runtime/train/rehearsal.h"
 #include "runtime/train/stop_request.h"
+#include "runtime/train/swap_files.h"
 
 namespace sluice::train {
 namespace {
@@ -67,6 +68,14 @@ swap::SwapOptions swap_options_of(const Job& job) {
   return options;
 }
 
+SpacePatience patience_of(const Config& config, const std::function<void(const std::string&)>& say) {
+  SpacePatience patience = SpacePatience::of(config.offload.enospc_timeout);
+  patience.say = say;
+  patience.stops = [] { return StopRequest::noted() != 0; };
+  patience.watch = CallWatch::of_run(say);
+  return patience;
+}
+
 class Trainer {
  public:
   // `folder`: locked, and longer there than this.
@@ -76,7 +85,7 @@ class Trainer {
         options_(options),
         folder_(folder),
         swap_(swap_options_of_run()),
-        kept_(config_, job.swap_place, job.resume ? job.resume->folder : fs::path(), job.planned.layout, swap_),
+        kept_(config_, job.swap_place, job.resume ? job.resume->folder : fs::path(), job.planned.layout, swap_, patience_),
         progress_(job.planned.plan),
         loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
         rates_(job.request.profile) {
@@ -389,7 +398,8 @@ class Trainer {
     if (!progress_.has_changed() && job_.resume) return renew(state);
     if (saves_manifests(config_) && has_trained_extents()) return save_extents(state);
     const fs::path saved = save_copy(*executor_, job_.setup, config_, state,
-                                     config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states);
+                                     config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states,
+                                     patience_);
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return saved;
   }
@@ -397,7 +407,7 @@ class Trainer {
   // fp16 has skipped every step since the start.
   fs::path renew(const CheckpointState& state) {
     const fs::path from = job_.resume->folder;
-    const fs::path saved = renew_checkpoint(from, job_.setup, config_, state);
+    const fs::path saved = renew_checkpoint(from, job_.setup, config_, state, patience_);
     job_.resume->folder = saved;  // what it was made from may go now
     if (has_manifest(saved))
       kept_.renewed(saved, from);
@@ -412,7 +422,7 @@ class Trainer {
     for (const exec::TrainedExtent& each : executor_->trained_extents(state.odd)) extents.push_back(each.extent);
     if (const Result<void> synced = swap_.sync(); !synced.ok()) throw RunError(synced.error());
     log_->sync();
-    const fs::path saved = save_manifest(*executor_, swap_, job_.setup, job_.planned.plan, config_, state);
+    const fs::path saved = save_manifest(*executor_, swap_, job_.setup, job_.planned.plan, config_, state, patience_);
     kept_.saved(saved, extents);
     return saved;
   }
@@ -425,11 +435,11 @@ class Trainer {
     if (job_.validation) say_validation(evaluate(), "after training");
     const fs::path saved = save(total);
     if (!has_manifest(saved))
-      publish_result(saved, config_.output_dir);
+      publish_result(saved, config_.output_dir, patience_);
     else if (progress_.has_changed())
-      export_model(*executor_, job_.setup, config_, state_at(total));
+      export_model(*executor_, job_.setup, config_, state_at(total), patience_);
     else
-      export_model(saved, job_.setup, config_);
+      export_model(saved, job_.setup, config_, patience_);
     if (!options_.trace.empty()) trace_.save(options_.trace);
     forget_if_disturbed(job_, rates_.compute_pace());
     remember_pace(job_, paces_);
@@ -437,9 +447,7 @@ class Trainer {
   }
 
   SpacePatience patience_of_run() {
-    SpacePatience patience = SpacePatience::of(config_.offload.enospc_timeout);
-    patience.say = [this](const std::string& line) { errors_.say(line); };
-    return patience;
+    return patience_of(config_, [this](const std::string& line) { errors_.say(line); });
   }
   swap::SwapOptions swap_options_of_run() const {
     swap::SwapOptions options = swap_options_of(job_);
@@ -497,15 +505,29 @@ std::string plan_text(const Job& job) {
 int publish_finished(const Job& job) {
   std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
               static_cast<long long>(job.resume->step), static_cast<long long>(job.steps.steps_total()));
+  const SpacePatience patience =
+      patience_of(job.config, [](const std::string& line) { Console(STDERR_FILENO).say(line); });
   const bool in_swap_files = has_manifest(job.resume->folder);
   prune_checkpoints(job.config.output_dir,
                     in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit);
-  if (in_swap_files)
-    export_model(job.resume->folder, job.setup, job.config);
-  else
-    publish_result(job.resume->folder, job.config.output_dir);
+  if (in_swap_files) {
+    export_model(job.resume->folder, job.setup, job.config, patience);
+    give_back_unnamed(job.config, job.resume->folder);
+  } else {
+    publish_result(job.resume->folder, job.config.output_dir, patience);
+  }
   std::printf("result: %s\n", job.config.output_dir.c_str());
   return 0;
+}
+
+// A signal ended a wait for room: nothing more can be written, and the newest checkpoint is what there is.
+int stopped_without_room(const Error& error, const Job& job, int signal) {
+  const std::vector<fs::path> checkpoints = find_resumable(job.config.output_dir);
+  Console(STDOUT_FILENO)
+      .say(std::string("stopped by ") + (signal == SIGINT ? "SIGINT" : "SIGTERM") + " while it waited for room: " +
+           error.message + "; checkpoint: " + (checkpoints.empty() ? "none" : checkpoints.back().string()) +
+           (checkpoints.empty() ? "" : "\nto go on, run it again with auto_resume_from_checkpoints=true"));
+  return 128 + signal;
 }
 
 // The error, and what is left of the run to go on from.
@@ -515,10 +537,14 @@ Error with_way_on(Error error, const Job& job) {
                      "so this is a bug of Sluice, unless something else has taken of that memory since the start";
     error.hint = "please report it with this table; until then lower offload.max_gpu or offload.max_cpu by a tenth";
   }
-  const std::vector<fs::path> checkpoints = find_resumable(job.config.output_dir);
+  std::vector<fs::path> checkpoints = find_resumable(job.config.output_dir);
+  const bool had_some = !checkpoints.empty();
+  std::erase_if(checkpoints, [](const fs::path& each) { return !has_swap_files(each); });
   if (!error.hint.empty()) error.hint += "; ";
   if (!fs::is_directory(job.config.output_dir))
     error.hint += "the checkpoints that were written are where " + job.config.output_dir.string() + " was";
+  else if (checkpoints.empty() && had_some)
+    error.hint += "the checkpoints went with their swap files: the run starts anew";
   else if (checkpoints.empty())
     error.hint += "no checkpoint was written yet: the run starts anew";
   else
@@ -564,10 +590,12 @@ int run_training(const Config& config, const TrainOptions& options) {
   // Each source, and as many files of a checkpoint.
   allow_open_files(2 * static_cast<int64_t>(job.sources.files.size()));
   folder.make_and_lock();
-  if (job.nothing_left()) return publish_finished(job);
   try {
+    if (job.nothing_left()) return publish_finished(job);
     return Trainer(job, options, folder).run();
   } catch (const RunError& failure) {
+    if (failure.error().code == ErrorCode::interrupted)
+      return stopped_without_room(failure.error(), job, StopRequest::noted());
     throw RunError(with_way_on(failure.error(), job));
   } catch (const fs::filesystem_error& failure) {
     throw RunError(with_way_on(
