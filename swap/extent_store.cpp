@@ -74,8 +74,8 @@ SwapFolder::~SwapFolder() {
 SwapFile::SwapFile(const std::filesystem::path& nvme_path, const std::string& name, OldFile old_file)
     : folder_(nvme_path), file_(folder_.path() / name) {
   std::error_code failed;
-  if (old_file == OldFile::adopt && std::filesystem::exists(file_, failed)) {
-    open_old();
+  if (old_file != OldFile::replace && std::filesystem::exists(file_, failed)) {
+    open_old(old_file);
     keeps_ = true;
   } else {
     // Left by an owner that died: we hold its lock now.
@@ -98,7 +98,7 @@ void SwapFile::open_new() {
                      "give offload.nvme_path a folder that you may write to");
 }
 
-void SwapFile::open_old() {
+void SwapFile::open_old(OldFile old_file) {
   constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC;
   fd_ = open(file_.c_str(), kFlags | O_DIRECT);
   if (fd_ < 0 && errno == EINVAL) {
@@ -106,15 +106,19 @@ void SwapFile::open_old() {
     direct_ = false;
   }
   struct stat about {};
-  if (fd_ < 0 || fstat(fd_, &about) != 0 || !S_ISREG(about.st_mode)) {
-    const int error = errno;
+  std::string refusal;
+  if (fd_ < 0 || fstat(fd_, &about) != 0)
+    refusal = std::strerror(errno);
+  else if (!S_ISREG(about.st_mode))
+    refusal = "it is no plain file";
+  if (!refusal.empty()) {
     if (fd_ >= 0) close(fd_);
-    throw SetupError("cannot open " + file_.string() + ", which checkpoints name: " + std::strerror(error),
+    throw SetupError("cannot open " + file_.string() + ", which checkpoints name: " + refusal,
                      "check its permissions and the drive");
   }
   end_ = round_down(about.st_size, 4096);
   // What the last owner gave back to the drive.
-  const int refused = end_ == 0 ? 0 : posix_fallocate(fd_, 0, end_);
+  const int refused = end_ == 0 || old_file == OldFile::shrink ? 0 : posix_fallocate(fd_, 0, end_);
   if (refused == 0) return;
   close(fd_);
   throw SetupError(
@@ -139,8 +143,15 @@ void SwapFile::keep(bool keeps, std::map<int64_t, int64_t> without) {
   without_ = std::move(without);
 }
 
+bool SwapFile::has_its_name() const {
+  struct stat named {}, opened {};
+  return stat(file_.c_str(), &named) == 0 && fstat(fd_, &opened) == 0 && named.st_ino == opened.st_ino &&
+         named.st_dev == opened.st_dev;
+}
+
 int SwapFile::sync() {
   if (fdatasync(fd_) != 0) return errno;
+  if (!has_its_name()) return ENOENT;
   if (named_) return 0;
   for (const std::filesystem::path& folder : {folder_.path(), folder_.path().parent_path()}) {
     const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -156,7 +167,7 @@ int SwapFile::sync() {
 int64_t SwapFile::reserve(int64_t bytes, std::string_view tag) {
   const int64_t offset = end_;
   struct statvfs space {};
-  const bool known = fstatvfs(fd_, &space) == 0;
+  const bool known = fstatvfs(fd_, &space) == 0 && space.f_blocks > 0;  // some do not say
   const auto free_bytes = static_cast<int64_t>(space.f_bavail * space.f_frsize);
   // Some file systems hand out all that they have before they refuse: others would meet a full drive meanwhile.
   const bool hopeless = known && bytes > free_bytes;

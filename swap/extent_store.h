@@ -29,8 +29,8 @@ class SwapFolder {
 };
 
 // What to do with a file of that name that is there already: one that a dead owner left, or one that holds what
-// checkpoints name.
-enum class OldFile { replace, adopt };
+// checkpoints name, to be used further (all of it is reserved again) or to be made smaller.
+enum class OldFile { replace, adopt, shrink };
 
 // A file (0600) in such a folder.
 class SwapFile {
@@ -47,14 +47,16 @@ class SwapFile {
   int64_t bytes() const { return end_; }
   // Whether the file stays at the end, and without which ranges (offset -> bytes): their space goes back to the drive.
   void keep(bool keeps, std::map<int64_t, int64_t> without);
-  // Everything written so far survives a power cut, and so do the file's name and length. errno, or 0.
+  // Everything written so far survives a power cut, and so do the file's name and length. errno, or 0; ENOENT also where
+  // somebody has taken the name away: nobody will find the bytes again.
   int sync();
   int fd() const { return fd_; }
   bool direct() const { return direct_; }
   const std::filesystem::path& path() const { return file_; }
 
  private:
-  void open_old();
+  void open_old(OldFile old_file);
+  bool has_its_name() const;
   void open_new();
 
   SwapFolder folder_;

@@ -35,7 +35,6 @@ struct IoOutcome {
 class IoBackend {
  public:
   virtual ~IoBackend() = default;
-  virtual const char* name() const = 0;
   // Takes as many requests from the front as there is room for; returns how many.
   virtual size_t submit(std::span<const IoRequest> requests) = 0;
   // Outcomes so far; blocks until there is one, or wake() was called, when none is there yet.

@@ -267,6 +267,26 @@ struct SwapEngine::Impl {
     return static_cast<FrozenId>(frozen.size() - 1);
   }
 
+  Result<void> sync(SwapFile& file) const {
+    SpaceWait wait(options.patience);
+    for (;;) {
+      const int failed = [&] {
+        const WatchedCall call(options.patience.watch.get(), "the sync of " + file.path().string());
+        return file.sync();
+      }();
+      if (failed == 0) break;
+      // What O_DIRECT wrote is on the drive already; the page cache forgets what found no room there.
+      if (!is_no_space(failed) || !file.direct())
+        return Error{is_no_space(failed) ? ErrorCode::no_space : ErrorCode::io,
+                     "cannot bring " + file.path().string() + " to the drive: " + std::strerror(failed),
+                     failed == ENOENT ? "was the swap folder removed, or its drive unmounted?"
+                                      : "check the drive, and what is free there"};
+      if (std::optional<Error> refused = wait.refused_then_wait(file.path(), Bytes{kBlockBytes})) return *refused;
+    }
+    wait.made_room();
+    return {};
+  }
+
   std::vector<Completion> poll() {
     uint64_t count;
     ssize_t got;
@@ -399,7 +419,12 @@ struct SwapEngine::Impl {
       return end_without_space(
           io_error(first.direction, *first.file, first.offset + first.moved, first.asked - first.moved, ENOSPC));
     std::unique_lock lock(mutex);
-    if (arrived.wait_until(lock, *retry_at, [this] { return impatient || !inbox.empty() || !errands.empty(); })) return;
+    const auto look_at = std::min(*retry_at, SpaceWait::Clock::now() + SpaceWait::kLook);
+    if (arrived.wait_until(lock, look_at, [this] { return impatient || !inbox.empty() || !errands.empty(); })) return;
+    lock.unlock();
+    if (const std::optional<Error> stopped = space_wait.stopped(*first.file, Bytes{bytes_without_space(*first.file)}))
+      return end_without_space(*stopped);
+    if (SpaceWait::Clock::now() < *retry_at) return;
     retry_at.reset();
     for (; !without_space.empty(); without_space.pop_back())
       waiting[static_cast<size_t>(Direction::write)].push_front(std::move(without_space.back()));
@@ -531,9 +556,7 @@ void SwapEngine::reserve(Bytes spare, std::string_view tag) { impl_->reserve(spa
 
 Result<void> SwapEngine::sync() {
   for (const auto& file : impl_->files)
-    if (const int error = file->sync(); error != 0)
-      return Error{ErrorCode::io, "cannot bring " + file->path().string() + " to the drive: " + std::strerror(error),
-                   "check the drive"};
+    if (Result<void> synced = impl_->sync(*file); !synced.ok()) return synced;
   return {};
 }
 

@@ -84,7 +84,7 @@ class SwapEngine {
   FrozenId adopt(std::vector<Piece> pieces);
   // Room beside all extents, for the writes of those that are frozen. Throws SetupError as create_extent.
   void reserve(Bytes spare, std::string_view tag);
-  // Blocks until all that was written survives a power cut. Nothing may be in flight.
+  // Blocks until all that was written survives a power cut, on a full drive too. Nothing may be in flight.
   Result<void> sync();
   // Each was written (is_written), none is in flight.
   FrozenId freeze(std::span<const ExtentId> extents);

@@ -33,8 +33,6 @@ class ThreadBackend final : public IoBackend {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  const char* name() const override { return "thread"; }
-
   size_t submit(std::span<const IoRequest> requests) override {
     size_t taken = 0;
     {

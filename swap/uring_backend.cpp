@@ -25,8 +25,6 @@ class UringBackend final : public IoBackend {
     close(wake_fd_);
   }
 
-  const char* name() const override { return "uring"; }
-
   size_t submit(std::span<const IoRequest> requests) override {
     size_t taken = 0;
     for (; taken < requests.size() && in_flight_ < depth_; ++taken) {

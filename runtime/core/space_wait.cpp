@@ -44,10 +44,11 @@ std::string text_of(std::chrono::milliseconds time) {
 bool is_no_space(int error) { return error == ENOSPC || error == EDQUOT; }
 
 SpacePatience SpacePatience::of(std::chrono::milliseconds timeout) {
-  return {timeout, std::min<std::chrono::milliseconds>(std::chrono::seconds(30), timeout / 10), {}};
+  return {timeout, std::min<std::chrono::milliseconds>(std::chrono::seconds(30), timeout / 10), {}, {}, {}};
 }
 
 std::optional<Error> SpaceWait::refused(const fs::path& file, Bytes needed) {
+  if (std::optional<Error> error = stopped(file, needed)) return error;
   const auto now = Clock::now();
   const bool first = !since_;
   if (first) since_ = now;
@@ -65,8 +66,17 @@ std::optional<Error> SpaceWait::refused(const fs::path& file, Bytes needed) {
 
 std::optional<Error> SpaceWait::refused_then_wait(const fs::path& file, Bytes needed) {
   std::optional<Error> error = refused(file, needed);
-  if (!error) std::this_thread::sleep_until(retry_at_);
+  while (!error && Clock::now() < retry_at_) {
+    std::this_thread::sleep_until(std::min(retry_at_, Clock::now() + kLook));
+    error = stopped(file, needed);
+  }
   return error;
+}
+
+std::optional<Error> SpaceWait::stopped(const fs::path& file, Bytes needed) {
+  if (!patience_.stops || !patience_.stops()) return std::nullopt;
+  since_.reset();
+  return Error{ErrorCode::interrupted, no_room(file, needed), "free space there"};
 }
 
 void SpaceWait::made_room() {

@@ -5,19 +5,24 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
+#include "runtime/core/call_watch.h"
 #include "runtime/core/result.h"
 #include "runtime/core/units.h"
 
 namespace sluice {
 
-// How long a writer waits for room. The default does not wait at all.
+// How a writer bears with its drive: how long it waits for room, and who hears of it. The default does not wait at all.
 struct SpacePatience {
   std::chrono::milliseconds timeout{0};
   std::chrono::milliseconds retry{0};
   std::function<void(const std::string&)> say;  // a line for people, from the waiting thread; empty: to stderr
+  std::function<bool()> stops;  // whether the run is asked to stop: nobody waits any more; any thread; empty: never
+  // Of calls that block. Shared by all the writers of a run; the last one ends its thread.
+  std::shared_ptr<CallWatch> watch;
 
   // Tries again every 30 s, and within a short timeout ten times.
   static SpacePatience of(std::chrono::milliseconds timeout);
@@ -33,9 +38,15 @@ class SpaceWait {
 
   explicit SpaceWait(SpacePatience patience) : patience_(std::move(patience)) {}
 
+  // How often somebody who waits should look whether the run is asked to stop.
+  static constexpr std::chrono::milliseconds kLook{100};
+
   // `file` cannot take `needed` more bytes. The first time it says so; then wait until retry_at() and try again. An
-  // error (no_space, which names file system, need and what is free) when patience has ended.
+  // error, which names file system, need and what is free, when patience has ended (no_space) or the run is asked to
+  // stop (interrupted).
   std::optional<Error> refused(const std::filesystem::path& file, Bytes needed);
+  // That of a run that is asked to stop.
+  std::optional<Error> stopped(const std::filesystem::path& file, Bytes needed);
   // The same, and blocks until then.
   std::optional<Error> refused_then_wait(const std::filesystem::path& file, Bytes needed);
   Clock::time_point retry_at() const { return retry_at_; }

@@ -150,7 +150,7 @@ class Trainer::Impl : private train::RunObserver {
       if (run_)
         run_->finish();
       else
-        train::publish_finished(job_);
+        train::publish_finished(job_, *this);
     });
     finished_ = true;
     tell();

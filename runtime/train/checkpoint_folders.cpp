@@ -72,9 +72,11 @@ bool is_resumable(const fs::path& checkpoint) {
 }
 bool has_manifest(const fs::path& checkpoint) { return fs::exists(checkpoint / kManifestFile); }
 
-void mark_void(const fs::path& checkpoint) {
-  write_file(checkpoint / kVoidFile, "The run went on in the place of these bytes.\n");
-  sync_folder(checkpoint);
+void mark_void(const fs::path& checkpoint, const SpacePatience& patience) {
+  until_synced(patience, [&] {
+    write_file(checkpoint / kVoidFile, "The run went on in the place of these bytes.\n", patience);
+    sync_folder(checkpoint, patience);
+  });
 }
 bool is_void(const fs::path& checkpoint) { return fs::exists(checkpoint / kVoidFile); }
 
@@ -85,17 +87,14 @@ fs::path begin_checkpoint(const fs::path& output_dir, int64_t step, const SpaceP
   return partial;
 }
 
-fs::path commit_checkpoint(const fs::path& output_dir, int64_t step) {
+fs::path commit_checkpoint(const fs::path& output_dir, int64_t step, const SpacePatience& patience) {
   const fs::path partial = partial_of(output_dir, step), whole = output_dir / checkpoint_name(step);
-  sync_folders(partial);
+  sync_folders(partial, patience);
   const fs::path before = fs::exists(whole) ? put_aside(whole) : fs::path();
-  std::error_code failed;
-  fs::rename(partial, whole, failed);
-  if (failed)
-    throw RunError({ErrorCode::io, "cannot rename " + partial.string() + ": " + failed.message(),
-                    "check the folder's permissions and the drive"});
-  sync_folder(output_dir);
-  if (!before.empty()) fs::remove_all(before, failed);
+  rename_in_place(partial, whole, patience);
+  sync_folder(output_dir, patience);
+  std::error_code ignored;
+  if (!before.empty()) fs::remove_all(before, ignored);
   return whole;
 }
 

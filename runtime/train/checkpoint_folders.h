@@ -31,14 +31,15 @@ bool is_resumable(const std::filesystem::path& checkpoint);
 bool has_manifest(const std::filesystem::path& checkpoint);
 
 // A checkpoint in place, whose bytes the run is about to overwrite. Blocks until the drive has it. Throws RunError.
-void mark_void(const std::filesystem::path& checkpoint);
+void mark_void(const std::filesystem::path& checkpoint, const SpacePatience& patience = {});
 bool is_void(const std::filesystem::path& checkpoint);
 
 // Where a checkpoint is written; made empty. Throws RunError.
 std::filesystem::path begin_checkpoint(const std::filesystem::path& output_dir, int64_t step,
                                        const SpacePatience& patience);
 // Gives it its name, in place of an older one of that name. When it returns, it is on the drive. Throws RunError.
-std::filesystem::path commit_checkpoint(const std::filesystem::path& output_dir, int64_t step);
+std::filesystem::path commit_checkpoint(const std::filesystem::path& output_dir, int64_t step,
+                                        const SpacePatience& patience = {});
 // From its first moment on, the folder is no checkpoint any more, whatever happens. Throws RunError.
 void remove_checkpoint(const std::filesystem::path& checkpoint);
 

@@ -40,18 +40,22 @@ models::ModelOutput output_of(const ModelSetup& setup, const Config& config) {
                        : models::plan_model_output(config.base_model, setup.model.groups, setup.model.compute_dtype);
 }
 
-SpacePatience patience_of(const Config& config) { return SpacePatience::of(config.offload.enospc_timeout); }
-
-fs::path begin_checkpoint(const Config& config, const CheckpointState& state) {
-  return train::begin_checkpoint(config.output_dir, state.step, patience_of(config));
-}
-
-// Gives what is written its name.
-fs::path finish_checkpoint(const fs::path& partial, const Config& config, const CheckpointState& state,
-                           const nlohmann::ordered_json& about, Checksums sums) {
-  write_text(partial, kStateFile, about.dump(2) + "\n", sums, patience_of(config));
-  write_file(partial / kChecksumsFile, to_json(sums), patience_of(config));
-  return commit_checkpoint(config.output_dir, state.step);
+// What all checkpoints have in common: the folder, its state file, its checksums, its name. `write` adds the rest, and
+// to what the state file says.
+using WriteRest = std::function<void(const fs::path& partial, Checksums& sums, nlohmann::ordered_json& about)>;
+fs::path write_checkpoint(const ModelSetup& setup, const Config& config, const CheckpointState& state,
+                          const SpacePatience& patience, const WriteRest& write) {
+  fs::path committed;
+  until_synced(patience, [&] {
+    const fs::path partial = begin_checkpoint(config.output_dir, state.step, patience);
+    Checksums sums;
+    nlohmann::ordered_json about = state_json(setup, config, state);
+    write(partial, sums, about);
+    write_text(partial, kStateFile, about.dump(2) + "\n", sums, patience);
+    write_file(partial / kChecksumsFile, to_json(sums), patience);
+    committed = commit_checkpoint(config.output_dir, state.step, patience);
+  });
+  return committed;
 }
 
 exec::WeightsSink to_weights(auto& writer) {
@@ -64,18 +68,18 @@ exec::StatesSink to_states(auto& writer) {
 }
 
 void write_model(exec::Executor& executor, const ModelSetup& setup, const Config& config, bool odd,
-                 const fs::path& folder, Checksums& sums) {
-  ModelWriter writer(setup, output_of(setup, config), folder, patience_of(config));
+                 const fs::path& folder, Checksums& sums, const SpacePatience& patience) {
+  ModelWriter writer(setup, output_of(setup, config), folder, patience);
   executor.read_back(odd, exec::ReadBackOf::everything, to_weights(writer),
                      writer.needs_states() ? to_states(writer) : exec::StatesSink());
   writer.finish(sums);
 }
 
 void write_model_and_states(exec::Executor& executor, const ModelSetup& setup, const Config& config, bool odd,
-                            const fs::path& folder, Checksums& sums) {
-  ModelWriter model(setup, output_of(setup, config), folder, patience_of(config));
+                            const fs::path& folder, Checksums& sums, const SpacePatience& patience) {
+  ModelWriter model(setup, output_of(setup, config), folder, patience);
   const FlatContent content{[](size_t) { return false; }, [](size_t) { return true; }};
-  FlatWriter states(setup, content, folder, kStatesFile, "sluice-states-2", patience_of(config));
+  FlatWriter states(setup, content, folder, kStatesFile, "sluice-states-2", patience);
   executor.read_back(odd, exec::ReadBackOf::everything, to_weights(model),
                      [&](int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
                        model.states(g, begin, end, bytes);
@@ -85,8 +89,8 @@ void write_model_and_states(exec::Executor& executor, const ModelSetup& setup, c
   model.finish(sums);
 }
 
-void write_resident(exec::Executor& executor, const ModelSetup& setup, const plan::Plan& plan, const Config& config,
-                    bool odd, const fs::path& folder, Checksums& sums) {
+void write_resident(exec::Executor& executor, const ModelSetup& setup, const plan::Plan& plan, bool odd,
+                    const fs::path& folder, Checksums& sums, const SpacePatience& patience) {
   const FlatContent content{[&](size_t g) { return plan.groups[g].weights != Tier::disk; },
                             [&](size_t g) { return plan.groups[g].states != Tier::disk; }};
   const auto resident = [&](size_t g) {
@@ -95,7 +99,7 @@ void write_resident(exec::Executor& executor, const ModelSetup& setup, const pla
   bool any = false;
   for (size_t g = 0; g < plan.groups.size(); ++g) any |= resident(g);
   if (!any) return;
-  FlatWriter writer(setup, content, folder, kResidentFile, "sluice-resident-1", patience_of(config));
+  FlatWriter writer(setup, content, folder, kResidentFile, "sluice-resident-1", patience);
   executor.read_back(odd, exec::ReadBackOf::memory, to_weights(writer), to_states(writer));
   writer.finish(sums);
 }
@@ -138,111 +142,115 @@ std::vector<fs::path> result_files(const fs::path& from) {
 }
 
 // `put` gives a file of `from` its name in `to`.
-void put_in_place(const fs::path& from, const fs::path& to,
+void put_in_place(const fs::path& from, const fs::path& to, const SpacePatience& patience,
                   const std::function<void(const fs::path& file, const fs::path& place)>& put) {
   const std::vector<fs::path> names = result_files(from);
   for (const fs::path& name : names)
     if (is_index(name)) fs::remove(to / name);
-  sync_folder(to);
+  sync_folder(to, patience);
   for (const fs::path& name : names) {
     const fs::path place = to / name;
-    make_folders(place.parent_path());
-    if (is_index(name)) sync_folders(to / name.parent_path());
+    make_folders(place.parent_path(), patience);
+    if (is_index(name)) sync_folders(to / name.parent_path(), patience);
     put(from / name, place);
-    if (place.parent_path() != to) sync_folder(place.parent_path());
+    if (place.parent_path() != to) sync_folder(place.parent_path(), patience);
   }
-  sync_folder(to);
+  sync_folder(to, patience);
 }
 
 // `write` fills the folder it is given.
-void export_through(const fs::path& output_dir, const std::function<void(const fs::path&)>& write) {
+void export_through(const fs::path& output_dir, const SpacePatience& patience,
+                    const std::function<void(const fs::path&)>& write) {
   const fs::path partial = output_dir / kResultFolder;
-  fs::remove_all(partial);
-  make_folders(partial);
-  write(partial);
-  sync_folders(partial);
-  put_in_place(partial, output_dir, [](const fs::path& file, const fs::path& place) { fs::rename(file, place); });
+  until_synced(patience, [&] {
+    fs::remove_all(partial);
+    make_folders(partial, patience);
+    write(partial);
+    sync_folders(partial, patience);
+    put_in_place(partial, output_dir, patience,
+                 [&](const fs::path& file, const fs::path& place) { rename_in_place(file, place, patience); });
+  });
   fs::remove_all(partial);
 }
 
 }  // namespace
 
 fs::path save_copy(exec::Executor& executor, const ModelSetup& setup, const Config& config,
-                   const CheckpointState& state, CheckpointOf of) {
-  const fs::path partial = begin_checkpoint(config, state);
-  Checksums sums;
-  nlohmann::ordered_json about = state_json(setup, config, state);
-  if (of == CheckpointOf::model) {
-    about["model_only"] = true;
-    write_model(executor, setup, config, state.odd, partial, sums);
-  } else {
-    write_model_and_states(executor, setup, config, state.odd, partial, sums);
-  }
-  return finish_checkpoint(partial, config, state, about, std::move(sums));
+                   const CheckpointState& state, CheckpointOf of, const SpacePatience& patience) {
+  return write_checkpoint(setup, config, state, patience,
+                          [&](const fs::path& partial, Checksums& sums, nlohmann::ordered_json& about) {
+                            if (of == CheckpointOf::model) {
+                              about["model_only"] = true;
+                              write_model(executor, setup, config, state.odd, partial, sums, patience);
+                            } else {
+                              write_model_and_states(executor, setup, config, state.odd, partial, sums, patience);
+                            }
+                          });
 }
 
 fs::path save_manifest(exec::Executor& executor, const swap::SwapEngine& swap, const ModelSetup& setup,
-                       const plan::Plan& plan, const Config& config, const CheckpointState& state) {
-  const fs::path partial = begin_checkpoint(config, state);
-  Checksums sums;
-  const SpacePatience patience = patience_of(config);
-  write_resident(executor, setup, plan, config, state.odd, partial, sums);
-  write_text(partial, kManifestFile,
-             to_json(manifest_of(executor.trained_extents(state.odd), swap, setup, config), partial), sums, patience);
-  sums["plan.yaml"] = write_copy(config.output_dir / "plan.yaml", partial / "plan.yaml", patience);
-  nlohmann::ordered_json about = state_json(setup, config, state);
-  about["manifest"] = kManifestFile;
-  return finish_checkpoint(partial, config, state, about, std::move(sums));
+                       const plan::Plan& plan, const Config& config, const CheckpointState& state,
+                       const SpacePatience& patience) {
+  const auto write = [&](const fs::path& partial, Checksums& sums, nlohmann::ordered_json& about) {
+    write_resident(executor, setup, plan, state.odd, partial, sums, patience);
+    const Manifest manifest = manifest_of(executor.trained_extents(state.odd), swap, setup, config);
+    write_text(partial, kManifestFile, to_json(manifest, partial), sums, patience);
+    sums["plan.yaml"] = write_copy(config.output_dir / "plan.yaml", partial / "plan.yaml", patience);
+    about["manifest"] = kManifestFile;
+  };
+  return write_checkpoint(setup, config, state, patience, write);
 }
 
 fs::path renew_checkpoint(const fs::path& from, const ModelSetup& setup, const Config& config,
-                          const CheckpointState& state) {
-  const SpacePatience patience = patience_of(config);
-  const fs::path partial = begin_checkpoint(config, state);
-  Checksums sums = fs::exists(from / kChecksumsFile) ? read_checksums(from / kChecksumsFile) : Checksums();
-  nlohmann::ordered_json about = state_json(setup, config, state);
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(from)) {
-    const fs::path name = fs::relative(entry.path(), from);
-    if (entry.is_directory() || name == kStateFile || name == kChecksumsFile || name == kVoidFile) continue;
-    if (name == kManifestFile) {
-      about["manifest"] = kManifestFile;
-      write_text(partial, kManifestFile, to_json(read_manifest(from), partial), sums, patience);
-      continue;
+                          const CheckpointState& state, const SpacePatience& patience) {
+  const auto write = [&](const fs::path& partial, Checksums& sums, nlohmann::ordered_json& about) {
+    if (fs::exists(from / kChecksumsFile)) sums = read_checksums(from / kChecksumsFile);
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(from)) {
+      const fs::path name = fs::relative(entry.path(), from);
+      if (entry.is_directory() || name == kStateFile || name == kChecksumsFile || name == kVoidFile) continue;
+      if (name == kManifestFile) {
+        about["manifest"] = kManifestFile;
+        write_text(partial, kManifestFile, to_json(read_manifest(from), partial), sums, patience);
+        continue;
+      }
+      make_folders((partial / name).parent_path(), patience);
+      const FileSums copied = write_copy(entry.path(), partial / name, patience);
+      sums.try_emplace(name, copied);
     }
-    make_folders((partial / name).parent_path(), patience);
-    const FileSums copied = write_copy(entry.path(), partial / name, patience);
-    sums.try_emplace(name, copied);
-  }
-  return finish_checkpoint(partial, config, state, about, std::move(sums));
+  };
+  return write_checkpoint(setup, config, state, patience, write);
 }
 
 void export_model(exec::Executor& executor, const ModelSetup& setup, const Config& config,
-                  const CheckpointState& state) {
-  export_through(config.output_dir, [&](const fs::path& folder) {
+                  const CheckpointState& state, const SpacePatience& patience) {
+  export_through(config.output_dir, patience, [&](const fs::path& folder) {
     Checksums sums;
-    write_model(executor, setup, config, state.odd, folder, sums);
-    write_text(folder, kStateFile, state_json(setup, config, state).dump(2) + "\n", sums, patience_of(config));
+    write_model(executor, setup, config, state.odd, folder, sums, patience);
+    write_text(folder, kStateFile, state_json(setup, config, state).dump(2) + "\n", sums, patience);
   });
 }
 
-void export_model(const fs::path& checkpoint, const ModelSetup& setup, const Config& config) {
+void export_model(const fs::path& checkpoint, const ModelSetup& setup, const Config& config,
+                  const SpacePatience& patience) {
   const CheckpointSources sources = sources_in(checkpoint, setup);
-  export_through(config.output_dir, [&](const fs::path& folder) {
+  export_through(config.output_dir, patience, [&](const fs::path& folder) {
     Checksums sums;
-    ModelWriter writer(setup, output_of(setup, config), folder, patience_of(config));
+    ModelWriter writer(setup, output_of(setup, config), folder, patience);
     for (size_t g = 0; g < setup.model.groups.size(); ++g)
       if (setup.model.groups[g].trainable) writer.weights(static_cast<int>(g), read_weights(sources, setup, g));
     writer.finish(sums);
-    write_copy(checkpoint / kStateFile, folder / kStateFile);
+    write_copy(checkpoint / kStateFile, folder / kStateFile, patience);
   });
 }
 
-void publish_result(const fs::path& checkpoint, const fs::path& output_dir) {
-  put_in_place(checkpoint, output_dir, [](const fs::path& file, const fs::path& place) {
-    fs::remove(place);
-    std::error_code cannot_link;
-    fs::create_hard_link(file, place, cannot_link);
-    if (cannot_link) write_copy(file, place);
+void publish_result(const fs::path& checkpoint, const fs::path& output_dir, const SpacePatience& patience) {
+  until_synced(patience, [&] {
+    put_in_place(checkpoint, output_dir, patience, [&](const fs::path& file, const fs::path& place) {
+      fs::remove(place);
+      std::error_code cannot_link;
+      fs::create_hard_link(file, place, cannot_link);
+      if (cannot_link) write_copy(file, place, patience);
+    });
   });
 }
 

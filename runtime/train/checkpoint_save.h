@@ -30,26 +30,31 @@ enum class CheckpointOf : uint8_t {
   model,             // `save_only_model`: without these, so that it cannot be resumed
 };
 
-// All of them after a flush. They throw RunError, and leave an unfinished folder under a name that is never read.
+// All of them after a flush. They block on the drive, and on a full one wait as long as `patience` lasts: what was
+// written is written again where only a sync met the full drive. They throw RunError, and leave an unfinished folder
+// under a name that is never read.
 std::filesystem::path save_copy(exec::Executor& executor, const ModelSetup& setup, const Config& config,
-                                const CheckpointState& state, CheckpointOf of);
+                                const CheckpointState& state, CheckpointOf of, const SpacePatience& patience);
 
 // A checkpoint without copies of what lies on disk: swap files are synced, `extents` are frozen by the caller once this
 // returns. Only what lives in memory is written.
 std::filesystem::path save_manifest(exec::Executor& executor, const swap::SwapEngine& swap, const ModelSetup& setup,
-                                    const plan::Plan& plan, const Config& config, const CheckpointState& state);
+                                    const plan::Plan& plan, const Config& config, const CheckpointState& state,
+                                    const SpacePatience& patience);
 
 // A checkpoint where no step has changed anything since `from`: with its files, and what is new beside them.
 std::filesystem::path renew_checkpoint(const std::filesystem::path& from, const ModelSetup& setup, const Config& config,
-                                       const CheckpointState& state);
+                                       const CheckpointState& state, const SpacePatience& patience);
 
 // Writes the model or adapter to the top of output_dir, file by file under another name first.
 void export_model(exec::Executor& executor, const ModelSetup& setup, const Config& config,
-                  const CheckpointState& state);
+                  const CheckpointState& state, const SpacePatience& patience);
 // The same from a checkpoint with a manifest, without a run.
-void export_model(const std::filesystem::path& checkpoint, const ModelSetup& setup, const Config& config);
+void export_model(const std::filesystem::path& checkpoint, const ModelSetup& setup, const Config& config,
+                  const SpacePatience& patience);
 
 // Puts a checkpoint's model at the top of output_dir, sharing files where the file system links.
-void publish_result(const std::filesystem::path& checkpoint, const std::filesystem::path& output_dir);
+void publish_result(const std::filesystem::path& checkpoint, const std::filesystem::path& output_dir,
+                    const SpacePatience& patience);
 
 }  // namespace sluice::train

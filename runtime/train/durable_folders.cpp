@@ -13,36 +13,63 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kBlockBytes = 4096;  // a new folder takes one of the file system's
+constexpr int64_t kBlockBytes = 4096;  // a new folder, or a longer one, takes one of the file system's
+
+// `act` sets its error.
+template <class Act>
+void with_room(const fs::path& file, const char* what, const SpacePatience& patience, const Act& act) {
+  SpaceWait space(patience);
+  for (std::error_code error; act(error), error; error.clear()) {
+    if (!is_no_space(error.value())) throw_file_error(file, what, error.value());
+    if (const std::optional<Error> refused = space.refused_then_wait(file, Bytes{kBlockBytes}))
+      throw RunError(*refused);
+  }
+  space.made_room();
+}
 
 }  // namespace
 
-void sync_folder(const fs::path& folder) {
+void sync_folder(const fs::path& folder, const SpacePatience& patience) {
   const int fd = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) throw_file_error(folder, "open", errno);
+  const WatchedCall call(patience.watch.get(), "the sync of " + folder.string());
   const int failed = fsync(fd) != 0 ? errno : 0;
   close(fd);
+  if (is_no_space(failed)) throw NoRoomAtSync(folder, Bytes{kBlockBytes}, failed);
   if (failed != 0) throw_file_error(folder, "fsync", failed);
 }
 
-void sync_folders(const fs::path& folder) {
+void sync_folders(const fs::path& folder, const SpacePatience& patience) {
   for (const fs::directory_entry& entry : fs::directory_iterator(folder))
-    if (entry.is_directory() && !entry.is_symlink()) sync_folders(entry.path());
-  sync_folder(folder);
+    if (entry.is_directory() && !entry.is_symlink()) sync_folders(entry.path(), patience);
+  sync_folder(folder, patience);
 }
 
 void make_folders(const fs::path& folder, const SpacePatience& patience) {
   if (folder.empty() || fs::is_directory(folder)) return;
   const fs::path parent = (folder.has_filename() ? folder : folder.parent_path()).parent_path();
   make_folders(parent, patience);
-  SpaceWait space(patience);
-  for (std::error_code error; fs::create_directory(folder, error), error; error.clear()) {
-    if (!is_no_space(error.value())) throw_file_error(folder, "create", error.value());
-    if (const std::optional<Error> refused = space.refused_then_wait(folder, Bytes{kBlockBytes}))
-      throw RunError(*refused);
+  with_room(folder, "create", patience, [&](std::error_code& error) { fs::create_directory(folder, error); });
+  sync_folder(parent, patience);
+}
+
+void rename_in_place(const fs::path& from, const fs::path& to, const SpacePatience& patience) {
+  with_room(to, "rename", patience, [&](std::error_code& error) { fs::rename(from, to, error); });
+}
+
+void replace_file(const fs::path& file, std::string_view text, const SpacePatience& patience) {
+  const fs::path fresh = file.string() + "." + std::to_string(getpid());
+  try {
+    until_synced(patience, [&] {
+      write_file(fresh, text, patience);
+      rename_in_place(fresh, file, patience);
+      sync_folder(file.parent_path(), patience);
+    });
+  } catch (const RunError&) {
+    std::error_code ignored;
+    fs::remove(fresh, ignored);
+    throw;
   }
-  space.made_room();
-  sync_folder(parent);
 }
 
 }  // namespace sluice::train

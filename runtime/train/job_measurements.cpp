@@ -2,7 +2,6 @@
 
 #include <dlfcn.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +12,7 @@
 #include "models/decoder_json.h"
 #include "runtime/core/result.h"
 #include "runtime/train/cache_folder.h"
+#include "runtime/train/durable_folders.h"
 #include "runtime/train/free_memory.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/swap_folders.h"
@@ -131,16 +131,15 @@ void remove_old(const fs::path& folder) {
 
 // Whole or not at all: other jobs may start at this moment.
 void keep(const fs::path& file, const ordered_json& key, ordered_json value) {
-  std::error_code failed;
-  fs::create_directories(file.parent_path(), failed);
-  remove_old(file.parent_path());
-  const fs::path fresh = file.string() + "." + std::to_string(getpid());
   const ordered_json document = {
       {"measured", time_text(std::time(nullptr))}, {"key", key}, {"value", std::move(value)}};
-  std::ofstream stream(fresh);
-  stream << document.dump(1) << '\n' << std::flush;
-  if (stream) fs::rename(fresh, file, failed);
-  if (!stream || failed) fs::remove(fresh, failed);
+  try {
+    make_folders(file.parent_path());
+    remove_old(file.parent_path());
+    replace_file(file, document.dump(1) + "\n");
+  } catch (const RunError&) {
+    // It is measured again next time.
+  }
 }
 
 ordered_json to_json(const exec::BlockPasses& passes) {

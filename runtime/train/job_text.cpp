@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/swap_files.h"
 
 namespace sluice::train {
 
@@ -40,10 +41,14 @@ Error with_way_on(Error error, const Job& job) {
                      "so this is a bug of Sluice, unless something else has taken of that memory since the start";
     error.hint = "please report it with this table; until then lower offload.max_gpu or offload.max_cpu by a tenth";
   }
-  const std::vector<fs::path> checkpoints = find_resumable(job.config.output_dir);
+  std::vector<fs::path> checkpoints = find_resumable(job.config.output_dir);
+  const bool had_some = !checkpoints.empty();
+  std::erase_if(checkpoints, [](const fs::path& each) { return !has_swap_files(each); });
   if (!error.hint.empty()) error.hint += "; ";
   if (!fs::is_directory(job.config.output_dir))
     error.hint += "the checkpoints that were written are where " + job.config.output_dir.string() + " was";
+  else if (checkpoints.empty() && had_some)
+    error.hint += "the checkpoints went with their swap files: the run starts anew";
   else if (checkpoints.empty())
     error.hint += "no checkpoint was written yet: the run starts anew";
   else

@@ -51,8 +51,8 @@ int checkpoint_sets(const Config& config) {
 }
 
 KeptCheckpoints::KeptCheckpoints(const Config& config, const SwapPlace& place, const fs::path& resumes_from,
-                                 const plan::Layout& layout, swap::SwapEngine& swap)
-    : config_(config), place_(place), swap_(swap) {
+                                 const plan::Layout& layout, swap::SwapEngine& swap, const SpacePatience& patience)
+    : config_(config), place_(place), swap_(swap), patience_(patience) {
   const bool in_place = config.checkpoint == CheckpointPlace::in_place;
   HeldPieces others;
   const HeldCheckpoint* goes_on = nullptr;
@@ -70,7 +70,7 @@ KeptCheckpoints::KeptCheckpoints(const Config& config, const SwapPlace& place, c
                                      [](const plan::Buffer& buffer) { return is_trained_on_disk(buffer); });
   if (saves_manifests(config) && uses_disk)
     for (size_t path = 0; path < config.offload.nvme_path.size(); ++path)
-      record_owner(swap_.file(static_cast<int>(path)), config.output_dir);
+      record_owner(swap_.file(static_cast<int>(path)), config.output_dir, patience_);
 }
 
 void KeptCheckpoints::find_places(const HeldCheckpoint& held, const plan::Layout& layout, const HeldPieces& others) {
@@ -194,7 +194,7 @@ void KeptCheckpoints::drop_copies() {
 void KeptCheckpoints::before_training() {
   if (config_.checkpoint != CheckpointPlace::in_place) return;
   for (const Kept& kept : kept_)
-    if (fs::exists(kept.folder / kManifestFile) && !is_void(kept.folder)) mark_void(kept.folder);
+    if (fs::exists(kept.folder / kManifestFile) && !is_void(kept.folder)) mark_void(kept.folder, patience_);
 }
 
 }  // namespace sluice::train

@@ -27,7 +27,7 @@ class KeptCheckpoints {
   // Adopts what lies in the swap files already; all must outlive it. `resumes_from`: empty: none. Before extents are
   // created. Throws RunError.
   KeptCheckpoints(const Config& config, const SwapPlace& place, const std::filesystem::path& resumes_from,
-                  const plan::Layout& layout, swap::SwapEngine& swap);
+                  const plan::Layout& layout, swap::SwapEngine& swap, const SpacePatience& patience);
   ~KeptCheckpoints();  // the swap files stay when a checkpoint needs them
   KeptCheckpoints(const KeptCheckpoints&) = delete;
   KeptCheckpoints& operator=(const KeptCheckpoints&) = delete;
@@ -59,6 +59,7 @@ class KeptCheckpoints {
   const Config& config_;
   const SwapPlace& place_;
   swap::SwapEngine& swap_;
+  const SpacePatience patience_;
   std::vector<Kept> kept_;  // oldest first
   Places places_;
   std::optional<swap::FrozenId> adopted_in_place_;

@@ -1,11 +1,7 @@
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <sstream>
 
 #include "runtime/core/result.h"
+#include "runtime/train/durable_folders.h"
 #include "runtime/train/machine_file.h"
 #include "runtime/train/machine_units.h"
 
@@ -130,20 +126,12 @@ std::string machine_text(const plan::Machine& machine) {
 }
 
 void write_machine(const plan::Machine& machine, const std::filesystem::path& file) {
-  const std::filesystem::path unfinished = file.string() + "." + std::to_string(::getpid());
-  std::ofstream stream(unfinished);
-  stream << machine_text(machine) << std::flush;
-  const bool written = stream.good();
-  stream.close();
-  std::error_code failed;
-  if (written) {
-    std::filesystem::rename(unfinished, file, failed);
-    if (!failed) return;
+  try {
+    replace_file(file, machine_text(machine));
+  } catch (const RunError& failure) {
+    throw SetupError("cannot write " + file.string() + ": " + failure.error().message,
+                     "give --out a file in a folder that exists, that you may write to and that has space");
   }
-  const std::string reason = failed ? failed.message() : std::strerror(errno);
-  std::filesystem::remove(unfinished, failed);
-  throw SetupError("cannot write " + file.string() + ": " + reason,
-                   "give --out a file in a folder that exists, that you may write to and that has space");
 }
 
 }  // namespace sluice::train

@@ -2,13 +2,15 @@
 
 #include <unistd.h>
 
-#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <utility>
 
 #include "runtime/core/result.h"
 #include "runtime/core/units.h"
@@ -41,6 +43,9 @@ std::string to_json_line(const StepRecord& record) {
 
 namespace {
 
+// Of lines that are kept in memory: thousands of steps.
+constexpr size_t kUnsyncedBytesMax = size_t{1} << 20;
+
 // The lines of steps up to `steps_kept`. A last line without its end was being written when the run was killed; zeros
 // were never written: power was lost before a checkpoint had waited for that part.
 std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
@@ -61,22 +66,38 @@ std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
 // A new file takes the old one's place at once, and only when its lines are safe: a kill in between loses none.
 OutputFile begin_log(const std::filesystem::path& file, const std::string& kept, const SpacePatience& patience) {
   const std::filesystem::path partial = file.string() + ".partial";
-  OutputFile log(partial, patience);
-  log.append(kept);
-  log.sync();
-  if (::rename(partial.c_str(), file.c_str()) != 0) throw_file_error(file, "rename", errno);
-  sync_folder(file.parent_path());
-  return log;
+  std::optional<OutputFile> log;
+  until_synced(patience, [&] {
+    log.emplace(partial, patience);
+    log->append(kept);
+    log->sync();
+    rename_in_place(partial, file, patience);
+    sync_folder(file.parent_path(), patience);
+  });
+  return std::move(*log);
 }
 
 }  // namespace
 
 StepLog::StepLog(const std::filesystem::path& file, int64_t steps_kept, const SpacePatience& patience)
-    : file_(begin_log(file, kept_lines(file, steps_kept), patience)) {}
+    : patience_(patience), file_(begin_log(file, kept_lines(file, steps_kept), patience)) {}
 
-void StepLog::append(const StepRecord& record) { file_.append(to_json_line(record) + "\n"); }
+void StepLog::append(const StepRecord& record) {
+  const std::string line = to_json_line(record) + "\n";
+  file_.append(line);
+  unsynced_ += line;
+  if (unsynced_.size() > kUnsyncedBytesMax) sync();
+}
 
-void StepLog::sync() { file_.sync(); }
+void StepLog::sync() {
+  bool again = false;
+  until_synced(patience_, [&] {
+    if (std::exchange(again, true))
+      file_.write(file_.end() - static_cast<int64_t>(unsynced_.size()), std::as_bytes(std::span(unsynced_)));
+    file_.sync();
+  });
+  unsynced_.clear();
+}
 
 bool wants_colour(int descriptor) {
   const auto set = [](const char* name) {

@@ -45,13 +45,15 @@ class StepLog {
   // cannot be written.
   StepLog(const std::filesystem::path& file, int64_t steps_kept, const SpacePatience& patience = {});
 
-  // In the file when it returns, not yet on the drive. Throws RunError.
+  // In the file when it returns; on the drive at some later call. Throws RunError.
   void append(const StepRecord& record);
   // Before the checkpoint that the lines belong to: it must not outlive them. Throws RunError.
   void sync();
 
  private:
+  SpacePatience patience_;
   OutputFile file_;
+  std::string unsynced_;  // lines since the last sync: one that finds no room may lose them
 };
 
 // Whether escape sequences belong on this stream: a terminal, NO_COLOR unset or empty, TERM not "dumb".

@@ -44,18 +44,23 @@ const char* fix_of(int error) {
 
 bool has_room(int fd, int64_t bytes) {
   struct statvfs space {};
-  return fstatvfs(fd, &space) != 0 || static_cast<int64_t>(space.f_bavail * space.f_frsize) >= bytes;
+  if (fstatvfs(fd, &space) != 0 || space.f_blocks == 0) return true;  // some do not say
+  return static_cast<int64_t>(space.f_bavail * space.f_frsize) >= bytes;
+}
+
+Error error_of(const std::filesystem::path& file, const char* what, int error) {
+  return {is_no_space(error) ? ErrorCode::no_space : ErrorCode::io,
+          file.string() + ": " + what + ": " + std::strerror(error), fix_of(error)};
 }
 
 }  // namespace
 
 void throw_file_error(const std::filesystem::path& file, const char* what, int error) {
-  throw RunError({is_no_space(error) ? ErrorCode::no_space : ErrorCode::io,
-                  file.string() + ": " + what + ": " + std::strerror(error), fix_of(error)});
+  throw RunError(error_of(file, what, error));
 }
 
 OutputFile::OutputFile(std::filesystem::path path, const SpacePatience& patience)
-    : path_(std::move(path)), space_(patience) {
+    : path_(std::move(path)), space_(patience), watch_(patience.watch) {
   while ((fd_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) < 0)
     wait_for_space_or_throw("create", errno, kBlockBytes);
 }
@@ -63,6 +68,7 @@ OutputFile::OutputFile(std::filesystem::path path, const SpacePatience& patience
 OutputFile::OutputFile(OutputFile&& other) noexcept
     : path_(std::move(other.path_)),
       space_(std::move(other.space_)),
+      watch_(std::move(other.watch_)),
       fd_(std::exchange(other.fd_, -1)),
       end_(other.end_) {}
 
@@ -73,7 +79,7 @@ OutputFile::~OutputFile() {
 void OutputFile::reserve(Bytes bytes) {
   for (;;) {
     // Some file systems hand out all that they have before they refuse: others would meet a full drive meanwhile.
-    const int refused = has_room(fd_, bytes.count) ? posix_fallocate(fd_, 0, bytes.count) : ENOSPC;
+    const int refused = has_room(fd_, bytes.count) ? allocate(bytes) : ENOSPC;
     if (refused == 0) return space_.made_room();
     if (refused == EOPNOTSUPP || refused == EINVAL) return;
     if (refused == EINTR) continue;
@@ -84,7 +90,7 @@ void OutputFile::reserve(Bytes bytes) {
 
 void OutputFile::write(int64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = pwrite(fd_, bytes.data(), std::min<size_t>(bytes.size(), size_t{1} << 30), offset);
+    const ssize_t written = write_some(offset, bytes);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
       wait_for_space_or_throw("write", written == 0 ? EIO : errno, static_cast<int64_t>(bytes.size()));
@@ -97,10 +103,23 @@ void OutputFile::write(int64_t offset, std::span<const std::byte> bytes) {
   }
 }
 
+ssize_t OutputFile::write_some(int64_t offset, std::span<const std::byte> bytes) const {
+  const WatchedCall call(watch_.get(), "a write to " + path_.string());
+  return pwrite(fd_, bytes.data(), std::min<size_t>(bytes.size(), size_t{1} << 30), offset);
+}
+
+int OutputFile::allocate(Bytes bytes) const {
+  const WatchedCall call(watch_.get(), "the reservation of " + path_.string());
+  return posix_fallocate(fd_, 0, bytes.count);
+}
+
 void OutputFile::append(std::string_view text) { write(end_, std::as_bytes(std::span(text))); }
 
 void OutputFile::sync() {
-  if (fsync(fd_) != 0) throw_file_error(path_, "fsync", errno);
+  const WatchedCall call(watch_.get(), "the sync of " + path_.string());
+  if (fsync(fd_) == 0) return;
+  if (is_no_space(errno)) throw NoRoomAtSync(path_, Bytes{end_}, errno);
+  throw_file_error(path_, "fsync", errno);
 }
 
 void OutputFile::wait_for_space_or_throw(const char* what, int error, int64_t needed) {
@@ -108,13 +127,33 @@ void OutputFile::wait_for_space_or_throw(const char* what, int error, int64_t ne
   if (const std::optional<Error> refused = space_.refused_then_wait(path_, Bytes{needed})) throw RunError(*refused);
 }
 
-void write_file(const std::filesystem::path& path, std::string_view text, const SpacePatience& patience) {
-  OutputFile file(path, patience);
-  file.append(text);
-  file.sync();
+NoRoomAtSync::NoRoomAtSync(const std::filesystem::path& file, Bytes needed, int error)
+    : RunError(error_of(file, "fsync", error)), file_(file), needed_(needed) {}
+
+void until_synced(const SpacePatience& patience, const std::function<void()>& write) {
+  SpaceWait space(patience);
+  for (;;) {
+    try {
+      write();
+      return space.made_room();
+    } catch (const NoRoomAtSync& full) {
+      if (const std::optional<Error> refused = space.refused_then_wait(full.file(), full.needed()))
+        throw RunError(*refused);
+    }
+  }
 }
 
-FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to, const SpacePatience& patience) {
+void write_file(const std::filesystem::path& path, std::string_view text, const SpacePatience& patience) {
+  until_synced(patience, [&] {
+    OutputFile file(path, patience);
+    file.append(text);
+    file.sync();
+  });
+}
+
+namespace {
+
+FileSums copied(const std::filesystem::path& from, const std::filesystem::path& to, const SpacePatience& patience) {
   const int in = open(from.c_str(), O_RDONLY | O_CLOEXEC);
   if (in < 0) throw_file_error(from, "open", errno);
   OutputFile out(to, patience);
@@ -136,6 +175,14 @@ FileSums write_copy(const std::filesystem::path& from, const std::filesystem::pa
   close(in);
   out.sync();
   return {sum.bytes(), {{"", 0, sum.bytes(), sum.digest()}}};
+}
+
+}  // namespace
+
+FileSums write_copy(const std::filesystem::path& from, const std::filesystem::path& to, const SpacePatience& patience) {
+  FileSums sums;
+  until_synced(patience, [&] { sums = copied(from, to, patience); });
+  return sums;
 }
 
 }  // namespace sluice::train

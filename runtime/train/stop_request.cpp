@@ -15,7 +15,8 @@ static_assert(std::atomic<int>::is_always_lock_free);
 
 void note(int signal) {
   asked = signal;
-  constexpr std::string_view kText = "\nstopping after this step, with a checkpoint; once more stops at once\n";
+  constexpr std::string_view kText =
+      "\nstopping after this step, with a checkpoint, or now where it waits for room; once more stops at once\n";
   if (!is_read(STDERR_FILENO, 0)) return;
   [[maybe_unused]] const ssize_t ignored = write(STDERR_FILENO, kText.data(), kText.size());
 }
@@ -37,6 +38,7 @@ StopRequest::~StopRequest() {
 }
 
 int StopRequest::signal() const { return asked; }
+int StopRequest::noted() { return asked; }
 
 IgnoredSignals::IgnoredSignals() {
   struct sigaction action {};

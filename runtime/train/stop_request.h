@@ -17,6 +17,8 @@ class StopRequest {
   StopRequest& operator=(const StopRequest&) = delete;
 
   int signal() const;  // SIGINT, SIGTERM, or 0 when nobody asked
+  // The same from anywhere, any thread; 0 before the first StopRequest of the process.
+  static int noted();
 
  private:
   struct sigaction interrupt_before_ {

@@ -6,12 +6,14 @@
 #include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <random>
 
 #include "runtime/core/result.h"
 #include "runtime/train/checkpoint_folders.h"
 #include "runtime/train/durable_folders.h"
 #include "runtime/train/output_file.h"
+#include "swap/extent_space.h"
 #include "swap/extent_store.h"
 
 namespace sluice::train {
@@ -107,13 +109,16 @@ std::vector<SwapLeftover> find_swap_files(const fs::path& swap_folder) {
   return found;
 }
 
-void record_owner(const fs::path& swap_file, const fs::path& output_dir) {
+void record_owner(const fs::path& swap_file, const fs::path& output_dir, const SpacePatience& patience) {
   const fs::path folder = fs::weakly_canonical(swap_file.parent_path()), output = fs::weakly_canonical(output_dir);
   const fs::path inside = folder.lexically_relative(output);
   const bool moves_along = !inside.empty() && *inside.begin() != "..";
   const fs::path named = moves_along ? output.lexically_relative(folder) : fs::absolute(output_dir).lexically_normal();
-  write_file(record_of(swap_file), named.string() + "\n");
-  sync_folder(swap_file.parent_path());
+  until_synced(patience, [&] {
+    write_file(record_of(swap_file), named.string() + "\n", patience);
+    fs::permissions(record_of(swap_file), fs::perms::owner_read | fs::perms::owner_write);
+    sync_folder(swap_file.parent_path(), patience);
+  });
 }
 
 void remove_record(const fs::path& swap_file) {
@@ -172,6 +177,33 @@ HeldPieces pieces_on(const std::vector<fs::path>& nvme_paths, const std::string&
       if (paths[static_cast<size_t>(piece.file)] >= 0)
         pieces.emplace(paths[static_cast<size_t>(piece.file)], piece.offset, piece.bytes);
   return pieces;
+}
+
+bool has_swap_files(const fs::path& checkpoint) {
+  if (!has_manifest(checkpoint)) return true;
+  try {
+    const Manifest manifest = read_manifest(checkpoint);
+    return std::all_of(manifest.files.begin(), manifest.files.end(),
+                       [](const fs::path& file) { return fs::exists(file); });
+  } catch (const SetupError&) {
+    return false;
+  }
+}
+
+void give_back_unnamed(const Config& config, const fs::path& checkpoint) {
+  const SwapPlace place = find_swap_place(config, checkpoint);
+  if (!place.adopts()) return;
+  swap::ExtentSpace space(config.offload.nvme_path.size());
+  std::vector<std::unique_ptr<swap::SwapFile>> files;
+  for (const fs::path& path : config.offload.nvme_path) {
+    files.push_back(std::make_unique<swap::SwapFile>(path, place.file_name, swap::OldFile::shrink));
+    space.add(static_cast<int>(files.size() - 1), 0, files.back()->bytes());
+  }
+  for (const HeldCheckpoint& held : place.held)
+    for (const auto& [path, offset, bytes] : pieces_on(config.offload.nvme_path, place.file_name, held.manifest))
+      space.hold(std::vector{swap::Piece{path, offset, bytes, 0}});
+  for (size_t path = 0; path < files.size(); ++path)
+    files[path]->keep(files[path]->bytes() > 0, space.free_ranges(static_cast<int>(path)));
 }
 
 }  // namespace sluice::train

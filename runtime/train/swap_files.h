@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/space_wait.h"
 #include "runtime/core/units.h"
 #include "runtime/train/config.h"
 #include "runtime/train/manifest.h"
@@ -26,7 +27,8 @@ struct SwapLeftover {
 std::vector<SwapLeftover> find_swap_files(const std::filesystem::path& swap_folder);
 
 // Written before the first checkpoint names the file. Throws RunError.
-void record_owner(const std::filesystem::path& swap_file, const std::filesystem::path& output_dir);
+void record_owner(const std::filesystem::path& swap_file, const std::filesystem::path& output_dir,
+                  const SpacePatience& patience = {});
 void remove_swap_file(const std::filesystem::path& swap_file);  // and its record
 void remove_record(const std::filesystem::path& swap_file);
 
@@ -50,6 +52,13 @@ struct SwapPlace {
 };
 // `resumes_from`: empty: none. Throws SetupError: a manifest is damaged.
 SwapPlace find_swap_place(const Config& config, const std::filesystem::path& resumes_from);
+
+// Of a job that has ended: what its checkpoints do not name of the swap files that hold them goes back to the drives, as
+// at the end of a run that nobody killed. `checkpoint`: its last one. Throws SetupError: a folder is in use.
+void give_back_unnamed(const Config& config, const std::filesystem::path& checkpoint);
+
+// Whether all files that the checkpoint's manifest names are there; true where it has none.
+bool has_swap_files(const std::filesystem::path& checkpoint);
 
 // What of a manifest lies in files of that name on these paths, by path.
 using HeldPieces = std::set<std::tuple<int, int64_t, int64_t>>;  // path, offset, bytes

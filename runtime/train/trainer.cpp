@@ -12,6 +12,7 @@
 #include "runtime/exec/trace.h"
 #include "runtime/plan/report.h"
 #include "runtime/train/advice.h"
+#include "runtime/train/checkpoint_folders.h"
 #include "runtime/train/job.h"
 #include "runtime/train/job_text.h"
 #include "runtime/train/machine_file.h"
@@ -65,14 +66,16 @@ class CommandObserver : public RunObserver {
   exec::TraceWriter trace_;
 };
 
+constexpr const char* kToGoOn = "\nto go on, run it again with auto_resume_from_checkpoints=true";
+std::string name_of_signal(int signal) { return signal == SIGINT ? "SIGINT" : "SIGTERM"; }
+
 // Returns the exit code that a shell expects of a program that a signal ended.
 int stop_after_signal(TrainingRun& run, CommandObserver& observer, int signal) {
   const std::optional<fs::path> checkpoint = run.stop();
   observer.save_trace();
-  observer.say(std::string("stopped by ") + (signal == SIGINT ? "SIGINT" : "SIGTERM") + " after step " +
-               std::to_string(run.steps_done()) + " of " + std::to_string(run.steps_total()) +
-               "; checkpoint: " + (checkpoint ? checkpoint->string() : "none"));
-  if (checkpoint) observer.say("to go on, run it again with auto_resume_from_checkpoints=true");
+  observer.say("stopped by " + name_of_signal(signal) + " after step " + std::to_string(run.steps_done()) + " of " +
+               std::to_string(run.steps_total()) +
+               "; checkpoint: " + (checkpoint ? checkpoint->string() + kToGoOn : "none"));
   return 128 + signal;
 }
 
@@ -95,9 +98,21 @@ int train(Job& job, const TrainOptions& options, const OutputFolder& folder) {
 int publish(const Job& job) {
   std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
               static_cast<long long>(job.resume->step), static_cast<long long>(job.data->steps_total()));
-  publish_finished(job);
+  class Notes final : public RunObserver {
+    void note(const std::string& line) override { Console(STDERR_FILENO).say(line); }
+  } notes;
+  publish_finished(job, notes);
   std::printf("result: %s\n", job.config.output_dir.c_str());
   return 0;
+}
+
+// A signal ended a wait for room: nothing more can be written, and the newest checkpoint is what there is.
+int stopped_without_room(const Error& error, const Job& job, int signal) {
+  const std::vector<fs::path> checkpoints = find_resumable(job.config.output_dir);
+  Console(STDOUT_FILENO)
+      .say("stopped by " + name_of_signal(signal) + " while it waited for room: " + error.message + "; checkpoint: " +
+           (checkpoints.empty() ? "none" : checkpoints.back().string()) + (checkpoints.empty() ? "" : kToGoOn));
+  return 128 + signal;
 }
 
 }  // namespace
@@ -138,8 +153,12 @@ int run_training(const Config& config, const TrainOptions& options) {
   // Each source, and as many files of a checkpoint.
   allow_open_files(2 * static_cast<int64_t>(job.sources.files.size()));
   folder.make_and_lock();
-  if (job.nothing_left()) return publish(job);
-  return with_way_on(job, [&] { return train(job, options, folder); });
+  try {
+    return with_way_on(job, [&] { return job.nothing_left() ? publish(job) : train(job, options, folder); });
+  } catch (const RunError& failure) {
+    if (failure.error().code != ErrorCode::interrupted) throw;
+    return stopped_without_room(failure.error(), job, StopRequest::noted());
+  }
 }
 
 }  // namespace sluice::train

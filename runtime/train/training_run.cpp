@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <utility>
 #include <vector>
@@ -22,6 +23,8 @@
 #include "runtime/train/loss_scale.h"
 #include "runtime/train/progress.h"
 #include "runtime/train/step_meter.h"
+#include "runtime/train/stop_request.h"
+#include "runtime/train/swap_files.h"
 
 namespace sluice::train {
 namespace {
@@ -49,6 +52,15 @@ swap::SwapOptions swap_options_of(const Job& job, const SpacePatience& patience)
   return options;
 }
 
+// A signal ends the waiting; calls that take long are told of.
+SpacePatience patience_of(const Config& config, const std::function<void(const std::string&)>& say) {
+  SpacePatience patience = SpacePatience::of(config.offload.enospc_timeout);
+  patience.say = say;
+  patience.stops = [] { return StopRequest::noted() != 0; };
+  patience.watch = CallWatch::of_run(say);
+  return patience;
+}
+
 bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 
 }  // namespace
@@ -60,9 +72,10 @@ class TrainingRun::Impl {
         config_(job.config),
         folder_(folder),
         observer_(observer),
-        patience_(patience_of_run()),
+        patience_(patience_of(config_, [this](const std::string& line) { observer_.note(line); })),
         swap_(swap_options_of(job, patience_)),
-        kept_(config_, job.swap_place, job.resume ? job.resume->folder : fs::path(), job.planned.layout, swap_),
+        kept_(config_, job.swap_place, job.resume ? job.resume->folder : fs::path(), job.planned.layout, swap_,
+              patience_),
         progress_(job.planned.plan),
         loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
         meter_(job),
@@ -145,11 +158,11 @@ class TrainingRun::Impl {
     if (job_.data->validates()) validate("after training");
     const fs::path saved = save_at(steps_done_);
     if (!has_manifest(saved))
-      publish_result(saved, config_.output_dir);
+      publish_result(saved, config_.output_dir, patience_);
     else if (progress_.has_changed())
-      export_model(*executor_, job_.setup, config_, state_at(steps_done_));
+      export_model(*executor_, job_.setup, config_, state_at(steps_done_), patience_);
     else
-      export_model(saved, job_.setup, config_);
+      export_model(saved, job_.setup, config_, patience_);
     forget_if_disturbed(job_, meter_.compute_pace());
     remember_pace(job_, meter_.paces());
   }
@@ -363,8 +376,9 @@ class TrainingRun::Impl {
     const CheckpointState state = state_at(step);
     if (!progress_.has_changed() && job_.resume) return renew(state);
     if (saves_manifests(config_) && has_trained_extents()) return save_extents(state);
-    const fs::path saved = save_copy(*executor_, job_.setup, config_, state,
-                                     config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states);
+    const fs::path saved =
+        save_copy(*executor_, job_.setup, config_, state,
+                  config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states, patience_);
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return written(saved, state.step);
   }
@@ -372,7 +386,7 @@ class TrainingRun::Impl {
   // fp16 has skipped every step since the start.
   fs::path renew(const CheckpointState& state) {
     const fs::path from = job_.resume->folder;
-    const fs::path saved = renew_checkpoint(from, job_.setup, config_, state);
+    const fs::path saved = renew_checkpoint(from, job_.setup, config_, state, patience_);
     job_.resume->folder = saved;  // what it was made from may go now
     if (has_manifest(saved))
       kept_.renewed(saved, from);
@@ -387,7 +401,7 @@ class TrainingRun::Impl {
     for (const exec::TrainedExtent& each : executor_->trained_extents(state.odd)) extents.push_back(each.extent);
     if (const Result<void> synced = swap_.sync(); !synced.ok()) throw RunError(synced.error());
     log_->sync();
-    const fs::path saved = save_manifest(*executor_, swap_, job_.setup, job_.planned.plan, config_, state);
+    const fs::path saved = save_manifest(*executor_, swap_, job_.setup, job_.planned.plan, config_, state, patience_);
     kept_.saved(saved, extents);
     return written(saved, state.step);
   }
@@ -397,12 +411,6 @@ class TrainingRun::Impl {
     saved_step_ = step;
     observer_.checkpoint_written(folder, step);
     return folder;
-  }
-
-  SpacePatience patience_of_run() {
-    SpacePatience patience = SpacePatience::of(config_.offload.enospc_timeout);
-    patience.say = [this](const std::string& line) { observer_.note(line); };
-    return patience;
   }
 
   Job& job_;
@@ -446,15 +454,18 @@ std::optional<fs::path> TrainingRun::save() { return impl_->save(); }
 void TrainingRun::finish() { impl_->finish(); }
 std::optional<fs::path> TrainingRun::stop() { return impl_->stop(); }
 
-void publish_finished(const Job& job) {
+void publish_finished(const Job& job, RunObserver& observer) {
+  const SpacePatience patience = patience_of(job.config, [&](const std::string& line) { observer.note(line); });
   const fs::path& from = job.resume->folder;
   const bool in_swap_files = has_manifest(from);
   prune_checkpoints(job.config.output_dir,
                     in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit);
-  if (in_swap_files)
-    export_model(from, job.setup, job.config);
-  else
-    publish_result(from, job.config.output_dir);
+  if (in_swap_files) {
+    export_model(from, job.setup, job.config, patience);
+    give_back_unnamed(job.config, from);
+  } else {
+    publish_result(from, job.config.output_dir, patience);
+  }
 }
 
 }  // namespace sluice::train

@@ -90,6 +90,6 @@ class TrainingRun {
 };
 
 // What finish() leaves, of a job that nothing is left of (Job::nothing_left). Throws RunError.
-void publish_finished(const Job& job);
+void publish_finished(const Job& job, RunObserver& observer);
 
 }  // namespace sluice::train

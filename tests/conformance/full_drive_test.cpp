@@ -1,9 +1,9 @@
 // A drive that has no room for a write that was promised its place: copy-on-write file systems, quotas, thin volumes.
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <fstream>
 #include <thread>
@@ -89,10 +89,28 @@ TEST_P(FullDrive, StopsWaitingWhenItIsTold) {
   HostSlab out(MiB(1));
   engine.write(engine.create_extent(MiB(1), "test"), out.memory(), 1);
   EXPECT_TRUE(engine.wait(milliseconds(100)).empty());
+  EXPECT_EQ(engine.waits_for(1), "until there is room on a full drive");
   engine.stop_waiting_for_space();
   const auto results = settle(engine, 1);
   ASSERT_FALSE(results.at(1).ok());
   EXPECT_EQ(results.at(1).error().code, ErrorCode::no_space);
+}
+
+TEST_P(FullDrive, ARunThatIsAskedToStopDoesNotWait) {
+  const Folder folder;
+  std::atomic<bool> asked = false;
+  SwapOptions patient = options(folder.path(), std::chrono::hours(1));
+  patient.patience.retry = std::chrono::hours(1);
+  patient.patience.stops = [&] { return asked.load(); };
+  SwapEngine engine(patient, wrapped({.fail_at = 0, .fail_errno = ENOSPC}));
+  HostSlab out(MiB(1));
+  engine.write(engine.create_extent(MiB(1), "test"), out.memory(), 1);
+  EXPECT_TRUE(engine.wait(milliseconds(250)).empty());
+  asked = true;
+  const auto results = settle(engine, 1);
+  ASSERT_FALSE(results.at(1).ok());
+  EXPECT_EQ(results.at(1).error().code, ErrorCode::interrupted);
+  EXPECT_NE(results.at(1).error().message.find("extents needs 1.00 MiB more"), std::string::npos);
 }
 
 TEST_P(FullDrive, AnEngineThatWaitsCanBeDestroyed) {
@@ -103,27 +121,9 @@ TEST_P(FullDrive, AnEngineThatWaitsCanBeDestroyed) {
   EXPECT_TRUE(engine.wait(milliseconds(50)).empty());
 }
 
-// A small file system of our own; none where mounting is not allowed.
-class SmallDrive {
- public:
-  explicit SmallDrive(const char* size)
-      : mounted_(mount("tmpfs", folder_.path().c_str(), "tmpfs", 0, (std::string("size=") + size).c_str()) == 0) {}
-  ~SmallDrive() {
-    if (mounted_) umount2(folder_.path().c_str(), MNT_DETACH);
-  }
-  SmallDrive(const SmallDrive&) = delete;
-  SmallDrive& operator=(const SmallDrive&) = delete;
-  bool mounted() const { return mounted_; }
-  const fs::path& path() const { return folder_.path(); }
-
- private:
-  Folder folder_;
-  bool mounted_;
-};
-
 // The extent loses its place on the drive, as on a copy-on-write file system, and others fill it.
 TEST_P(FullDrive, OfARealFileSystemIsWaitedForAndTheBytesArrive) {
-  const SmallDrive drive("4m");
+  const MountedDrive drive("tmpfs", "size=4m");
   if (!drive.mounted()) GTEST_SKIP() << "mounting a tmpfs takes root";
   SwapEngine engine(options(drive.path(), std::chrono::seconds(60)));
   HostSlab out(MiB(2)), in(MiB(2));

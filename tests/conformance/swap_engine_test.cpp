@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
@@ -227,9 +228,11 @@ TEST_P(Swap, TakesOverWhatADeadOwnerLeftAndCleansUpAfterItself) {
 }
 
 TEST_P(Swap, WorksWhereDirectIoIsRefused) {
-  if (!fs::exists("/dev/shm")) GTEST_SKIP() << "no tmpfs at /dev/shm";
-  const Folder folder("/dev/shm");
-  SwapEngine engine(options({folder.path()}), wrapped(GetParam().faults));
+  const MountedDrive drive("ramfs", "");
+  if (!drive.mounted()) GTEST_SKIP() << "mounting a ramfs takes root";
+  SwapEngine engine(options({drive.path()}), wrapped(GetParam().faults));
+  ASSERT_FALSE(engine.warnings().empty());
+  EXPECT_NE(engine.warnings().front().find("the file system refuses O_DIRECT"), std::string::npos);
   HostSlab out(KiB(256)), in(KiB(256));
   fill(out.memory(), 7);
   const ExtentId extent = engine.create_extent(KiB(200), "test");
@@ -238,6 +241,30 @@ TEST_P(Swap, WorksWhereDirectIoIsRefused) {
   engine.read(extent, in.memory(), 2);
   expect_ok(settle(engine, 1));
   EXPECT_EQ(std::memcmp(in.memory().data(), out.memory().data(), 200 << 10), 0);
+  expect_ok({{0, engine.sync()}});
+}
+
+TEST_P(Swap, AdoptsWhereDirectIoIsRefused) {
+  const MountedDrive drive("ramfs", "");
+  if (!drive.mounted()) GTEST_SKIP() << "mounting a ramfs takes root";
+  SwapOptions adopting = options({drive.path()});
+  adopting.adopts = true;
+  HostSlab out(KiB(64)), in(KiB(64));
+  fill(out.memory(), 8);
+  std::vector<Piece> pieces;
+  for (HostSlab* slab : {&out, &in}) {
+    SwapEngine engine(adopting, wrapped(GetParam().faults));
+    const ExtentId extent =
+        slab == &out ? engine.create_extent(KiB(64), "test") : engine.create_extent_at(KiB(64), pieces);
+    if (slab == &out) engine.write(extent, out.memory(), 1);
+    if (slab == &out) expect_ok(settle(engine, 1));
+    pieces.assign(engine.pieces(extent).begin(), engine.pieces(extent).end());
+    engine.keep_files(true);
+    engine.adopt(pieces);
+  }
+  std::ifstream file(drive.path() / "sluice-swap" / "extents", std::ios::binary);
+  file.read(reinterpret_cast<char*>(in.memory().data()), 64 << 10);
+  EXPECT_EQ(std::memcmp(in.memory().data(), out.memory().data(), 64 << 10), 0);
 }
 
 TEST_P(Swap, RefusesAnExtentLargerThanTheDriveWithNeedAndFree) {
@@ -292,13 +319,20 @@ void refuse_io_uring() {
   SLUICE_CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0, "a seccomp filter");
 }
 
-// An ordinary user who may lock little memory: root is not held to the limit.
+// Somebody who may lock little memory: root is not held to the limit while it may do without one.
 void limit_locked_memory(rlim_t bytes) {
   const rlimit limit{bytes, bytes};
   SLUICE_CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0, "RLIMIT_MEMLOCK");
-  constexpr uid_t kNobody = 65534;
-  SLUICE_CHECK(geteuid() != 0 || setresuid(kNobody, kNobody, kNobody) == 0, "another user");
+  __user_cap_header_struct whose{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct may[2];
+  SLUICE_CHECK(syscall(SYS_capget, &whose, may) == 0, "capabilities");
+  may[0].effective &= ~(1u << CAP_IPC_LOCK);
+  may[0].permitted &= ~(1u << CAP_IPC_LOCK);
+  SLUICE_CHECK(syscall(SYS_capset, &whose, may) == 0, "fewer capabilities");
 }
+
+// Ends a death test's process.
+[[noreturn]] void end_process() { std::exit(testing::Test::HasFailure() ? 1 : 0); }
 
 // In a process of its own: writes, reads back, prints the backend and the warnings, ends with 0 when all is well.
 [[noreturn]] void write_and_read_back() {
@@ -319,7 +353,21 @@ void limit_locked_memory(rlim_t bytes) {
     std::fprintf(stderr, "%s\n", engine.backend() == BackendKind::uring ? "uring" : "thread");
     for (const std::string& warning : engine.warnings()) std::fprintf(stderr, "%s\n", warning.c_str());
   }
-  std::_Exit(testing::Test::HasFailure() ? 1 : 0);
+  end_process();
+}
+
+[[noreturn]] void insist_on_io_uring() {
+  const Folder folder;
+  SwapOptions options;
+  options.backend = BackendKind::uring;
+  options.nvme_paths = {folder.path()};
+  try {
+    SwapEngine engine(options);
+  } catch (const SetupError& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+  }
+  EXPECT_FALSE(fs::exists(folder.path() / "sluice-swap"));
+  end_process();
 }
 
 bool uring_is_allowed() {
@@ -333,6 +381,12 @@ TEST(SwapRestrictedDeathTest, WorksOnThreadsWhereIoUringIsRefusedAndSaysSo) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT((refuse_io_uring(), write_and_read_back()), testing::ExitedWithCode(0),
               "thread\n.*io_uring.*so I/O runs on threads; .");
+}
+
+TEST(SwapRestrictedDeathTest, RefusesToRunWithoutIoUringWhereItIsAskedFor) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT((refuse_io_uring(), insist_on_io_uring()), testing::ExitedWithCode(0),
+              "io_uring is refused: Operation not permitted\n  fix: allow it .*offload.io_backend: thread");
 }
 
 TEST(SwapRestrictedDeathTest, WorksUnregisteredWhereMemlockIsTooSmallAndSaysSo) {
@@ -358,6 +412,39 @@ TEST(SwapFaults, ShortAndInterruptedTransfersAreTakenUpAgain) {
   engine.write(engine.create_extent(MiB(32), "test"), memory.memory(), 1);
   expect_ok(settle(engine, 1));
   EXPECT_GT(engine.counters().resubmitted, 0);
+}
+
+TEST(SwapFaults, ADriveThatIsForeverInterruptedIsNotTriedForever) {
+  for (const bool again : {false, true}) {
+    const Folder folder;
+    SwapOptions options;
+    options.nvme_paths = {folder.path()};
+    Faults faults;
+    (again ? faults.try_again : faults.interrupted) = 1;
+    SwapEngine engine(options, wrapped(faults));
+    HostSlab memory(KiB(64));
+    engine.write(engine.create_extent(KiB(64), "test"), memory.memory(), 1);
+    const auto results = settle(engine, 1);
+    ASSERT_FALSE(results.at(1).ok());
+    EXPECT_NE(results.at(1).error().message.find(std::strerror(again ? EAGAIN : EINTR)), std::string::npos);
+    EXPECT_GT(engine.counters().resubmitted, 10);
+  }
+}
+
+TEST(SwapFaults, ABackendThatTakesFewRequestsGetsThemAll) {
+  const Folder folder;
+  SwapOptions options;
+  options.nvme_paths = {folder.path()};
+  options.request_bytes = KiB(64);
+  SwapEngine engine(options, wrapped({.room = 3}));
+  HostSlab out(MiB(2)), in(MiB(2));
+  fill(out.memory(), 9);
+  const ExtentId extent = engine.create_extent(MiB(2), "test");
+  engine.write(extent, out.memory(), 1);
+  expect_ok(settle(engine, 1));
+  engine.read(extent, in.memory(), 2);
+  expect_ok(settle(engine, 1));
+  EXPECT_EQ(std::memcmp(in.memory().data(), out.memory().data(), 2 << 20), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 
 #include <cstring>
 #include <filesystem>
@@ -32,6 +33,24 @@ class Folder {
 
  private:
   fs::path path_;
+};
+
+// A file system of our own; none where mounting is not allowed.
+class MountedDrive {
+ public:
+  MountedDrive(const char* kind, const char* options)
+      : mounted_(mount(kind, folder_.path().c_str(), kind, 0, options) == 0) {}
+  ~MountedDrive() {
+    if (mounted_) umount2(folder_.path().c_str(), MNT_DETACH);
+  }
+  MountedDrive(const MountedDrive&) = delete;
+  MountedDrive& operator=(const MountedDrive&) = delete;
+  bool mounted() const { return mounted_; }
+  const fs::path& path() const { return folder_.path(); }
+
+ private:
+  Folder folder_;
+  bool mounted_;
 };
 
 inline SwapEngine::WrapBackend wrapped(const Faults& faults) {

@@ -20,6 +20,18 @@ def straight(job, tmp_path_factory):
     return sluice_run.train(job, tmp_path_factory.mktemp("straight"))
 
 
+@pytest.fixture(scope="session")
+def lora(workshop, job):  # noqa: F811
+    """One whose checkpoints are copies."""
+    return jobs.job_of(workshop, jobs.TINY, "lora", "bf16", offload=dict(job["offload"]), device="cpu", save_steps=2,
+                       logging_steps=1)
+
+
+@pytest.fixture(scope="session")
+def lora_straight(lora, tmp_path_factory):
+    return sluice_run.train(lora, tmp_path_factory.mktemp("lora"))
+
+
 @pytest.fixture
 def small_drive(tmp_path):
     """A file system of its own, of 24 MiB."""

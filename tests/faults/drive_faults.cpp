@@ -90,6 +90,12 @@ int fsync(int fd) {
   return allowed(1) < 0 ? -1 : real(fd);
 }
 
+int fdatasync(int fd) {
+  static const auto real = next<int (*)(int)>("fdatasync");
+  if (!meant("sync", fd)) return real(fd);
+  return allowed(1) < 0 ? -1 : real(fd);
+}
+
 time_t time(time_t* place) {
   static const auto real = next<time_t (*)(time_t*)>("time");
   const time_t late = fault().kind == "back" && triggered() ? 86400 : 0;

@@ -85,7 +85,7 @@ def test_a_clock_that_goes_back_changes_nothing(job, straight, tmp_path):
 
 
 def test_a_second_run_in_the_same_output_folder_is_refused_by_name(job, straight, tmp_path):
-    first = LiveRun(job, tmp_path, "read sluice-swap/extents hang")
+    first = LiveRun(job, tmp_path, "read .extents hang")
     first.wait_for_step(3)
     first.trigger.touch()
     again = {**job, "auto_resume_from_checkpoints": True, "offload": {**job["offload"], "nvme_path": str(tmp_path / "other")}}
@@ -99,7 +99,7 @@ def test_a_second_run_in_the_same_output_folder_is_refused_by_name(job, straight
 
 def test_a_second_run_on_the_same_swap_folder_is_refused_by_name(job, tmp_path):
     job = {**job, "offload": {**job["offload"], "nvme_path": str(tmp_path / "swap")}}
-    first = LiveRun(job, tmp_path, "read sluice-swap/extents hang")
+    first = LiveRun(job, tmp_path, "read .extents hang")
     first.wait_for_step(3)
     first.trigger.touch()
     second = sluice_run.try_train(job, tmp_path / "second")
@@ -107,10 +107,12 @@ def test_a_second_run_on_the_same_swap_folder_is_refused_by_name(job, tmp_path):
     assert_one_error(second.stderr, f"swap/sluice-swap is in use by process {first.process.pid}")
     first.process.kill()
     first.finish(-signal.SIGKILL)
-    # The lock went with the process; what it left is taken over.
-    assert (tmp_path / "swap" / "sluice-swap" / "extents").exists()
+    # The lock went with the process; what its checkpoint names stays.
+    folder = tmp_path / "swap" / "sluice-swap"
+    left = set(folder.glob("*.extents"))
+    assert len(left) == 1 and (folder / "owner").exists()
     sluice_run.train(job, tmp_path / "second")
-    assert not (tmp_path / "swap" / "sluice-swap").exists()
+    assert left < set(folder.glob("*.extents")) and not (folder / "owner").exists()
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def memory_cgroup():
 
 def test_a_run_that_the_kernel_kills_for_its_memory_goes_on_afterwards(job, straight, tmp_path, memory_cgroup):
     folder, limit, usage = memory_cgroup
-    run = LiveRun(job, tmp_path, "read sluice-swap/extents hang",
+    run = LiveRun(job, tmp_path, "read .extents hang",
                   preexec_fn=lambda: (folder / "cgroup.procs").write_text(str(os.getpid())))
     run.wait_for_step(3)
     run.trigger.touch()

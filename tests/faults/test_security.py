@@ -1,5 +1,6 @@
 """What others could make of a run: files that they may read, ports, secrets in what it prints, protections of its code."""
 
+import json
 import os
 import re
 import stat
@@ -20,7 +21,7 @@ def held(job, tmp_path_factory):
     """A run in the middle of a step, with secrets in its environment and a mask that hides nothing."""
     directory = tmp_path_factory.mktemp("held")
     job = {**job, "offload": {**job["offload"], "nvme_path": str(directory / "swap")}}
-    run = LiveRun(job, directory, "read sluice-swap/extents hang", environment=SECRETS, preexec_fn=lambda: os.umask(0))
+    run = LiveRun(job, directory, "read .extents hang", environment=SECRETS, preexec_fn=lambda: os.umask(0))
     run.wait_for_step(3)
     run.trigger.touch()
     time.sleep(0.3)
@@ -82,9 +83,22 @@ def elf(file, *what):
     return subprocess.run(["readelf", "--wide", *what, str(file)], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("name", ("sluice", "libsluice_runtime.so"))
-def test_the_binaries_are_hardened(name):
-    file = Path(sluice_run.binary()).parent / name
+KERNELS = re.compile(r"_isa\.cpp$|adamw_(scalar|avx2|avx512)\.cpp$|\.cu$")
+
+
+@pytest.fixture(scope="module")
+def release_folder():
+    folder = Path(sluice_run.binary()).parent
+    if "CMAKE_BUILD_TYPE:STRING=Release" not in (folder / "CMakeCache.txt").read_text():
+        pytest.skip("this build is not the one that is shipped")
+    return folder
+
+
+@pytest.mark.parametrize("name", ("sluice", "libsluice_runtime.so", "libsluice_cuda.so"))
+def test_the_binaries_are_hardened(release_folder, name):
+    file = release_folder / name
+    if "cuda" in name and not file.exists():
+        pytest.skip("built without the CUDA device")
     assert re.search(r"Type:\s+DYN", elf(file, "--file-header")), "not position-independent"
     segments = elf(file, "--segments")
     assert "GNU_RELRO" in segments and not re.search(r"GNU_STACK.*RWE", segments)
@@ -92,3 +106,14 @@ def test_the_binaries_are_hardened(name):
     symbols = elf(file, "--dyn-syms")
     assert "__stack_chk_fail" in symbols, "no stack protector"
     assert re.search(r"__\w+_chk@", symbols), "no fortified call"
+
+
+def test_all_that_is_shipped_but_kernels_was_compiled_with_protections(release_folder):
+    commands = json.loads((release_folder / "compile_commands.json").read_text())
+    own = re.compile(r"(runtime|swap|optim|models)/")  # not our tests and benchmarks
+    hardened = {each["output"]: each["command"] for each in commands
+                if own.match(os.path.relpath(each["output"], release_folder)) and not KERNELS.search(each["file"])}
+    assert len(hardened) > 100, "the list of what is shipped is not whole"
+    for output, command in hardened.items():
+        assert "-fstack-protector-strong" in command and "-D_FORTIFY_SOURCE=2" in command, output
+        assert re.search(r" -fPI[CE] ", command), output

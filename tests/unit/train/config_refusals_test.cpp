@@ -95,6 +95,29 @@ INSTANTIATE_TEST_SUITE_P(
             "offload: {enospc_timeout: -1s}\n",
             "job.yaml:5:27: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
             "'-1s'\n  fix: for example: offload.enospc_timeout: 24h"},
+        Refusal{
+            "offload: {enospc_timeout: 366d}\n",
+            "job.yaml:5:27: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
+            "'366d'\n  fix: for example: offload.enospc_timeout: 24h"},
+        Refusal{
+            "offload: {enospc_timeout: [1h]}\n",
+            "job.yaml:5:27: offload.enospc_timeout must be a time of at most 365d with its unit: s, min, h or d, not "
+            "a list\n  fix: for example: offload.enospc_timeout: 24h"},
+        Refusal{"checkpoint: one\n",
+                "job.yaml:5:13: checkpoint must be two_sets or in_place, not 'one'\n  fix: for example: checkpoint: "
+                "two_sets"},
+        Refusal{"checkpoint: {in_place: true}\n",
+                "job.yaml:5:13: checkpoint must be two_sets or in_place, not a block of keys\n  fix: for example: "
+                "checkpoint: two_sets"},
+        Refusal{"save_total_limit: 2\ncheckpoint: in_place\n",
+                "job.yaml:5:1: save_total_limit is more than 1, and checkpoint: in_place has room for one\n  fix: "
+                "remove it, or keep checkpoint: two_sets"},
+        Refusal{"save_only_model: model\n",
+                "job.yaml:5:18: save_only_model must be true or false, not 'model'\n  fix: for example: "
+                "save_only_model: true"},
+        Refusal{"save_only_model: []\n",
+                "job.yaml:5:18: save_only_model must be true or false, not a list\n  fix: for example: "
+                "save_only_model: true"},
         Refusal{"offload: {nvme_path: [/a, [b]]}\n",
                 "job.yaml:5:27: offload.nvme_path must be a path or a list of paths, not a list\n  fix: for example: "
                 "offload.nvme_path: [/mnt/nvme0, /mnt/nvme1]"},

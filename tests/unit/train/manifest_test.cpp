@@ -13,6 +13,7 @@
 #include "runtime/train/fsck.h"
 #include "runtime/train/output_file.h"
 #include "runtime/train/swap_files.h"
+#include "swap/extent_store.h"
 
 namespace sluice::train {
 namespace {
@@ -106,6 +107,16 @@ TEST_F(ManifestTest, AMissingOrShortSwapFileIsDamage) {
   EXPECT_NE(found[0].find("cannot be opened"), std::string::npos) << found[0];
 }
 
+TEST_F(ManifestTest, ACheckpointKnowsWhetherItsSwapFilesAreThere) {
+  EXPECT_TRUE(has_swap_files(checkpoint()));
+  fs::remove(swap_file());
+  EXPECT_FALSE(has_swap_files(checkpoint()));
+  std::ofstream(checkpoint() / kManifestFile) << "{";
+  EXPECT_FALSE(has_swap_files(checkpoint()));
+  fs::remove(checkpoint() / kManifestFile);
+  EXPECT_TRUE(has_swap_files(checkpoint())) << "its bytes are its own";
+}
+
 TEST_F(ManifestTest, AJobsFolderCanBeMoved) {
   fs::rename(out(), folder_ / "moved");
   const Manifest moved = read_manifest(folder_ / "moved" / "checkpoint-5");
@@ -157,6 +168,21 @@ TEST_F(ManifestTest, ASwapFileGoesWhenNoCheckpointNamesItAndNotBefore) {
   EXPECT_TRUE(fs::exists(swap_file()));
   remove_orphans({out()}, folder_ / "other", {});
   EXPECT_FALSE(fs::exists(swap_file()));
+}
+
+TEST_F(ManifestTest, WhatNoCheckpointNamesOfASwapFileGoesBackToTheDrive) {
+  const auto allocated = [&] { return find_swap_files(swap_file().parent_path()).at(0).bytes; };
+  Config config;
+  config.output_dir = out();
+  config.offload.nvme_path = {out()};
+  const Bytes before = allocated();
+  give_back_unnamed(config, checkpoint());
+  EXPECT_EQ(allocated(), before - Bytes{kPiece}) << "the second of its four pieces is nobody's";
+  EXPECT_TRUE(find_damage(read_manifest(checkpoint()), 1).empty());
+  give_back_unnamed(config, checkpoint());
+  EXPECT_EQ(allocated(), before - Bytes{kPiece});
+  const swap::SwapFolder locked(out());
+  EXPECT_THROW(give_back_unnamed(config, checkpoint()), SetupError) << "another run owns it";
 }
 
 TEST_F(ManifestTest, ASwapFileOfAnOutputDirThatIsNotThereIsKept) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <sstream>
 #include <thread>
@@ -121,6 +122,45 @@ TEST_F(FullDriveTest, patience_ends_with_need_and_place) {
   EXPECT_EQ(error.code, ErrorCode::no_space);
   EXPECT_NE(error.message.find("drive/result needs 136.00 KiB more"), std::string::npos) << error.message;
   EXPECT_EQ(error.hint, "free space there");
+}
+
+TEST_F(FullDriveTest, a_run_that_is_asked_to_stop_does_not_wait) {
+  fill_but(64 << 10);
+  SpacePatience asked = patience(std::chrono::hours(1));
+  asked.retry = std::chrono::hours(1);
+  asked.stops = [this] { return paused_.load(); };
+  const Error error = error_of([&] { OutputFile("drive/result", asked).append(std::string(200 << 10, 'x')); });
+  EXPECT_EQ(error.code, ErrorCode::interrupted);
+  EXPECT_NE(error.message.find("drive/result needs 136.00 KiB more"), std::string::npos) << error.message;
+  EXPECT_EQ(said_.size(), 1u);
+}
+
+TEST_F(FullDriveTest, a_small_file_that_finds_no_room_is_not_replaced) {
+  replace_file("drive/result", "older");
+  fill_but(0);
+  EXPECT_EQ(error_of([] { replace_file("drive/result", std::string(8 << 10, 'x')); }).code, ErrorCode::no_space);
+  EXPECT_EQ(contents("drive/result"), "older");
+  const std::jthread room = make_room();
+  replace_file("drive/result", "newer", patience(std::chrono::minutes(1)));
+  EXPECT_EQ(contents("drive/result"), "newer");
+  for (const auto& entry : fs::directory_iterator("drive")) EXPECT_EQ(entry.path().filename(), "result");
+}
+
+TEST_F(OutputFileTest, what_a_sync_found_no_room_for_is_written_again) {
+  std::vector<std::string> said;
+  const SpacePatience patience{std::chrono::minutes(1), milliseconds(5),
+                               [&](const std::string& line) { said.push_back(line); }};
+  int written = 0;
+  until_synced(patience, [&] {
+    if (++written < 3) throw NoRoomAtSync("result", KiB(12), ENOSPC);
+  });
+  EXPECT_EQ(written, 3);
+  ASSERT_EQ(said.size(), 2u);
+  EXPECT_NE(said[0].find("result needs 12.00 KiB more"), std::string::npos) << said[0];
+  EXPECT_NE(said[1].find("going on"), std::string::npos) << said[1];
+  const Error error = error_of([] { until_synced({}, [] { throw NoRoomAtSync("result", KiB(12), EDQUOT); }); });
+  EXPECT_EQ(error.code, ErrorCode::no_space);
+  EXPECT_NE(error.message.find("result needs 12.00 KiB more"), std::string::npos) << error.message;
 }
 
 TEST_F(OutputFileTest, a_folder_that_has_gone_is_named) {

@@ -66,8 +66,10 @@ TEST(StopRequest, notes_the_first_signal_and_says_so) {
   testing::internal::CaptureStderr();
   const StopRequest stop;
   EXPECT_EQ(stop.signal(), 0);
+  EXPECT_EQ(StopRequest::noted(), 0);
   raise(SIGTERM);
   EXPECT_EQ(stop.signal(), SIGTERM);
+  EXPECT_EQ(StopRequest::noted(), SIGTERM);
   EXPECT_NE(testing::internal::GetCapturedStderr().find("stopping after this step"), std::string::npos);
 }
 
