@@ -89,6 +89,7 @@ class Trainer:
     All memory and disk that training will need is taken here. Raises JobError (a ValueError) where the job, its data or
     the call is wrong, TrainingError (a RuntimeError) where a running job failed; the texts are those of `sluice train`.
     The GIL is released while the runtime works. Not to be used by two threads at once, nor after a fork by the child.
+    Close it, or use `with`: Python does not find a Trainer whose own callbacks refer to it.
     """
 
     def __init__(self, model_dir, args, *, train_dataset=None, on_step=None, on_checkpoint=None, on_validation=None,
