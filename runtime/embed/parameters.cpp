@@ -87,4 +87,16 @@ void read_parameter(const train::Job& job, train::TrainingRun* run, const std::s
   });
 }
 
+std::optional<ParameterView> view_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name) {
+  const auto [group, g, tensor] = find(job, name);
+  if (!group->trainable || run == nullptr || job.planned.plan.groups[static_cast<size_t>(g)].weights != Tier::host)
+    return std::nullopt;
+  const Dtype dtype = job.setup.model.compute_dtype;
+  ParameterView view{nullptr, std::string(name_of(dtype))};
+  run->read_weights(g, [&](int, std::span<const std::byte> weights) {
+    view.data = weights.data() + tensor->offset * size_of(dtype);
+  });
+  return view;
+}
+
 }  // namespace sluice::embed

@@ -3,6 +3,7 @@
 
 #include <sluice/trainer.h>
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,5 +18,8 @@ std::vector<Parameter> parameters_of(const train::Job& job);
 // The newest values, as compute sees them. `run`: null where nothing is left to train. Throws SetupError: no such
 // tensor, another size, in low bits; RunError.
 void read_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name, std::span<float> values);
+
+// The same where they lie; nothing where that is not in RAM.
+std::optional<ParameterView> view_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name);
 
 }  // namespace sluice::embed

@@ -160,6 +160,9 @@ class Trainer::Impl : private train::RunObserver {
   void read_parameter(const std::string& name, std::span<float> values) {
     acting([&] { embed::read_parameter(job_, run_ ? &*run_ : nullptr, name, values); });
   }
+  std::optional<ParameterView> view_parameter(const std::string& name) {
+    return acting([&] { return embed::view_parameter(job_, run_ ? &*run_ : nullptr, name); });
+  }
 
  private:
   void step_ended(const train::StepRecord& record) override {
@@ -296,6 +299,7 @@ void Trainer::finish() { open().finish(); }
 std::optional<fs::path> Trainer::stop() { return open().stop(); }
 std::vector<Parameter> Trainer::parameters() const { return open().parameters(); }
 void Trainer::read_parameter(const std::string& name, std::span<float> values) { open().read_parameter(name, values); }
+std::optional<ParameterView> Trainer::view_parameter(const std::string& name) { return open().view_parameter(name); }
 
 void Trainer::request_stop() noexcept {
   if (impl_) impl_->request_stop();

@@ -86,6 +86,42 @@ def test_step_by_step_with_reading_between_gives_the_same_bits(run_python, job, 
     outcome.assert_identical(judged, run_of(tmp_path), "step by step")
 
 
+VIEWS = START + """
+import gc
+import torch
+keys["offload"] = {"params": "host", "optimizer": "host"}
+trainer = sluice.Trainer(None, keys, train_dataset=rows)
+name = "model.layers.0.mlp.up_proj.weight"
+for _ in range(3):
+    trainer.step()
+one, two = trainer.view_parameter(name), trainer.view_parameter(name)
+assert one.dtype == torch.bfloat16 and one.data_ptr() == two.data_ptr(), "a copy"
+assert torch.equal(one.float(), torch.from_dlpack(trainer.read_parameter(name)))
+row = one[0]
+del one, two
+gc.collect()
+try:
+    trainer.close()
+except sluice.JobError as error:
+    print(error)
+del row
+gc.collect()
+trainer.train()
+trainer.close()
+keys["offload"] = {"params": "disk"}
+keys["output_dir"] += "2"
+with sluice.Trainer(None, keys, train_dataset=rows) as other:
+    assert other.view_parameter(name) is None
+"""
+
+
+def test_a_tensor_in_ram_is_shared_and_keeps_its_memory(run_python, job, judged, rows, tmp_path):
+    done = run_python(VIEWS, keys=own(job, output_dir=str(tmp_path / "out")), rows=rows)
+    assert done.returncode == 0, done.stderr
+    assert "close() while tensors lie in the Trainer's memory" in done.stdout
+    outcome.assert_identical(judged, run_of(tmp_path), "a run whose tensors were looked at")
+
+
 RAISES = START + """
 def on_step(step):
     if step.step == 3:

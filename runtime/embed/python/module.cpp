@@ -11,6 +11,7 @@
 #include <sluice/version.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <utility>
 
@@ -19,7 +20,12 @@ namespace nb = nanobind;
 namespace {
 
 using sluice::Batch;
-using sluice::Trainer;
+
+// With the count of arrays that lie in its memory: it is not closed below them.
+struct Trainer : sluice::Trainer {
+  using sluice::Trainer::Trainer;
+  std::shared_ptr<std::atomic<int64_t>> views = std::make_shared<std::atomic<int64_t>>(0);
+};
 using WithoutGil = nb::call_guard<nb::gil_scoped_release>;
 using Numbers = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -122,6 +128,48 @@ nb::object read_parameter(Trainer& trainer, const std::string& name) {
   return nb::cast(nb::ndarray<nb::numpy, float>(data, shape.size(), shape.data(), owner));
 }
 
+nb::dlpack::dtype dtype_of(const std::string& name) {
+  if (name == "f32") return nb::dtype<float>();
+  const auto code = name == "bf16" ? nb::dlpack::dtype_code::Bfloat : nb::dlpack::dtype_code::Float;
+  return {static_cast<uint8_t>(code), 16, 1};
+}
+
+// The runtime's own memory, by DLPack. It holds the Trainer.
+nb::object view_parameter(const nb::object& self, const std::string& name) {
+  Trainer& trainer = nb::cast<Trainer&>(self);
+  std::optional<sluice::ParameterView> view;
+  {
+    nb::gil_scoped_release no_gil;
+    view = trainer.view_parameter(name);
+  }
+  if (!view) return nb::none();
+  std::vector<size_t> shape;
+  for (const sluice::Parameter& each : trainer.parameters())
+    if (each.name == name) shape.assign(each.shape.begin(), each.shape.end());
+  struct Held {
+    nb::object trainer;
+    std::shared_ptr<std::atomic<int64_t>> views;
+  };
+  auto held = std::make_unique<Held>(Held{self, trainer.views});
+  ++*held->views;
+  nb::capsule owner(held.release(), [](void* pointer) noexcept {
+    nb::gil_scoped_acquire gil;
+    Held* ended = static_cast<Held*>(pointer);
+    --*ended->views;
+    delete ended;
+  });
+  return nb::cast(
+      nb::ndarray<>(const_cast<void*>(view->data), shape.size(), shape.data(), owner, nullptr, dtype_of(view->dtype)));
+}
+
+void close_if_unseen(Trainer& trainer) {
+  if (*trainer.views > 0)
+    throw sluice::JobError(
+        "close() while tensors lie in the Trainer's memory\n  fix: drop what view_parameter gave, first");
+  nb::gil_scoped_release no_gil;
+  trainer.close();
+}
+
 }  // namespace
 
 NB_MODULE(_sluice, m) {
@@ -205,7 +253,7 @@ NB_MODULE(_sluice, m) {
       .def(
           "run", [](Trainer& trainer) { return trainer.run() == sluice::Ended::finished; }, WithoutGil())
       .def("step", &Trainer::step, WithoutGil())
-      .def("evaluate", nb::overload_cast<>(&Trainer::evaluate), WithoutGil())
+      .def("evaluate", nb::overload_cast<>(&sluice::Trainer::evaluate), WithoutGil())
       .def("evaluate_data",
            [](Trainer& trainer, nb::object batch_of) {
              const sluice::DataSource data = data_source(std::move(batch_of));
@@ -218,5 +266,7 @@ NB_MODULE(_sluice, m) {
       .def("request_stop", &Trainer::request_stop)
       .def("parameters", &Trainer::parameters)
       .def("read_parameter", &read_parameter)
-      .def("close", &Trainer::close, WithoutGil());
+      .def("view_parameter",
+           [](nb::handle self, const std::string& name) { return view_parameter(nb::borrow(self), name); })
+      .def("close", &close_if_unseen);
 }

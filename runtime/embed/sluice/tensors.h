@@ -5,6 +5,7 @@
 #include <sluice/trainer.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,17 @@ inline at::Tensor read_tensor(Trainer& trainer, const std::string& name) {
   at::Tensor values = at::empty(found == all.end() ? std::vector<int64_t>{0} : found->shape, at::kFloat);
   trainer.read_parameter(name, {values.data_ptr<float>(), static_cast<size_t>(values.numel())});
   return values;
+}
+
+// The tensor where it lies in the runtime's memory, for reading; undefined where it does not lie in RAM. It ends as
+// Trainer::view_parameter says.
+inline at::Tensor view_tensor(Trainer& trainer, const std::string& name) {
+  const std::optional<ParameterView> view = trainer.view_parameter(name);
+  if (!view) return {};
+  const std::vector<Parameter> all = trainer.parameters();
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Parameter& each) { return each.name == name; });
+  const at::ScalarType type = view->dtype == "f32" ? at::kFloat : view->dtype == "bf16" ? at::kBFloat16 : at::kHalf;
+  return at::from_blob(const_cast<void*>(view->data), found->shape, type);
 }
 
 // A batch of [rows, columns] token ids and labels (int64, as tokenizers give them; labels undefined: all tokens are

@@ -58,6 +58,13 @@ struct Parameter {
   int64_t elements() const;
 };
 
+// Where a tensor's values lie in the runtime's memory, row-major. For reading: an optimizer's other half of them would
+// not know of a change.
+struct ParameterView {
+  const void* data = nullptr;
+  std::string dtype;  // "f32", "bf16" or "f16", as compute has it
+};
+
 enum class Ended { finished, stopped };
 
 // Not thread-safe, but for request_stop. After close(), and in a forked child, every call throws JobError. Sets malloc
@@ -101,6 +108,9 @@ class Trainer {
   std::vector<Parameter> parameters() const;
   // The newest values of a tensor, as compute sees them, in row-major order; `values` has as many elements as it.
   void read_parameter(const std::string& name, std::span<float> values);
+  // The same where they lie, without a copy: until the next call other than these. Nothing where the plan keeps them
+  // elsewhere than in RAM, and of frozen tensors.
+  std::optional<ParameterView> view_parameter(const std::string& name);
 
   // Gives back memory, disk and the lock on output_dir. Checkpoints and results stay. No checkpoint is written.
   void close() noexcept;

@@ -13,7 +13,7 @@ import json
 import os
 from pathlib import Path
 
-import torch as _torch  # noqa: F401  the LibTorch that the runtime computes with: its libraries are then loaded
+import torch as _torch  # the LibTorch that the runtime computes with: its libraries are then loaded
 
 from . import _data
 from ._sluice import Checkpoint, JobError, Parameter, Plan, Step, TrainingError, Validated, __version__
@@ -89,6 +89,7 @@ class Trainer:
     All memory and disk that training will need is taken here. Raises JobError (a ValueError) where the job, its data or
     the call is wrong, TrainingError (a RuntimeError) where a running job failed; the texts are those of `sluice train`.
     The GIL is released while the runtime works. Not to be used by two threads at once, nor after a fork by the child.
+    Close it, or use `with`: Python does not find a Trainer whose own callbacks refer to it.
     """
 
     def __init__(self, model_dir, args, *, train_dataset=None, on_step=None, on_checkpoint=None, on_validation=None,
@@ -141,6 +142,15 @@ class Trainer:
         NumPy's; torch.from_dlpack(array) shares its memory.
         """
         return self._native.read_parameter(name)
+
+    def view_parameter(self, name):
+        """The same where it lies in the runtime's memory, without a copy: a torch tensor of compute's type, for reading only.
+
+        Its values are the newest until the next call that trains, evaluates or saves. None where the plan does not keep
+        the tensor in RAM, and of frozen tensors. The Trainer is not closed while such a tensor is there.
+        """
+        view = self._native.view_parameter(name)
+        return None if view is None else _torch.from_dlpack(view)
 
     @property
     def plan(self):
