@@ -100,6 +100,12 @@ class Toy {
     return execute(progress_.next(plan::PhaseKind::train, shape_.micro_batches), when_not_finite);
   }
 
+  // All weights and states once more, for nothing but what happens meanwhile.
+  void read_back() {
+    Outcome outcome;
+    read_back(outcome);
+  }
+
   Executor& executor() { return *executor_; }
   models::Model& model() { return model_; }
   std::array<Bytes, kTierCount> simulated_peak() const { return simulated_peak_; }
