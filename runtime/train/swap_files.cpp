@@ -11,6 +11,7 @@
 
 #include "runtime/core/result.h"
 #include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/checksums.h"
 #include "runtime/train/durable_folders.h"
 #include "runtime/train/output_file.h"
 #include "swap/extent_space.h"
@@ -136,6 +137,36 @@ void remove_orphans(const std::vector<fs::path>& nvme_paths, const fs::path& out
   for (const fs::path& path : nvme_paths) remove_orphans_in(path, output_dir, resumes_from);
 }
 
+namespace {
+
+// What it names is going to be held: a damaged one would name what another holds, or what is not there.
+Manifest whole_manifest(const fs::path& checkpoint) {
+  const char* const kFix = "remove that folder: other checkpoints do not need it";
+  if (fs::exists(checkpoint / kChecksumsFile)) {
+    const Checksums sums = read_checksums(checkpoint / kChecksumsFile);
+    if (const auto own = sums.find(kManifestFile); own != sums.end())
+      if (const std::optional<std::string> damage = find_damage(checkpoint, {*own})) throw SetupError(*damage, kFix);
+  }
+  Manifest manifest = read_manifest(checkpoint);
+  std::vector<int64_t> ends(manifest.files.size());
+  for (const ManifestExtent& extent : manifest.extents)
+    for (const ManifestPiece& piece : extent.pieces) {
+      int64_t& end = ends[static_cast<size_t>(piece.file)];
+      end = std::max(end, piece.offset + piece.bytes);
+    }
+  for (size_t file = 0; file < ends.size(); ++file) {
+    std::error_code failed;
+    const auto bytes = static_cast<int64_t>(fs::file_size(manifest.files[file], failed));
+    if (!failed && bytes < ends[file])
+      throw SetupError(manifest.files[file].string() + " has " + std::to_string(bytes) + " bytes and " +
+                           checkpoint.string() + " needs " + std::to_string(ends[file]) + " of them",
+                       kFix);
+  }
+  return manifest;
+}
+
+}  // namespace
+
 SwapPlace find_swap_place(const Config& config, const fs::path& resumes_from) {
   SwapPlace place;
   const auto name_on_our_paths = [&](const Manifest& manifest) -> std::string {
@@ -146,7 +177,7 @@ SwapPlace find_swap_place(const Config& config, const fs::path& resumes_from) {
   };
   std::vector<HeldCheckpoint> own;
   for (const fs::path& folder : find_checkpoints(config.output_dir))
-    if (has_manifest(folder) && !is_void(folder)) own.push_back({folder, read_manifest(folder)});
+    if (has_manifest(folder) && !is_void(folder)) own.push_back({folder, whole_manifest(folder)});
   // The one that is resumed decides, else the newest.
   for (const HeldCheckpoint& each : own) {
     const std::string name = name_on_our_paths(each.manifest);

@@ -133,6 +133,21 @@ def test_a_damaged_piece_is_named_and_not_trained_on(job, copy):
     assert f"fix: resume from an older checkpoint: resume_from_checkpoint: {at(HALF, copy)}" in refused.stderr
 
 
+def test_a_damaged_manifest_of_an_older_checkpoint_is_named(job, straight, copy):
+    """It would claim pieces that are another's."""
+    older = at(HALF, copy)
+    manifest = checkpoint_files.manifest_of(older)
+    manifest["extents"][0]["pieces"][0][1] += 4096
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    more = {**job, "max_steps": STEPS + 1, "auto_resume_from_checkpoints": True}
+    refused = sluice_run.try_train(more, copy.parent)
+    assert refused.exit_code == EXIT_SETUP
+    assert f"{older / 'manifest.json'} is damaged" in refused.stderr
+    assert "fix: remove that folder" in refused.stderr
+    shutil.rmtree(older)
+    assert sluice_run.train(more, copy.parent).column("step")[-1] == STEPS + 1
+
+
 def test_a_model_alone_is_saved_where_it_is_asked_for(job, straight, tmp_path):
     run = sluice_run.train({**job, "save_only_model": True, "save_total_limit": None}, tmp_path)
     half = at(HALF, run.output_dir)
