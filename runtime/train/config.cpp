@@ -12,6 +12,7 @@
 #include "runtime/train/config_keys.h"
 #include "runtime/train/config_source.h"
 #include "runtime/train/config_values.h"
+#include "runtime/train/dataset_info.h"
 
 namespace sluice::train {
 namespace {
@@ -246,10 +247,7 @@ class ConfigReader {
   }
 
   void read_data() {
-    const Setting& datasets = require("datasets", "[{path: data.jsonl, type: alpaca}]");
-    if (datasets.value.items.empty())
-      refuse_value(datasets, "a list of at least one dataset", "[{path: data.jsonl, type: alpaca}]");
-    for (const DocumentValue& entry : datasets.value.items) config_.datasets.push_back(read_dataset(datasets, entry));
+    read_datasets();
 
     if (const Setting* folder = find("dataset_prepared_path"); folder != nullptr && !is_unset(folder->value))
       config_.dataset_prepared_path = read_path(*folder, "prepared");
@@ -266,6 +264,30 @@ class ConfigReader {
     read_if("train_on_inputs", config_.train_on_inputs);
     read_if("shuffle_merged_datasets", config_.shuffle_merged_datasets);
     read_if("curriculum_sampling", config_.sequential_order);
+  }
+
+  // Axolotl's list, or LLaMA-Factory's names.
+  void read_datasets() {
+    const Setting* named = find("dataset");
+    if (named != nullptr) {
+      if (find("datasets")) refuse_both("datasets", "dataset", "keep `datasets`");
+      const Setting* folder = find("dataset_dir");
+      config_.datasets = datasets_of_info(*named, folder ? read_path(*folder, "data") : fs::path("data"));
+    } else {
+      const Setting& datasets = require("datasets", "[{path: data.jsonl, type: alpaca}]");
+      if (datasets.value.items.empty())
+        refuse_value(datasets, "a list of at least one dataset", "[{path: data.jsonl, type: alpaca}]");
+      for (const DocumentValue& entry : datasets.value.items) config_.datasets.push_back(read_dataset(datasets, entry));
+      if (const Setting* folder = find("dataset_dir"))
+        config_.notes.push_back(folder->place() +
+                                ": dataset_dir changes nothing here: `datasets` are named by their paths");
+    }
+    // Of each dataset.
+    const Setting* most = find("max_samples");
+    if (most == nullptr) return;
+    const int64_t rows = read_integer(*most, {.min = 1}, "1000");
+    for (DatasetConfig& dataset : config_.datasets)
+      dataset.rows_max = dataset.rows_max > 0 ? std::min(dataset.rows_max, rows) : rows;
   }
 
   fs::path default_prepared_path() const {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "runtime/core/work.h"
 #include "runtime/exec/gpu.h"
 #include "runtime/plan/machine.h"
 #include "runtime/plan/planner.h"
@@ -46,13 +47,15 @@ enum class Purpose { run, inspect, rehearse };
 
 // Prepares the token files when the cache has none. `target`: plans for that machine, which need not be this one; null:
 // for this one, measured. Throws SetupError.
-Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr);
+Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr,
+                WorkObserver& observer = nobody());
 
 // Makes what the job reads and is not there yet: the base in low bits. Throws as LowBitBase::make.
-void make_base(Job& job);
+void make_base(Job& job, WorkObserver& observer = nobody());
 
 // A new adapter starts from a file, like everything else: writes it into `folder`, makes it the job's source, and
 // returns its path, for the caller to remove once it is loaded. Empty when the job needs none. After make_base.
-std::filesystem::path start_adapter(Job& job, AdapterValues values, const std::filesystem::path& folder);
+std::filesystem::path start_adapter(Job& job, AdapterValues values, const std::filesystem::path& folder,
+                                    WorkObserver& observer = nobody());
 
 }  // namespace sluice::train
