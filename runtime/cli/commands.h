@@ -17,6 +17,9 @@ void add_probe(CLI::App& app, Action& action);
 void add_preprocess(CLI::App& app, Action& action);
 void add_generate(CLI::App& app, Action& action);
 void add_merge(CLI::App& app, Action& action);
+void add_doctor(CLI::App& app, Action& action);
 void add_fsck(CLI::App& app, Action& action);
+void add_completion(CLI::App& app, Action& action);
+void add_man(CLI::App& app, Action& action);
 
 }  // namespace sluice::cli

@@ -72,7 +72,10 @@ int main_of(int argc, char** argv) {
   add_preprocess(app, action);
   add_generate(app, action);
   add_merge(app, action);
+  add_doctor(app, action);
   add_fsck(app, action);
+  add_completion(app, action);
+  add_man(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

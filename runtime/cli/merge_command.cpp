@@ -23,7 +23,7 @@ void add_merge(CLI::App& app, Action& action) {
       ->type_name("DIR");
   command->add_option("--dtype", *dtype, "of the written weights: bf16, f16, f32, or base: as the base has them")
       ->check(CLI::IsMember({"base", "bf16", "f16", "f32"}).description(""))
-      ->type_name("NAME")
+      ->type_name("base|bf16|f16|f32")
       ->capture_default_str();
   command->callback([options, dtype, &action] {
     if (const auto found = dtypes.find(*dtype); found != dtypes.end()) options->dtype = found->second;

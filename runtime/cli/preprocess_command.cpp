@@ -1,9 +1,12 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 
 #include "runtime/cli/commands.h"
 #include "runtime/cli/job_arguments.h"
+#include "runtime/core/work_line.h"
 #include "runtime/train/text_process.h"
 
 namespace sluice::cli {
@@ -20,7 +23,13 @@ void show_split(const char* name, const std::filesystem::path& file, const train
 }
 
 int preprocess(const train::Config& config, int64_t debug_rows) {
-  const train::PreparedData data = train::prepare_data(config, {debug_rows});
+  train::PreparedData data;
+  {
+    LiveLine live(STDERR_FILENO);
+    Console errors(STDERR_FILENO, &live);
+    WorkLine line(live, errors);
+    data = train::prepare_data(config, {debug_rows}, line);
+  }
   show_split("training", data.train, data.training_counts);
   if (!data.validation.empty()) show_split("validation", data.validation, data.validation_counts);
   if (data.dropped_too_long + data.dropped_unsupervised > 0)

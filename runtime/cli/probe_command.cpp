@@ -18,7 +18,7 @@ void add_probe(CLI::App& app, Action& action) {
   const auto device = std::make_shared<std::string>("auto");
   command->add_option("--device", *device, "what computes: cpu, cuda or auto, which is the GPU where there is one")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}).description(""))
-      ->type_name("NAME")
+      ->type_name("auto|cpu|cuda")
       ->capture_default_str();
   command->add_flag("--force", options->force, "measure again, whatever was measured before");
   command->add_flag("--quick", options->quick, "seconds instead of a minute, and rough: to try things out");

@@ -18,7 +18,11 @@ void add_train(CLI::App& app, Action& action) {
   command->add_flag("--dry-run", arguments->options.dry_run, "print the plan and its schedule, train nothing");
   command->add_option("--trace", arguments->options.trace, "write a trace that Perfetto opens, a row per lane")
       ->type_name("FILE.json");
-  command->add_flag("--quiet", arguments->options.quiet, "no line per step");
+  CLI::Option* quiet =
+      command->add_flag("--quiet", arguments->options.quiet, "neither a line per step, nor how far preparations are");
+  command
+      ->add_flag("--json", arguments->options.json, "print each step as a line of JSON, what else there is to stderr")
+      ->excludes(quiet);
   command->callback([arguments, &action] {
     action = [arguments] { return runtime_library().train(load_job(arguments->job), arguments->options); };
   });

@@ -102,7 +102,7 @@ namespace sluice {
 Plan plan_of(const Job& job) {
   return embed::translated([&] {
     const train::Job prepared =
-        train::prepare_job(embed::config_of(job), train::Purpose::inspect, nullptr, embed::data_of(job));
+        train::prepare_job(embed::config_of(job), train::Purpose::inspect, nullptr, nobody(), embed::data_of(job));
     return embed::plan_of(prepared);
   });
 }

@@ -68,7 +68,7 @@ class Trainer::Impl : private train::RunObserver {
     keep_freed_blocks();
     for (const std::string& each : config_.notes) note("note: " + each);
     folder_.lock_if_there();
-    job_ = train::prepare_job(config_, train::Purpose::run, nullptr, embed::data_of(source_));
+    job_ = train::prepare_job(config_, train::Purpose::run, nullptr, nobody(), embed::data_of(source_));
     train::allow_open_files(2 * static_cast<int64_t>(job_.sources.files.size()));
     folder_.make_and_lock();
     if (job_.nothing_left()) return;

@@ -12,10 +12,10 @@
 #include "models/cuda/self_check.h"
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/cuda_memory.h"
+#include "runtime/core/nvml.h"
 #include "runtime/exec/cuda_device.h"
 #include "runtime/exec/cuda_group_kernels.h"
 #include "runtime/exec/gpu.h"
-#include "runtime/exec/gpu_usage.h"
 
 namespace sluice::exec {
 namespace {
@@ -225,7 +225,7 @@ class CudaGpu final : public Gpu {
   // with itself. Where it is not there, nobody saw how large the context is.
   Bytes taken_by_us(Bytes taken) const {
     constexpr Bytes kContextUnseen = MiB(512);
-    const std::optional<Bytes> used = used_before_ ? gpu_bytes_used(pci_bus_id(device_)) : std::nullopt;
+    const std::optional<Bytes> used = used_before_ ? Nvml().used(pci_bus_id(device_)) : std::nullopt;
     const Bytes ours = used ? *used - *used_before_ : taken - taken_at_begin_ + kContextUnseen;
     return std::clamp(ours, Bytes{}, taken);
   }
@@ -256,7 +256,7 @@ std::unique_ptr<Gpu> open_gpu(int device, std::string& why) {
   }
   if (why = too_old(device); !why.empty()) return nullptr;
   // Before the first call that makes a context.
-  const std::optional<Bytes> used = gpu_bytes_used(pci_bus_id(device));
+  const std::optional<Bytes> used = Nvml().used(pci_bus_id(device));
   auto gpu = std::make_unique<CudaGpu>(device, used);
   models::cuda::check_arithmetic(device);
   return gpu;

@@ -262,6 +262,7 @@ struct Executor::Impl {
     if (op.kind == OpKind::loss || op.kind == OpKind::loss_only)
       result.loss_sums[static_cast<size_t>(op.micro_batch)] = event.loss_sum;
     if (event.error && !failure) failure = std::move(event.error);
+    if (inputs.op_ended) inputs.op_ended(event.op);
     if (event.not_finite) {
       const bool output = event.not_finite->of == NotFinite::Of::output;
       std::optional<Error>& first = output ? result.bad_output : result.bad_gradient;

@@ -46,6 +46,8 @@ struct PhaseInputs {
   // applies to decayed parameters only.
   optim::AdamWSettings update, early_update;
   WhenNotFinite when_not_finite = WhenNotFinite::fails;
+  // Told of each op that has ended, on the driver's thread; empty: nobody.
+  std::function<void(plan::OpId)> op_ended = {};
 };
 
 struct PhaseResult {

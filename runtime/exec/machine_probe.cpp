@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "models/op_timing.h"
+#include "runtime/core/processor.h"
 #include "runtime/core/result.h"
 #include "runtime/plan/fit.h"
 #include "swap/host_slab.h"
@@ -290,7 +291,7 @@ class Probe {
   void probe_drives() {
     for (const std::filesystem::path& path : options_.nvme_paths) {
       options_.progress("drive " + path.string());
-      const DriveKind kind = inspect_drive(path, options_.length);
+      const swap::DriveKind kind = inspect_drive_for_probe(path, options_.length);
       machine_.drives.push_back({.path = std::filesystem::absolute(path).lexically_normal().string(),
                                  .rates = probe_drive(path, slab_.memory(), options_.length,
                                                       budget_.drives / static_cast<double>(options_.nvme_paths.size())),
@@ -351,14 +352,6 @@ class Probe {
 };
 
 }  // namespace
-
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (const size_t colon = line.find(": "); line.starts_with("model name") && colon != std::string::npos)
-      return line.substr(colon + 2);
-  return "unknown processor";
-}
 
 plan::Machine probe_machine(const MachineProbeOptions& options) { return Probe(options).run(); }
 

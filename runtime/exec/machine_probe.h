@@ -13,14 +13,11 @@
 namespace sluice::exec {
 
 struct MachineProbeOptions {
-  std::vector<std::filesystem::path> nvme_paths;  // each passed inspect_drive
+  std::vector<std::filesystem::path> nvme_paths;  // each passed inspect_drive_for_probe
   ProbeLength length = ProbeLength::full;
   Gpu* gpu = nullptr;  // what computes; null: the CPU, whose memory is DRAM and whose copies are memcpy
   std::function<void(std::string_view)> progress = [](std::string_view) {};  // what is measured now
 };
-
-// "AMD EPYC 9654 96-Core Processor".
-std::string processor_name();
 
 // Name, cores, memory and rates; not the fingerprint and the date. Throws SetupError and RunError.
 plan::Machine probe_machine(const MachineProbeOptions& options);

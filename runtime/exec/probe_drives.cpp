@@ -1,11 +1,5 @@
 #include "runtime/exec/probe_drives.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <sys/sysmacros.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -21,8 +15,6 @@ namespace sluice::exec {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr const char* kOtherFolder = "give --nvme (a job: offload.nvme_path) a folder that you may write to";
 
 // Extents of one size, of a drive's swap file.
 struct Region {
@@ -44,53 +36,7 @@ int64_t probe_bytes(ProbeLength length) {
   return bytes;
 }
 
-// Its type, from the last mount that holds the device.
-std::string file_system_of(const std::string& device) {
-  std::ifstream mounts("/proc/self/mountinfo");
-  std::string found = "unknown";
-  for (std::string line; std::getline(mounts, line);) {
-    std::istringstream words(line);
-    std::string id, parent, numbers;
-    words >> id >> parent >> numbers;
-    const size_t dash = line.find(" - ");
-    if (numbers == device && dash != std::string::npos)
-      found = line.substr(dash + 3, line.find(' ', dash + 3) - dash - 3);
-  }
-  return found;
-}
-
-// Of the disk, or of the disk that a partition is on.
-bool says_spinning(const std::filesystem::path& block_device) {
-  for (const char* queue : {"queue", "../queue"}) {
-    std::ifstream file(block_device / queue / "rotational");
-    if (char digit = '0'; file >> digit) return digit == '1';
-  }
-  return false;
-}
-
-bool is_virtual(const std::filesystem::path& block_device) {
-  std::error_code none;
-  const std::string real = std::filesystem::canonical(block_device, none).string();
-  return real.find("/virtio") != std::string::npos || real.find("/devices/virtual/") != std::string::npos;
-}
-
-// Creates a file as the swap engine will, and removes it: whether that is allowed, and past the page cache.
-bool takes_direct(const std::filesystem::path& folder) {
-  std::string file = (folder / ".sluice-probe-XXXXXX").string();
-  const int plain = mkostemp(file.data(), O_CLOEXEC);
-  if (plain < 0)
-    throw SetupError("cannot write to " + folder.string() + ": " + std::strerror(errno),
-                     errno == EROFS ? "mount it for writing, or give --nvme another folder" : kOtherFolder);
-  const int direct = open(file.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
-  const bool taken = direct >= 0;
-  if (taken) close(direct);
-  close(plain);
-  unlink(file.c_str());
-  return taken;
-}
-
-void check_space(const std::filesystem::path& folder, const struct statvfs& space, ProbeLength length) {
-  const Bytes free{static_cast<int64_t>(space.f_bavail * space.f_frsize)};
+void check_space(const std::filesystem::path& folder, Bytes free, ProbeLength length) {
   const Bytes needed{probe_bytes(length)};
   if (free < needed)
     throw SetupError({ErrorCode::no_space,
@@ -127,42 +73,10 @@ constexpr std::array kModes = {DriveMode::read, DriveMode::write, DriveMode::bot
 
 }  // namespace
 
-DriveKind inspect_drive(const std::filesystem::path& folder, ProbeLength length) {
-  struct stat about {};
-  if (stat(folder.c_str(), &about) != 0)
-    throw SetupError(folder.string() + ": " + std::strerror(errno), "give --nvme a folder that exists");
-  if (!S_ISDIR(about.st_mode))
-    throw SetupError(folder.string() + " is not a folder", "give --nvme a folder on the drive");
-  struct statvfs space {};
-  if (statvfs(folder.c_str(), &space) != 0)
-    throw SetupError(folder.string() + ": " + std::strerror(errno), "give --nvme another folder");
-  DriveKind kind;
-  kind.device = std::to_string(major(about.st_dev)) + ":" + std::to_string(minor(about.st_dev));
-  kind.file_system = file_system_of(kind.device);
-  kind.size = Bytes{static_cast<int64_t>(space.f_blocks * space.f_frsize)};
-  kind.page_cache = !takes_direct(folder) || kind.file_system == "tmpfs" || kind.file_system == "ramfs";
-  check_space(folder, space, length);
-  const std::filesystem::path block = "/sys/dev/block/" + kind.device;
-  kind.spinning = says_spinning(block);
-  kind.virtual_disk = is_virtual(block);
+swap::DriveKind inspect_drive_for_probe(const std::filesystem::path& folder, ProbeLength length) {
+  swap::DriveKind kind = swap::inspect_drive(folder);
+  check_space(folder, kind.free, length);
   return kind;
-}
-
-std::vector<std::string> remarks(const std::filesystem::path& folder, const DriveKind& kind) {
-  std::vector<std::string> lines;
-  if (kind.file_system == "tmpfs" || kind.file_system == "ramfs") {
-    lines.push_back(folder.string() + " is memory (" + kind.file_system +
-                    "), not a drive: what is measured is the page cache; give --nvme a folder on an NVMe drive");
-  } else if (kind.page_cache) {
-    lines.push_back(folder.string() + " (" + kind.file_system +
-                    ") refuses O_DIRECT: it is measured through the page cache and may look faster than it stays; " +
-                    "use ext4 or xfs");
-  }
-  if (kind.spinning)
-    lines.push_back(folder.string() + " is on a spinning disk, says the kernel" +
-                    (kind.virtual_disk ? " (of a virtual disk, which need not be true)" : "") +
-                    ": streaming from it will bind every step; use an NVMe drive");
-  return lines;
 }
 
 std::vector<plan::DriveRate> probe_drive(const std::filesystem::path& folder, std::span<std::byte> memory,

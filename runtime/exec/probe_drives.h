@@ -8,25 +8,14 @@
 
 #include "runtime/exec/probe_loads.h"
 #include "runtime/plan/machine.h"
+#include "swap/drive_kind.h"
 
 namespace sluice::exec {
 
 enum class ProbeLength { full, quick };
 
-// What a folder is on, asked before anything is measured.
-struct DriveKind {
-  std::string file_system;  // "ext4"
-  std::string device;       // "254:0": block device, or what stands for it
-  Bytes size;               // of the file system
-  bool page_cache = false;  // memory, or O_DIRECT refused
-  bool spinning = false;    // says the kernel
-  bool virtual_disk = false;
-};
-
-// Throws SetupError, with nothing left behind: no folder, not writable, read-only, full.
-DriveKind inspect_drive(const std::filesystem::path& folder, ProbeLength length);
-// What a user should know of it, a line each.
-std::vector<std::string> remarks(const std::filesystem::path& folder, const DriveKind& kind);
+// Before anything is measured. Throws SetupError, with nothing left behind: as swap::inspect_drive, and without space.
+swap::DriveKind inspect_drive_for_probe(const std::filesystem::path& folder, ProbeLength length);
 
 // Transfers of these use at most this much host memory, 4096-byte aligned.
 inline constexpr Bytes kDriveProbeBytes = MiB(512);

@@ -7,9 +7,9 @@
 #include <thread>
 
 #include "models/op_timing.h"
+#include "runtime/core/processor.h"
 #include "runtime/core/result.h"
 #include "runtime/core/units.h"
-#include "runtime/exec/machine_probe.h"
 
 namespace sluice::train {
 
@@ -49,7 +49,7 @@ std::optional<double> days_since(const std::string& time_text) {
 std::string host_identity() {
   // What the kernel keeps for itself differs a little from start to start.
   constexpr int64_t kStep = MiB(256).count;
-  return exec::processor_name() + "\n" + std::to_string(std::thread::hardware_concurrency()) + "\n" +
+  return processor_name() + "\n" + std::to_string(std::thread::hardware_concurrency()) + "\n" +
          std::to_string(sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) / kStep) + "\n" +
          models::compute_library_version() + "\n";
 }

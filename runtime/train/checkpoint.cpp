@@ -75,13 +75,13 @@ std::optional<Checksums> sums_in(const fs::path& folder) {
   }
 }
 
-void refuse_damage(const fs::path& folder, const Checksums& sums) {
-  if (const std::optional<std::string> damage = find_damage(folder, sums))
+void refuse_damage(const fs::path& folder, const Checksums& sums, const Advance& verified = {}) {
+  if (const std::optional<std::string> damage = find_damage(folder, sums, verified))
     throw SetupError(*damage, hint_of_another(folder));
 }
 
-void refuse_damaged_extents(const fs::path& folder) {
-  const std::vector<std::string> damages = find_damage(read_manifest(folder), 1);
+void refuse_damaged_extents(const fs::path& folder, const Manifest& manifest, const Advance& verified) {
+  const std::vector<std::string> damages = find_damage(manifest, 1, verified);
   if (!damages.empty())
     throw SetupError("checkpoint " + folder.string() + ": " + damages.front(), hint_of_another(folder));
 }
@@ -118,11 +118,20 @@ std::optional<Resume> find_resume(const Config& config) {
   return Resume{folder, step_in(state), loss_scale_in(state)};
 }
 
-void verify_checkpoint(const Resume& resume) {
+void verify_checkpoint(const Resume& resume, WorkObserver& observer) {
   if (const std::optional<Checksums> sums = sums_in(resume.folder)) {
-    refuse_damage(resume.folder, *sums);
-    if (has_manifest(resume.folder)) refuse_damaged_extents(resume.folder);
-    return;
+    int64_t bytes = 0;
+    for (const auto& [name, file] : *sums) bytes += file.bytes;
+    // The files first: the manifest, which says what else there is, is one of them.
+    {
+      Work work(observer, "verifying " + resume.folder.filename().string(), bytes, WorkUnit::bytes);
+      refuse_damage(resume.folder, *sums, work.advance());
+    }
+    if (!has_manifest(resume.folder)) return;
+    const Manifest manifest = read_manifest(resume.folder);
+    Work work(observer, "verifying the swap files of " + resume.folder.filename().string(), bytes_of(manifest),
+              WorkUnit::bytes);
+    return refuse_damaged_extents(resume.folder, manifest, work.advance());
   }
   std::fprintf(stderr, "note: %s was written by an older version, without checksums: its files are not verified\n",
                resume.folder.c_str());

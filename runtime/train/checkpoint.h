@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/work.h"
 #include "runtime/exec/executor.h"
 #include "runtime/train/config.h"
 #include "runtime/train/loss_scale.h"
@@ -25,7 +26,7 @@ struct Resume {
 std::optional<Resume> find_resume(const Config& config);
 // Reads all of it. Throws SetupError naming the file, and the newest other checkpoint, when its bytes are not those
 // that were written. One without checksums (written by an older version) passes with a note.
-void verify_checkpoint(const Resume& resume);
+void verify_checkpoint(const Resume& resume, WorkObserver& observer = nobody());
 // Throws SetupError: the checkpoint's model or rows were others. See model_record.h, TokenDataset::content_hash.
 void refuse_other_inputs(const Resume& resume, const ModelSetup& setup, const std::string& dataset_hash);
 // Removes all but the newest `limit` (0: keeps all). No run may hold bytes that they name.

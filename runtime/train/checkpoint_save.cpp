@@ -40,6 +40,8 @@ models::ModelOutput output_of(const ModelSetup& setup, const Config& config) {
                        : models::plan_model_output(config.base_model, setup.model.groups, setup.model.compute_dtype);
 }
 
+constexpr const char* kWritingResult = "writing the result";
+
 // What all checkpoints have in common: the folder, its state file, its checksums, its name. `write` adds the rest, and
 // to what the state file says.
 using WriteRest = std::function<void(const fs::path& partial, Checksums& sums, nlohmann::ordered_json& about)>;
@@ -58,8 +60,12 @@ fs::path write_checkpoint(const ModelSetup& setup, const Config& config, const C
   return committed;
 }
 
-exec::WeightsSink to_weights(auto& writer) {
-  return [&writer](int g, std::span<const std::byte> bytes) { writer.weights(g, bytes); };
+exec::WeightsSink to_weights(
+    auto& writer, Advance written = [](int64_t) {}) {
+  return [&writer, written = std::move(written)](int g, std::span<const std::byte> bytes) {
+    writer.weights(g, bytes);
+    written(static_cast<int64_t>(bytes.size()));
+  };
 }
 exec::StatesSink to_states(auto& writer) {
   return [&writer](int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
@@ -68,25 +74,38 @@ exec::StatesSink to_states(auto& writer) {
 }
 
 void write_model(exec::Executor& executor, const ModelSetup& setup, const Config& config, bool odd,
-                 const fs::path& folder, Checksums& sums, const SpacePatience& patience) {
+                 const fs::path& folder, Checksums& sums, const SpacePatience& patience, Work& work) {
   ModelWriter writer(setup, output_of(setup, config), folder, patience);
-  executor.read_back(odd, exec::ReadBackOf::everything, to_weights(writer),
+  executor.read_back(odd, exec::ReadBackOf::everything, to_weights(writer, work.advance()),
                      writer.needs_states() ? to_states(writer) : exec::StatesSink());
   writer.finish(sums);
 }
 
 void write_model_and_states(exec::Executor& executor, const ModelSetup& setup, const Config& config, bool odd,
-                            const fs::path& folder, Checksums& sums, const SpacePatience& patience) {
+                            const fs::path& folder, Checksums& sums, const SpacePatience& patience, Work& work) {
   ModelWriter model(setup, output_of(setup, config), folder, patience);
   const FlatContent content{[](size_t) { return false; }, [](size_t) { return true; }};
   FlatWriter states(setup, content, folder, kStatesFile, "sluice-states-2", patience);
-  executor.read_back(odd, exec::ReadBackOf::everything, to_weights(model),
+  executor.read_back(odd, exec::ReadBackOf::everything, to_weights(model, work.advance()),
                      [&](int g, int64_t begin, int64_t end, std::span<const std::byte> bytes) {
                        model.states(g, begin, end, bytes);
                        states.states(g, begin, end, bytes);
+                       work.add(static_cast<int64_t>(bytes.size()));
                      });
   states.finish(sums);
   model.finish(sums);
+}
+
+// Of what is trained, as it lies in memory.
+int64_t trained_bytes(const ModelSetup& setup, CheckpointOf of) {
+  int64_t bytes = 0;
+  for (size_t g = 0; g < setup.model.groups.size(); ++g) {
+    const models::ParameterGroup& group = setup.model.groups[g];
+    if (!group.trainable) continue;
+    bytes += group.elements * size_of(setup.model.compute_dtype);
+    if (of == CheckpointOf::model_and_states) bytes += setup.states[g].bytes(0, group.elements);
+  }
+  return bytes;
 }
 
 void write_resident(exec::Executor& executor, const ModelSetup& setup, const plan::Plan& plan, bool odd,
@@ -176,14 +195,16 @@ void export_through(const fs::path& output_dir, const SpacePatience& patience,
 }  // namespace
 
 fs::path save_copy(exec::Executor& executor, const ModelSetup& setup, const Config& config,
-                   const CheckpointState& state, CheckpointOf of, const SpacePatience& patience) {
+                   const CheckpointState& state, CheckpointOf of, const SpacePatience& patience,
+                   WorkObserver& observer) {
+  Work work(observer, "writing checkpoint-" + std::to_string(state.step), trained_bytes(setup, of), WorkUnit::bytes);
   return write_checkpoint(setup, config, state, patience,
                           [&](const fs::path& partial, Checksums& sums, nlohmann::ordered_json& about) {
                             if (of == CheckpointOf::model) {
                               about["model_only"] = true;
-                              write_model(executor, setup, config, state.odd, partial, sums, patience);
+                              write_model(executor, setup, config, state.odd, partial, sums, patience, work);
                             } else {
-                              write_model_and_states(executor, setup, config, state.odd, partial, sums, patience);
+                              write_model_and_states(executor, setup, config, state.odd, partial, sums, patience, work);
                             }
                           });
 }
@@ -221,23 +242,29 @@ fs::path renew_checkpoint(const fs::path& from, const ModelSetup& setup, const C
   return write_checkpoint(setup, config, state, patience, write);
 }
 
-void export_model(exec::Executor& executor, const ModelSetup& setup, const Config& config,
-                  const CheckpointState& state, const SpacePatience& patience) {
+void export_model(exec::Executor& executor, const ModelSetup& setup, const Config& config, const CheckpointState& state,
+                  const SpacePatience& patience, WorkObserver& observer) {
+  Work work(observer, kWritingResult, trained_bytes(setup, CheckpointOf::model), WorkUnit::bytes);
   export_through(config.output_dir, patience, [&](const fs::path& folder) {
     Checksums sums;
-    write_model(executor, setup, config, state.odd, folder, sums, patience);
+    write_model(executor, setup, config, state.odd, folder, sums, patience, work);
     write_text(folder, kStateFile, state_json(setup, config, state).dump(2) + "\n", sums, patience);
   });
 }
 
 void export_model(const fs::path& checkpoint, const ModelSetup& setup, const Config& config,
-                  const SpacePatience& patience) {
+                  const SpacePatience& patience, WorkObserver& observer) {
+  Work work(observer, kWritingResult, trained_bytes(setup, CheckpointOf::model), WorkUnit::bytes);
   const CheckpointSources sources = sources_in(checkpoint, setup);
   export_through(config.output_dir, patience, [&](const fs::path& folder) {
     Checksums sums;
     ModelWriter writer(setup, output_of(setup, config), folder, patience);
     for (size_t g = 0; g < setup.model.groups.size(); ++g)
-      if (setup.model.groups[g].trainable) writer.weights(static_cast<int>(g), read_weights(sources, setup, g));
+      if (setup.model.groups[g].trainable) {
+        const auto weights = read_weights(sources, setup, g);
+        writer.weights(static_cast<int>(g), weights);
+        work.add(static_cast<int64_t>(std::as_bytes(std::span(weights)).size()));
+      }
     writer.finish(sums);
     write_copy(checkpoint / kStateFile, folder / kStateFile, patience);
   });

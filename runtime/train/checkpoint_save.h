@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/work.h"
 #include "runtime/exec/executor.h"
 #include "runtime/train/config.h"
 #include "runtime/train/loss_scale.h"
@@ -34,7 +35,8 @@ enum class CheckpointOf : uint8_t {
 // written is written again where only a sync met the full drive. They throw RunError, and leave an unfinished folder
 // under a name that is never read.
 std::filesystem::path save_copy(exec::Executor& executor, const ModelSetup& setup, const Config& config,
-                                const CheckpointState& state, CheckpointOf of, const SpacePatience& patience);
+                                const CheckpointState& state, CheckpointOf of, const SpacePatience& patience,
+                                WorkObserver& observer = nobody());
 
 // A checkpoint without copies of what lies on disk: swap files are synced, `extents` are frozen by the caller once this
 // returns. Only what lives in memory is written.
@@ -47,11 +49,11 @@ std::filesystem::path renew_checkpoint(const std::filesystem::path& from, const 
                                        const CheckpointState& state, const SpacePatience& patience);
 
 // Writes the model or adapter to the top of output_dir, file by file under another name first.
-void export_model(exec::Executor& executor, const ModelSetup& setup, const Config& config,
-                  const CheckpointState& state, const SpacePatience& patience);
+void export_model(exec::Executor& executor, const ModelSetup& setup, const Config& config, const CheckpointState& state,
+                  const SpacePatience& patience, WorkObserver& observer = nobody());
 // The same from a checkpoint with a manifest, without a run.
 void export_model(const std::filesystem::path& checkpoint, const ModelSetup& setup, const Config& config,
-                  const SpacePatience& patience);
+                  const SpacePatience& patience, WorkObserver& observer = nobody());
 
 // Puts a checkpoint's model at the top of output_dir, sharing files where the file system links.
 void publish_result(const std::filesystem::path& checkpoint, const std::filesystem::path& output_dir,

@@ -189,7 +189,7 @@ Checksums read_checksums(const fs::path& file) {
   }
 }
 
-std::optional<std::string> find_damage(const fs::path& folder, const Checksums& sums) {
+std::optional<std::string> find_damage(const fs::path& folder, const Checksums& sums, const Advance& verified) {
   if (std::optional<std::string> wrong = wrong_size(folder, sums)) return wrong;
   std::vector<Task> tasks;
   for (const auto& [name, file] : sums)
@@ -206,6 +206,7 @@ std::optional<std::string> find_damage(const fs::path& folder, const Checksums& 
       if (i >= tasks.size()) return;
       found[i] = damage_of(folder, tasks[i], buffer);
       if (found[i]) damaged = true;
+      if (verified) verified(tasks[i].part->bytes);
     }
   };
   {

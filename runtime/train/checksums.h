@@ -13,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/work.h"
+
 struct XXH3_state_s;
 
 namespace sluice::train {
@@ -52,7 +54,8 @@ std::string to_json(const Checksums& sums);
 Checksums read_checksums(const std::filesystem::path& file);
 
 // The first file that is missing, cannot be read, or is not what it was, with tensor and bytes; nothing when all are
-// whole. Reads every byte once, on a few threads.
-std::optional<std::string> find_damage(const std::filesystem::path& folder, const Checksums& sums);
+// whole. Reads every byte once, on a few threads, and tells `verified` of them, part by part.
+std::optional<std::string> find_damage(const std::filesystem::path& folder, const Checksums& sums,
+                                       const Advance& verified = {});
 
 }  // namespace sluice::train

@@ -12,6 +12,7 @@
 #include "runtime/train/config_keys.h"
 #include "runtime/train/config_source.h"
 #include "runtime/train/config_values.h"
+#include "runtime/train/dataset_info.h"
 
 namespace sluice::train {
 namespace {
@@ -248,10 +249,7 @@ class ConfigReader {
   void read_data() {
     read_if("sequence_len", config_.sequence_len, {.min = 2, .max = int64_t{1} << 30}, "2048");
     if (data_ != DataFrom::datasets) return refuse_dataset_keys();
-    const Setting& datasets = require("datasets", "[{path: data.jsonl, type: alpaca}]");
-    if (datasets.value.items.empty())
-      refuse_value(datasets, "a list of at least one dataset", "[{path: data.jsonl, type: alpaca}]");
-    for (const DocumentValue& entry : datasets.value.items) config_.datasets.push_back(read_dataset(datasets, entry));
+    read_datasets();
 
     if (const Setting* folder = find("dataset_prepared_path"); folder != nullptr && !is_unset(folder->value))
       config_.dataset_prepared_path = read_path(*folder, "prepared");
@@ -275,12 +273,37 @@ class ConfigReader {
       if (const Setting* setting = find(key); setting != nullptr && !is_unset(setting->value))
         refuse(*setting, setting->spelling + what, "remove it");
     };
-    for (const char* key : {"datasets", "dataset_prepared_path", "val_set_size", "sample_packing", "neat_packing",
-                            "train_on_inputs", "shuffle_merged_datasets", "eval_steps", "evals_per_epoch"})
+    for (const char* key : {"datasets", "dataset", "dataset_dir", "max_samples", "dataset_prepared_path",
+                            "val_set_size", "sample_packing", "neat_packing", "train_on_inputs",
+                            "shuffle_merged_datasets", "eval_steps", "evals_per_epoch"})
       refuse_if_given(key, " is about a job's own datasets, and this job's data comes from the program");
     if (data_ == DataFrom::own_rows) return;
     for (const char* key : {"num_epochs", "saves_per_epoch", "curriculum_sampling"})
       refuse_if_given(key, " is about epochs, and the program gives batches, which have none");
+  }
+
+  // Axolotl's list, or LLaMA-Factory's names.
+  void read_datasets() {
+    const Setting* named = find("dataset");
+    if (named != nullptr) {
+      if (find("datasets")) refuse_both("datasets", "dataset", "keep `datasets`");
+      const Setting* folder = find("dataset_dir");
+      config_.datasets = datasets_of_info(*named, folder ? read_path(*folder, "data") : fs::path("data"));
+    } else {
+      const Setting& datasets = require("datasets", "[{path: data.jsonl, type: alpaca}]");
+      if (datasets.value.items.empty())
+        refuse_value(datasets, "a list of at least one dataset", "[{path: data.jsonl, type: alpaca}]");
+      for (const DocumentValue& entry : datasets.value.items) config_.datasets.push_back(read_dataset(datasets, entry));
+      if (const Setting* folder = find("dataset_dir"))
+        config_.notes.push_back(folder->place() +
+                                ": dataset_dir changes nothing here: `datasets` are named by their paths");
+    }
+    // Of each dataset.
+    const Setting* most = find("max_samples");
+    if (most == nullptr) return;
+    const int64_t rows = read_integer(*most, {.min = 1}, "1000");
+    for (DatasetConfig& dataset : config_.datasets)
+      dataset.rows_max = dataset.rows_max > 0 ? std::min(dataset.rows_max, rows) : rows;
   }
 
   fs::path default_prepared_path() const {

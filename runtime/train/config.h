@@ -17,7 +17,8 @@
 namespace sluice::train {
 
 enum class Adapter { none, lora };
-enum class DatasetType { alpaca, chat_template, completion };
+// `instruction`: LLaMA-Factory's alpaca rows, rendered by the chat template.
+enum class DatasetType { alpaca, chat_template, completion, instruction };
 enum class LearningRateSchedule { constant, linear, cosine };
 enum class Residence { automatic, device, host, disk };
 enum class ActivationFate { automatic, keep, host, disk, recompute };
@@ -35,6 +36,8 @@ struct DatasetConfig {
   std::string field_messages;                             // empty: "messages" or "conversations", as a row has it
   std::map<std::string, std::string> message_properties;  // a message's property -> the field of a turn that holds it
   std::map<std::string, std::vector<std::string>> roles;  // a template's role -> data's names; empty: the well-known
+  std::map<std::string, std::string> columns;             // of instruction: LLaMA-Factory's name -> the field of a row
+  int64_t rows_max = 0;                                   // the first ones; 0: all
 };
 
 struct OffloadConfig {

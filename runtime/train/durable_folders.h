@@ -21,8 +21,8 @@ void make_folders(const std::filesystem::path& folder, const SpacePatience& pati
 void rename_in_place(const std::filesystem::path& from, const std::filesystem::path& to,
                      const SpacePatience& patience = {});
 
-// Writes a small file whole or not at all, whatever happens and whoever else does the same: under a name of this process
-// first. When it returns, it is on the drive. Waits as make_folders does.
+// Writes a small file whole or not at all, whatever happens and whoever else does the same: under a name of this
+// process first. When it returns, it is on the drive. Waits as make_folders does.
 void replace_file(const std::filesystem::path& file, std::string_view text, const SpacePatience& patience = {});
 
 }  // namespace sluice::train

@@ -15,7 +15,8 @@ namespace sluice::train {
 struct TrainOptions {
   bool dry_run = false;         // print plan and schedule, write nothing
   std::filesystem::path trace;  // Chrome trace events; empty: none
-  bool quiet = false;           // no progress lines
+  bool quiet = false;           // nothing of how far it is
+  bool json = false;            // on stdout the log's line of each step, and nothing else; a dry run's plan as JSON
 };
 
 struct PlanOptions {
@@ -62,6 +63,8 @@ struct EntryTable {
   int (*generate)(const GenerateOptions&);
   int (*probe)(const ProbeOptions&);
   int (*merge)(const MergeOptions&);
+  // Opens the GPU as a job does and gives its name. Throws SetupError: why none can be used.
+  std::string (*open_gpu)();
 };
 
 inline constexpr const char* kRuntimeLibrary = "libsluice_runtime.so";

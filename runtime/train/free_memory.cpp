@@ -7,6 +7,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace sluice::train {
 namespace {
@@ -41,12 +42,19 @@ int64_t left_in(const fs::path& cgroup) {
   return std::max<int64_t>(*most - used + reclaimable, 0);
 }
 
-// Relative to the mount; nothing where cgroups of version 2 are not in use.
-std::optional<fs::path> cgroup_of_this_process(const fs::path& root) {
+// This process's and all above it; none where cgroups of version 2 are not in use.
+std::vector<fs::path> cgroups_around(const fs::path& root) {
+  std::vector<fs::path> around;
   std::ifstream lines(root / "proc/self/cgroup");
-  for (std::string line; std::getline(lines, line);)
-    if (line.starts_with("0::/")) return fs::path(line.substr(4));
-  return std::nullopt;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("0::/")) continue;
+    const fs::path mount = root / "sys/fs/cgroup";
+    fs::path cgroup = line.substr(4);
+    for (; !cgroup.empty(); cgroup = cgroup.parent_path()) around.push_back(mount / cgroup);
+    around.push_back(mount);
+    break;
+  }
+  return around;
 }
 
 }  // namespace
@@ -61,13 +69,16 @@ Bytes resident_bytes() {
 Bytes free_memory(const fs::path& root) {
   const std::optional<int64_t> available = value_of(root / "proc/meminfo", "MemAvailable:");
   int64_t left = available ? *available << 10 : GiB(4).count;
-  const std::optional<fs::path> relative = cgroup_of_this_process(root);
-  if (!relative) return {left};
-  const fs::path mount = root / "sys/fs/cgroup";
-  for (fs::path cgroup = *relative;; cgroup = cgroup.parent_path()) {
-    left = std::min(left, left_in(mount / cgroup));
-    if (cgroup.empty()) return {left};
-  }
+  for (const fs::path& cgroup : cgroups_around(root)) left = std::min(left, left_in(cgroup));
+  return {left};
+}
+
+std::optional<Bytes> memory_limit(const fs::path& root) {
+  std::optional<Bytes> tightest;
+  for (const fs::path& cgroup : cgroups_around(root))
+    if (const auto most = number_in(cgroup / "memory.max"))
+      tightest = std::min(Bytes{*most}, tightest.value_or(Bytes{*most}));
+  return tightest;
 }
 
 }  // namespace sluice::train

@@ -1,5 +1,7 @@
 #include "runtime/train/fsck.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -10,6 +12,7 @@
 
 #include "runtime/core/result.h"
 #include "runtime/core/units.h"
+#include "runtime/core/work_line.h"
 #include "runtime/train/checkpoint_folders.h"
 #include "runtime/train/checksums.h"
 #include "runtime/train/manifest.h"
@@ -32,7 +35,7 @@ struct Findings {
   int64_t bytes = 0;  // read
 };
 
-void check_files(const fs::path& folder, Findings& found) {
+void check_files(const fs::path& folder, WorkObserver& observer, Findings& found) {
   if (!fs::exists(folder / kChecksumsFile)) {
     std::ifstream file(folder / kStateFile);
     const std::string text{std::istreambuf_iterator<char>(file), {}};
@@ -41,26 +44,32 @@ void check_files(const fs::path& folder, Findings& found) {
     return;
   }
   const Checksums sums = read_checksums(folder / kChecksumsFile);
+  for (const auto& [name, file] : sums) found.bytes += file.bytes;
+  Work work(observer, "reading " + folder.filename().string(), found.bytes, WorkUnit::bytes);
   for (const auto& [name, file] : sums) {
-    found.bytes += file.bytes;
-    if (std::optional<std::string> damage = find_damage(folder, {{name, file}}))
+    if (std::optional<std::string> damage = find_damage(folder, {{name, file}}, work.advance()))
       found.damages.push_back(std::move(*damage));
   }
 }
 
-void check_extents(const fs::path& folder, Findings& found) {
+void check_extents(const fs::path& folder, WorkObserver& observer, Findings& found) {
   if (!has_manifest(folder) || is_void(folder)) return;
   const Manifest manifest = read_manifest(folder);
   found.bytes += bytes_of(manifest);
-  for (std::string& damage : find_damage(manifest, kDamagesShown)) found.damages.push_back(std::move(damage));
+  Work work(observer, "reading the swap files of " + folder.filename().string(), bytes_of(manifest), WorkUnit::bytes);
+  for (std::string& damage : find_damage(manifest, kDamagesShown, work.advance()))
+    found.damages.push_back(std::move(damage));
 }
 
 // Whether it is whole.
 bool check_checkpoint(const fs::path& folder) {
   Findings found;
   const auto begin = Clock::now();
+  LiveLine live(STDERR_FILENO);
+  Console errors(STDERR_FILENO, &live);
+  WorkLine line(live, errors);
   for (const auto check : {check_files, check_extents}) try {
-      check(folder, found);
+      check(folder, line, found);
     } catch (const SetupError& error) {
       found.damages.push_back(error.error().message);
     }

@@ -93,7 +93,8 @@ std::map<std::string, MatrixShape> matrices_by_magnitude(const models::DecoderSp
 
 }  // namespace
 
-void write_initial_adapter(const ModelSetup& setup, uint64_t seed, AdapterValues wanted, const fs::path& file) {
+void write_initial_adapter(const ModelSetup& setup, uint64_t seed, AdapterValues wanted, const fs::path& file,
+                           WorkObserver& observer) {
   const models::TensorFileLayout layout = models::plan_tensor_file(adapter_tensors(setup), {});
   const std::map<std::string, MatrixShape> matrices = matrices_by_magnitude(setup.spec);
   const BaseNorms norms(setup);
@@ -101,12 +102,17 @@ void write_initial_adapter(const ModelSetup& setup, uint64_t seed, AdapterValues
   std::mt19937_64 generator(seed);
   if (setup.adapter->decomposed && wanted == AdapterValues::initial)
     std::fprintf(stderr, "note: DoRA starts from the norms of the base's rows: it is read once for them\n");
+  const bool reads = setup.adapter->decomposed && wanted == AdapterValues::initial;
+  Work work(observer, "reading the norms of the base's rows", reads ? static_cast<int64_t>(matrices.size()) : 0,
+            WorkUnit::items);
   for (const models::TensorLocation& tensor : layout.tensors) {
     std::vector<float> values(static_cast<size_t>(tensor.bytes) / sizeof(float), 0.0f);
     if (tensor.name.ends_with("lora_A.weight"))
       fill_uniform(generator, 1.0 / std::sqrt(static_cast<double>(tensor.shape[1])), values);
-    if (const auto matrix = matrices.find(tensor.name); matrix != matrices.end() && wanted == AdapterValues::initial)
+    if (const auto matrix = matrices.find(tensor.name); matrix != matrices.end() && wanted == AdapterValues::initial) {
       norms.read(matrix->second.name, matrix->second.columns, values);
+      work.add(1);
+    }
     writer.write(tensor.offset, std::as_bytes(std::span(values)));
   }
   writer.sync();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "runtime/core/work.h"
 #include "runtime/train/model_setup.h"
 
 namespace sluice::train {
@@ -14,6 +15,6 @@ enum class AdapterValues { initial, any };
 // As peft starts one: A uniform in +-1/sqrt(in), as by kaiming_uniform(sqrt 5); B zero; magnitudes the norms of the
 // base's rows, which must be there. They are read in pieces, one matrix after another. Throws SetupError, RunError.
 void write_initial_adapter(const ModelSetup& setup, uint64_t seed, AdapterValues values,
-                           const std::filesystem::path& file);
+                           const std::filesystem::path& file, WorkObserver& observer = nobody());
 
 }  // namespace sluice::train

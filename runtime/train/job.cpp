@@ -255,7 +255,8 @@ BatchShape batch_shape(const Job& job) {
 
 }  // namespace
 
-Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target, const MakeData& make_data) {
+Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target, WorkObserver& observer,
+                const MakeData& make_data) {
   Job job;
   job.config = config;
   job.resume = find_resume(config);
@@ -265,15 +266,15 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
     remove_partial_checkpoints(config.output_dir);
     remove_orphans(config.offload.nvme_path, config.output_dir, job.resume ? job.resume->folder : fs::path());
   }
-  if (purpose == Purpose::run && job.resume) verify_checkpoint(*job.resume);
+  if (purpose == Purpose::run && job.resume) verify_checkpoint(*job.resume, observer);
   // Where a manifest has the weights, the base says what they are.
   const bool has_model = job.resume && !has_manifest(job.resume->folder);
   job.setup = set_up_model(config, has_model ? job.resume->folder : fs::path());
   if (!job.setup.note.empty()) std::fprintf(stderr, "note: %s\n", job.setup.note.c_str());
   refuse_long_sequences(config, job.setup.spec);
   const models::Model& model = job.setup.model;
-  job.data =
-      make_data ? make_data(job.config, model) : open_datasets(job.config, model.vocabulary, model.positions_max);
+  job.data = make_data ? make_data(job.config, model)
+                       : open_datasets(job.config, model.vocabulary, model.positions_max, observer);
   if (job.resume) refuse_other_inputs(*job.resume, job.setup, job.data->content_hash());
   if (job.resume) refuse_later_checkpoint(*job.resume, job.data->steps_total());
   if (job.nothing_left() && purpose == Purpose::run) return job;
@@ -289,10 +290,10 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.gpu = target ? nullptr : gpu_for(config.device, config.file.string());
   if (target) {
     plan_for(*target, job);
-  } else if (job.gpu) {
-    plan_for_gpu(job);
   } else {
-    plan_for_this_machine(job);
+    // At the first start of such a job; at later ones it is known.
+    const Work work(observer, "measuring what a block of this job takes", 0, WorkUnit::items);
+    job.gpu ? plan_for_gpu(job) : plan_for_this_machine(job);
   }
   if (purpose == Purpose::rehearse) job.request.profile = measure_rates_without_compute(job, target);
   job.request.settings_that_fit = [&job] { return settings_that_fit(job); };
@@ -301,14 +302,14 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   return job;
 }
 
-void make_base(Job& job) { job.setup.low_bits.make(job.setup.stored); }
+void make_base(Job& job, WorkObserver& observer) { job.setup.low_bits.make(job.setup.stored, observer); }
 
-fs::path start_adapter(Job& job, AdapterValues values, const fs::path& folder) {
+fs::path start_adapter(Job& job, AdapterValues values, const fs::path& folder, WorkObserver& observer) {
   const auto missing =
       std::find_if(job.setup.places.begin(), job.setup.places.end(), [](const auto& places) { return places.empty(); });
   if (missing == job.setup.places.end()) return {};
   const fs::path file = folder / ".initial_adapter.safetensors";
-  write_initial_adapter(job.setup, job.config.seed, values, file);
+  write_initial_adapter(job.setup, job.config.seed, values, file, observer);
   job.setup.adapter_tensors = models::TensorIndex::of_file(file);
   models::GroupSources adapters = models::locate_adapter_weights(*job.setup.adapter_tensors, job.setup.model.groups);
   for (size_t g = 0; g < adapters.size(); ++g)

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "runtime/core/work.h"
 #include "runtime/exec/gpu.h"
 #include "runtime/plan/machine.h"
 #include "runtime/plan/planner.h"
@@ -48,13 +49,14 @@ using MakeData = std::function<std::unique_ptr<RunData>(Config& config, const mo
 // `target`: plans for that machine, which need not be this one; null: for this one, measured. `make_data`: in place of
 // the job's datasets, whose token files are otherwise prepared when the cache has none. Throws SetupError.
 Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr,
-                const MakeData& make_data = {});
+                WorkObserver& observer = nobody(), const MakeData& make_data = {});
 
 // Makes what the job reads and is not there yet: the base in low bits. Throws as LowBitBase::make.
-void make_base(Job& job);
+void make_base(Job& job, WorkObserver& observer = nobody());
 
 // A new adapter starts from a file, like everything else: writes it into `folder`, makes it the job's source, and
 // returns its path, for the caller to remove once it is loaded. Empty when the job needs none. After make_base.
-std::filesystem::path start_adapter(Job& job, AdapterValues values, const std::filesystem::path& folder);
+std::filesystem::path start_adapter(Job& job, AdapterValues values, const std::filesystem::path& folder,
+                                    WorkObserver& observer = nobody());
 
 }  // namespace sluice::train

@@ -96,13 +96,4 @@ BytesPerSecond emulated_link(const Config& config) {
   return std::min(machine.h2d, machine.d2h);
 }
 
-swap::SwapOptions swap_options(const Config& config) {
-  swap::SwapOptions options;
-  options.nvme_paths = config.offload.nvme_path;
-  options.patience = SpacePatience::of(config.offload.enospc_timeout);
-  if (config.offload.io_backend == "uring") options.backend = swap::BackendKind::uring;
-  if (config.offload.io_backend == "thread") options.backend = swap::BackendKind::thread;
-  return options;
-}
-
 }  // namespace sluice::train

@@ -19,8 +19,6 @@ exec::UpdateKind update_kind(const Job& job);
 // about.
 Bytes probe_memory(const Job& job);
 
-swap::SwapOptions swap_options(const Config& config);
-
 // Copies of the emulated device take at least their bytes over this: the link of the machine that it emulates.
 BytesPerSecond emulated_link(const Config& config);
 // What copies are held to when compute is only waited for: the target's link, this GPU's, or the emulated one.

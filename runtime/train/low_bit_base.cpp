@@ -185,7 +185,7 @@ models::TensorIndex LowBitBase::files(const models::TensorIndex& stored) const {
   return all;
 }
 
-void LowBitBase::make(const models::TensorIndex& stored) {
+void LowBitBase::make(const models::TensorIndex& stored, WorkObserver& observer) {
   if (is_there()) return;
   const fs::path caches = folder_.parent_path();
   const Bytes free = free_disk({caches});
@@ -202,7 +202,7 @@ void LowBitBase::make(const models::TensorIndex& stored) {
     throw SetupError(refused.error().message, "check the folder's permissions, or name another in offload.nvme_path");
   }
   try {
-    write_files(stored, partial);
+    write_files(stored, partial, observer);
     publish_folder(partial, folder_);
   } catch (...) {
     std::error_code stays;
@@ -212,9 +212,15 @@ void LowBitBase::make(const models::TensorIndex& stored) {
   there_ = true;
 }
 
-void LowBitBase::write_files(const models::TensorIndex& stored, const fs::path& folder) const {
-  LowBitWriter writer(stored, matrices_, rounded_to_);
-  if (!quantised_already_) writer.announce(description(), file_bytes(), folder_);
+void LowBitBase::write_files(const models::TensorIndex& stored, const fs::path& folder, WorkObserver& observer) const {
+  int64_t bytes = 0;
+  if (!quantised_already_) {
+    std::fprintf(stderr, "quantising the base to %s: %s in %s, kept for later jobs\n", description().c_str(),
+                 to_string(file_bytes()).c_str(), folder_.c_str());
+    for (const LowBitMatrix& matrix : matrices_) bytes += stored.at(matrix.name, {matrix.rows, matrix.columns}).bytes;
+  }
+  Work work(observer, (quantised_already_ ? "reading " : "quantising to ") + description(), bytes, WorkUnit::bytes);
+  LowBitWriter writer(stored, rounded_to_, work.advance());
   for (const models::PlannedTensorFile& file : files_) {
     TensorFileWriter to(folder, file.name, file.layout);
     std::map<std::string, models::TensorLocation> places;

@@ -11,6 +11,7 @@
 #include "models/low_bit_files.h"
 #include "models/model_output.h"
 #include "models/safetensors.h"
+#include "runtime/core/work.h"
 #include "runtime/train/config.h"
 #include "runtime/train/low_bit_writer.h"
 
@@ -35,13 +36,14 @@ class LowBitBase {
   // Makes the cache where there is none, and shows how far it is. Matrices come one at a time, in pieces: a scale per
   // 64 elements of one is what is held. Killed at any time, it leaves nothing that is taken for a cache. Throws
   // SetupError when the drive has no room for it, RunError when writing fails.
-  void make(const models::TensorIndex& stored);
+  void make(const models::TensorIndex& stored, WorkObserver& observer = nobody());
 
  private:
   void ask(const Config& config, const models::DecoderSpec& spec, models::LowBitCheckpoint checkpoint);
   void plan_files(const std::string& key);
   void check_files() const;
-  void write_files(const models::TensorIndex& stored, const std::filesystem::path& folder) const;
+  void write_files(const models::TensorIndex& stored, const std::filesystem::path& folder,
+                   WorkObserver& observer) const;
   Bytes file_bytes() const;
 
   models::LowBitFormats formats_;

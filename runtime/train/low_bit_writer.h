@@ -8,7 +8,7 @@
 
 #include "models/low_bit.h"
 #include "models/safetensors.h"
-#include "runtime/core/units.h"
+#include "runtime/core/work.h"
 #include "runtime/train/tensor_file_writer.h"
 
 namespace sluice::train {
@@ -25,11 +25,11 @@ inline std::vector<models::LowBitPiece> pieces_of(const LowBitMatrix& matrix) {
 
 class LowBitWriter {
  public:
-  // `stored` holds the matrices. Values are rounded to `rounded_to` first.
-  LowBitWriter(const models::TensorIndex& stored, const std::vector<LowBitMatrix>& matrices, Dtype rounded_to);
+  // `stored` holds the matrices, and outlives this. Values are rounded to `rounded_to` first. `quantised` is told of
+  // bytes as they are stored.
+  LowBitWriter(const models::TensorIndex& stored, Dtype rounded_to, Advance quantised)
+      : stored_(stored), rounded_to_(rounded_to), quantised_(std::move(quantised)) {}
 
-  // Says what is about to be written.
-  void announce(const std::string& format, Bytes bytes, const std::filesystem::path& folder);
   // Writes one matrix's pieces to their places. Throws SetupError when it cannot be read, RunError when not written.
   void write(const LowBitMatrix& matrix, const std::map<std::string, models::TensorLocation>& places,
              TensorFileWriter& to);
@@ -40,14 +40,10 @@ class LowBitWriter {
   void write_rows(const models::TensorLocation& from, int64_t columns,
                   const std::vector<models::TensorLocation>& places, TensorFileWriter& to);
   void round(std::span<float> values) const;
-  void show(int64_t elements);
 
   const models::TensorIndex& stored_;
   Dtype rounded_to_;
-  int64_t elements_total_ = 0, elements_done_ = 0;
-  int shown_tenths_ = 0;
-  double begin_seconds_ = 0;
-  bool quiet_ = true;
+  Advance quantised_;
 };
 
 }  // namespace sluice::train

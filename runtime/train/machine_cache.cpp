@@ -7,9 +7,11 @@
 #include <ctime>
 #include <optional>
 
+#include "runtime/core/live_line.h"
 #include "runtime/core/result.h"
 #include "runtime/exec/machine_probe.h"
 #include "runtime/train/cache_folder.h"
+#include "runtime/train/drive_endurance.h"
 #include "runtime/train/gpu_library.h"
 #include "runtime/train/job_measurements.h"
 #include "runtime/train/machine_file.h"
@@ -18,7 +20,6 @@
 namespace sluice::train {
 namespace {
 
-using exec::DriveKind;
 using exec::ProbeLength;
 using Paths = std::vector<std::filesystem::path>;
 
@@ -31,7 +32,7 @@ class Host {
   // Looks at the drives; throws SetupError when one cannot be measured.
   Host(exec::Gpu* gpu, const Paths& nvme_paths, ProbeLength length) : gpu_(gpu), paths_(nvme_paths), length_(length) {
     SLUICE_CHECK(!nvme_paths.empty(), "at least one nvme_path");
-    for (const std::filesystem::path& path : paths_) kinds_.push_back(exec::inspect_drive(path, length));
+    for (const std::filesystem::path& path : paths_) kinds_.push_back(exec::inspect_drive_for_probe(path, length));
     fingerprint_ = short_hash(identity());
     file_ = cache_folder() / ("machine-" + fingerprint_ + (length == ProbeLength::quick ? "-quick" : "") + ".yaml");
   }
@@ -41,7 +42,7 @@ class Host {
   std::vector<std::string> remarks() const {
     std::vector<std::string> all;
     for (size_t i = 0; i < paths_.size(); ++i) {
-      for (std::string& line : exec::remarks(paths_[i], kinds_[i])) all.push_back(std::move(line));
+      for (std::string& line : swap::remarks(paths_[i], kinds_[i])) all.push_back(std::move(line));
       for (size_t j = 0; j < i; ++j)
         if (kinds_[j].device == kinds_[i].device)
           all.push_back(paths_[i].string() + " and " + paths_[j].string() +
@@ -73,20 +74,15 @@ class Host {
     options.nvme_paths = paths_;
     options.length = length_;
     options.gpu = gpu_;
-    const bool terminal = isatty(STDERR_FILENO) == 1;
-    if (terminal)
-      options.progress = [](std::string_view part) {
-        std::fprintf(stderr, "\r\033[Kmeasuring: %.*s", static_cast<int>(part.size()), part.data());
-      };
-    const auto clear = [&] { terminal ? std::fprintf(stderr, "\r\033[K") : 0; };
-    plan::Machine machine;
-    try {
-      machine = exec::probe_machine(options);
-    } catch (...) {
-      clear();
-      throw;
-    }
-    clear();
+    LiveLine live(STDERR_FILENO);
+    options.progress = [&](std::string_view part) {
+      live.draw(
+          [&](int columns) { return ("measuring: " + std::string(part)).substr(0, static_cast<size_t>(columns)); });
+    };
+    plan::Machine machine = exec::probe_machine(options);
+    live.clear();
+    for (size_t i = 0; i < paths_.size(); ++i)
+      machine.drives[i].rated_tbw = rated_terabytes(kinds_[i].models).value_or(0);
     machine.fingerprint = fingerprint_;
     machine.measured = time_text(std::time(nullptr));
     return machine;
@@ -109,7 +105,7 @@ class Host {
   std::string identity() const {
     std::string text = std::to_string(kProbeVersion) + "\n" + host_identity();
     if (gpu_) text += gpu_->name() + " " + std::to_string(gpu_->memory().total.count) + "\n";
-    for (const DriveKind& kind : kinds_)
+    for (const swap::DriveKind& kind : kinds_)
       text += kind.device + " " + std::to_string(kind.size.count) + " " + kind.file_system + "\n";
     return text;
   }
@@ -117,19 +113,20 @@ class Host {
   exec::Gpu* const gpu_;
   const Paths& paths_;
   ProbeLength length_;
-  std::vector<DriveKind> kinds_;
+  std::vector<swap::DriveKind> kinds_;
   std::string fingerprint_;
   std::filesystem::path file_;
 };
 
-// What a user wrote into a file is not lost when it is written anew: nobody measures what a drive is rated for.
+// What a user wrote into a file is not lost when it is written anew: nobody measures what a drive is rated for, and few
+// models are known by name.
 void keep_ratings(plan::Machine& machine, const std::filesystem::path& out) {
   if (!std::filesystem::exists(out)) return;
   try {
     const plan::Machine before = read_machine(out);
     for (plan::Drive& drive : machine.drives)
       for (const plan::Drive& old : before.drives)
-        if (old.path == drive.path) drive.rated_tbw = old.rated_tbw;
+        if (old.path == drive.path && old.rated_tbw > 0) drive.rated_tbw = old.rated_tbw;
   } catch (const SetupError&) {  // not a machine file: it is replaced
   }
 }

@@ -223,7 +223,7 @@ Manifest read_manifest(const fs::path& checkpoint) {
   return parse_manifest(text, checkpoint);
 }
 
-std::vector<std::string> find_damage(const Manifest& manifest, size_t most) {
+std::vector<std::string> find_damage(const Manifest& manifest, size_t most, const Advance& verified) {
   std::vector<std::string> found;
   std::vector<std::unique_ptr<SwapReader>> files;
   for (const fs::path& path : manifest.files) {
@@ -251,6 +251,7 @@ std::vector<std::string> find_damage(const Manifest& manifest, size_t most) {
       const auto& [extent, piece] = tasks[i];
       damage[i] = damage_of(*files[static_cast<size_t>(piece->file)], *extent, *piece, buffer);
       if (damage[i]) ++count;
+      if (verified) verified(piece->bytes);
     }
   };
   {

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/work.h"
+
 namespace sluice::train {
 
 // A range of a swap file. 4096-byte aligned, as its length.
@@ -47,7 +49,7 @@ Manifest parse_manifest(std::string_view text, const std::filesystem::path& chec
 
 // Reads every piece once, several at a time: those that are not what was frozen, with file, bytes and what they are of.
 // Stops at `most`.
-std::vector<std::string> find_damage(const Manifest& manifest, size_t most);
+std::vector<std::string> find_damage(const Manifest& manifest, size_t most, const Advance& verified = {});
 
 int64_t bytes_of(const Manifest& manifest);
 

@@ -1,5 +1,7 @@
 #include "runtime/train/merge.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <map>
 
@@ -10,6 +12,7 @@
 #include "models/ops/ops.h"
 #include "runtime/core/half.h"
 #include "runtime/core/result.h"
+#include "runtime/core/work_line.h"
 #include "runtime/train/durable_folders.h"
 #include "runtime/train/low_bit_reader.h"
 #include "runtime/train/stored_tensors.h"
@@ -122,6 +125,11 @@ class Merge {
   }
 
   void write(const fs::path& folder) {
+    LiveLine live(STDERR_FILENO);
+    Console errors(STDERR_FILENO, &live);
+    WorkLine line(live, errors);
+    Work work(line, "merging", output_.file_bytes(), WorkUnit::bytes);
+    written_ = work.advance();
     for (const models::PlannedTensorFile& file : output_.tensor_files) {
       TensorFileWriter writer(folder, file.name, file.layout);
       for (const TensorLocation& tensor : file.layout.tensors) write_tensor(writer, tensor);
@@ -145,6 +153,7 @@ class Merge {
     const TensorVisit visit = [&](int64_t begin, std::span<float> values) {
       if (merged) add(gain, begin / width, width, values);
       writer.write(to.offset + begin * size_of(to.dtype), converted(values, to.dtype));
+      written_(static_cast<int64_t>(values.size()) * size_of(to.dtype));
     };
     if (low_bits_.holds(to.name)) return low_bits_.read(to.name, piece, visit);
     read_in_pieces(weights_.files, places_.at(to.name), piece, visit);
@@ -196,6 +205,7 @@ class Merge {
   std::map<std::string, TensorLocation> places_;  // of the base, by the names that are written
   std::map<std::string, LowRank> low_ranks_;
   models::ModelOutput output_;
+  Advance written_;
   std::vector<float> gain_, norms_;
   std::vector<uint16_t> halves_;
 };

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -13,7 +14,6 @@
 #include <utility>
 
 #include "runtime/core/result.h"
-#include "runtime/core/units.h"
 #include "runtime/train/durable_folders.h"
 
 namespace sluice::train {
@@ -107,60 +107,6 @@ bool wants_colour(int descriptor) {
   const char* terminal = set("TERM");
   return ::isatty(descriptor) == 1 && set("NO_COLOR") == nullptr &&
          (terminal == nullptr || std::strcmp(terminal, "dumb") != 0);
-}
-
-namespace {
-
-template <class... Values>
-std::string formatted(const char* format, Values... values) {
-  char text[160];
-  std::snprintf(text, sizeof text, format, values...);
-  return text;
-}
-
-}  // namespace
-
-std::string progress_text(const StepRecord& record, int64_t steps_total, double seconds_left, ProgressStyle style) {
-  const std::string total = std::to_string(steps_total);
-  const auto strong = [&](const std::string& text) { return style.colour ? "\033[1m" + text + "\033[0m" : text; };
-  const auto dim = [&](const std::string& text) { return style.colour ? "\033[2m" + text + "\033[0m" : text; };
-  std::string text =
-      "step " + formatted("%*lld/", static_cast<int>(total.size()), static_cast<long long>(record.step)) + total;
-  text += "  loss " + strong(formatted("%.4f", record.loss));
-  // A NaN may carry a sign.
-  text += formatted("  grad %.3g  lr %.2e  %.0f tok/s  ", std::fabs(record.grad_norm), record.learning_rate,
-                    record.tokens_per_second);
-  if (record.loss_scale) text += formatted("scale %.0f  ", *record.loss_scale);
-  if (record.skipped) text += strong("overflow, skipped") + "  ";
-  text += formatted("%.0f%% of bound", record.percent_of_bound) + dim(" (" + std::string(record.binding_lane) + ")");
-  text += "  ETA " + to_string(Microseconds{seconds_left * 1e6});
-  return text;
-}
-
-ProgressLine::ProgressLine(Console& console, int64_t steps_total, bool quiet, int64_t every)
-    : console_(console), steps_total_(steps_total), quiet_(quiet), every_(every), style_{wants_colour(STDOUT_FILENO)} {}
-
-// By the clock since the first step, so that checkpoints and evaluations count; the first step, slower than the
-// others, only until there is another.
-double ProgressLine::seconds_left(const StepRecord& record) {
-  const auto now = std::chrono::steady_clock::now();
-  double seconds_per_step = record.step_seconds;
-  if (first_step_ == 0) {
-    first_step_ = record.step;
-    first_end_ = now;
-  } else {
-    seconds_per_step =
-        std::chrono::duration<double>(now - first_end_).count() / static_cast<double>(record.step - first_step_);
-  }
-  return seconds_per_step * static_cast<double>(steps_total_ - record.step);
-}
-
-void ProgressLine::show(const StepRecord& record) {
-  const bool first = first_step_ == 0;
-  const double left = seconds_left(record);
-  const bool due = first || record.step == steps_total_ || record.step % every_ == 0;
-  if (quiet_ || !due) return;
-  console_.say(progress_text(record, steps_total_, left, style_));
 }
 
 }  // namespace sluice::train

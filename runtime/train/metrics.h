@@ -1,14 +1,12 @@
-// What a run says about each step: a line of trainer_log.jsonl for programs, a progress line for people.
+// What is known of a step, and the log that keeps it: a line of trainer_log.jsonl each.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include "runtime/core/console.h"
 #include "runtime/train/output_file.h"
 
 namespace sluice::train {
@@ -58,31 +56,5 @@ class StepLog {
 
 // Whether escape sequences belong on this stream: a terminal, NO_COLOR unset or empty, TERM not "dumb".
 bool wants_colour(int descriptor);
-
-// "step  12/100 | loss 2.3456 | ...". `colour`: numbers stand out by escape sequences.
-struct ProgressStyle {
-  bool colour = false;
-};
-std::string progress_text(const StepRecord& record, int64_t steps_total, double seconds_left, ProgressStyle style);
-
-// A line per step on stdout; nothing when quiet.
-class ProgressLine {
- public:
-  // `console`: of stdout, and longer there than this.
-  ProgressLine(Console& console, int64_t steps_total, bool quiet, int64_t every = 1);
-  // Shows every `every`-th step, the first and the last. Call once per step, in order.
-  void show(const StepRecord& record);
-
- private:
-  double seconds_left(const StepRecord& record);
-
-  Console& console_;
-  int64_t steps_total_;
-  bool quiet_;
-  int64_t every_;
-  ProgressStyle style_;
-  int64_t first_step_ = 0;  // 0: nothing shown yet
-  std::chrono::steady_clock::time_point first_end_;
-};
 
 }  // namespace sluice::train

@@ -2,9 +2,11 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <iterator>
+#include <limits>
 #include <string>
 
 #include "runtime/core/result.h"
@@ -23,10 +25,22 @@ int64_t open_now() {
 
 }  // namespace
 
+int64_t OpenFiles::with(int64_t more) const { return now + more + kReserve; }
+
+OpenFiles open_files() {
+  struct rlimit limit {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return {};
+  const auto count = [](rlim_t files) {
+    constexpr auto kMost = static_cast<rlim_t>(std::numeric_limits<int64_t>::max());
+    return static_cast<int64_t>(std::min(files, kMost));  // RLIM_INFINITY
+  };
+  return {open_now(), count(limit.rlim_cur), count(limit.rlim_max)};
+}
+
 void allow_open_files(int64_t more) {
   struct rlimit limit {};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  const auto wanted = static_cast<rlim_t>(open_now() + more + kReserve);
+  const auto wanted = static_cast<rlim_t>(open_files().with(more));
   if (limit.rlim_cur >= wanted) return;
   const std::string need = "this job has up to " + std::to_string(wanted) +
                            " files open at a time, and `ulimit -n` allows " + std::to_string(limit.rlim_cur);

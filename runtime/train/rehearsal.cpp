@@ -10,6 +10,7 @@
 #include "runtime/train/free_memory.h"
 #include "runtime/train/job_rates.h"
 #include "runtime/train/progress.h"
+#include "runtime/train/swap_folders.h"
 
 namespace sluice::train {
 namespace {

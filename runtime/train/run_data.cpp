@@ -59,8 +59,9 @@ class TokenFiles : public RunData {
 
 }  // namespace
 
-std::unique_ptr<RunData> open_datasets(Config& config, int64_t vocabulary, int64_t positions_max) {
-  auto data = std::make_unique<TokenFiles>(config, prepare_data(config));
+std::unique_ptr<RunData> open_datasets(Config& config, int64_t vocabulary, int64_t positions_max,
+                                       WorkObserver& observer) {
+  auto data = std::make_unique<TokenFiles>(config, prepare_data(config, {}, observer));
   refuse_long_rows(data->training_rows(), vocabulary, positions_max);
   if (config.evals_per_epoch > 0) config.eval_steps = data->steps().every(config.evals_per_epoch);
   if (config.saves_per_epoch > 0) config.save_steps = data->steps().every(config.saves_per_epoch);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "runtime/core/work.h"
 #include "runtime/train/config.h"
 #include "runtime/train/data.h"
 
@@ -34,6 +35,7 @@ class RunData {
 
 // The job's datasets as token files, prepared when the cache has none. Sets `eval_steps` and `save_steps` where the job
 // gives them per epoch. `vocabulary` and `positions_max`: the model's. Throws SetupError.
-std::unique_ptr<RunData> open_datasets(Config& config, int64_t vocabulary, int64_t positions_max);
+std::unique_ptr<RunData> open_datasets(Config& config, int64_t vocabulary, int64_t positions_max,
+                                       WorkObserver& observer = nobody());
 
 }  // namespace sluice::train

@@ -53,8 +53,8 @@ struct SwapPlace {
 // `resumes_from`: empty: none. Throws SetupError: a manifest is damaged.
 SwapPlace find_swap_place(const Config& config, const std::filesystem::path& resumes_from);
 
-// Of a job that has ended: what its checkpoints do not name of the swap files that hold them goes back to the drives, as
-// at the end of a run that nobody killed. `checkpoint`: its last one. Throws SetupError: a folder is in use.
+// Of a job that has ended: what its checkpoints do not name of the swap files that hold them goes back to the drives,
+// as at the end of a run that nobody killed. `checkpoint`: its last one. Throws SetupError: a folder is in use.
 void give_back_unnamed(const Config& config, const std::filesystem::path& checkpoint);
 
 // Whether all files that the checkpoint's manifest names are there; true where it has none.

@@ -35,4 +35,13 @@ void check_nvme_paths(const Config& config) {
   }
 }
 
+swap::SwapOptions swap_options(const Config& config) {
+  swap::SwapOptions options;
+  options.nvme_paths = config.offload.nvme_path;
+  options.patience = SpacePatience::of(config.offload.enospc_timeout);
+  if (config.offload.io_backend == "uring") options.backend = swap::BackendKind::uring;
+  if (config.offload.io_backend == "thread") options.backend = swap::BackendKind::thread;
+  return options;
+}
+
 }  // namespace sluice::train

@@ -6,6 +6,7 @@
 
 #include "runtime/core/units.h"
 #include "runtime/train/config.h"
+#include "swap/swap_engine.h"
 
 namespace sluice::train {
 
@@ -17,5 +18,7 @@ Bytes free_disk(const std::vector<std::filesystem::path>& paths);
 
 // Says which folders will be made. Throws SetupError when one is named twice.
 void check_nvme_paths(const Config& config);
+
+swap::SwapOptions swap_options(const Config& config);
 
 }  // namespace sluice::train

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "runtime/core/result.h"
 #include "runtime/train/child_process.h"
@@ -94,13 +96,46 @@ size_t find_message(const std::string& errors) {
   return std::string::npos;
 }
 
-// Notes and debug rows go to the user as they come, line by line; a final message is kept back for the exception.
-void show_notes(std::string& errors) {
-  size_t end = find_message(errors);
-  if (end == std::string::npos) end = errors.rfind('\n') + 1;  // 0 when there is no whole line
-  std::fwrite(errors.data(), 1, end, stderr);
-  errors.erase(0, end);
-}
+// Notes and debug rows go to the user as they come, line by line; a final message is kept back for the exception. Lines
+// that tell how far it is become `work`, which lives until another line comes.
+class NotesShown {
+ public:
+  explicit NotesShown(WorkObserver& observer) : observer_(observer) {}
+
+  void show(std::string& errors) {
+    size_t end = find_message(errors);
+    if (end == std::string::npos) end = errors.rfind('\n') + 1;  // 0 when there is no whole line
+    std::string_view lines = std::string_view(errors).substr(0, end);
+    while (!lines.empty()) {
+      const std::string_view line = lines.substr(0, lines.find('\n') + 1);
+      lines.remove_prefix(line.size());
+      if (advance(line)) continue;
+      work_.reset();
+      std::fwrite(line.data(), 1, line.size(), stderr);
+    }
+    errors.erase(0, end);
+  }
+
+ private:
+  // "progress: DONE TOTAL", in characters of the datasets' files; the total 0 where nobody knows, and rows then.
+  bool advance(std::string_view line) {
+    constexpr std::string_view kMark = "progress: ";
+    if (!line.starts_with(kMark)) return false;
+    long long done = 0, total = 0;
+    if (std::sscanf(std::string(line.substr(kMark.size())).c_str(), "%lld %lld", &done, &total) != 2) return false;
+    if (!work_) {
+      work_ = std::make_unique<Work>(observer_, total > 0 ? "preparing the datasets" : "preparing the datasets' rows",
+                                     total, total > 0 ? WorkUnit::bytes : WorkUnit::items);
+      done_ = 0;
+    }
+    work_->add(done - std::exchange(done_, done));
+    return true;
+  }
+
+  WorkObserver& observer_;
+  std::unique_ptr<Work> work_;
+  long long done_ = 0;
+};
 
 const char* name_of(DatasetType type) {
   switch (type) {
@@ -110,6 +145,8 @@ const char* name_of(DatasetType type) {
       return "chat_template";
     case DatasetType::completion:
       return "completion";
+    case DatasetType::instruction:
+      return "instruction";
   }
   return "";
 }
@@ -121,11 +158,14 @@ json dataset_of(const DatasetConfig& dataset) {
   if (!dataset.field_messages.empty()) entry["field_messages"] = dataset.field_messages;
   if (!dataset.message_properties.empty()) entry["message_property_mappings"] = dataset.message_properties;
   if (!dataset.roles.empty()) entry["roles"] = dataset.roles;
+  if (!dataset.columns.empty()) entry["columns"] = dataset.columns;
+  if (dataset.rows_max > 0) entry["rows_max"] = dataset.rows_max;
   return entry;
 }
 
 json request_of(const Config& config, const PrepareOptions& options) {
   json request;
+  request["progress"] = true;
   request["base_model"] = config.base_model.string();
   for (const DatasetConfig& dataset : config.datasets) request["datasets"].push_back(dataset_of(dataset));
   request["sequence_len"] = config.sequence_len;
@@ -171,13 +211,16 @@ PreparedData data_of(const json& summary) {
 
 }  // namespace
 
-PreparedData prepare_data(const Config& config, const PrepareOptions& options) {
+PreparedData prepare_data(const Config& config, const PrepareOptions& options, WorkObserver& observer) {
   const std::string request = text_of(request_of(config, options));
   std::fflush(nullptr);
   ChildProcess child(command_for("preprocess.py", {"--request", "-"}), text_environment());
   child.write(request);
   child.close_input();
-  while (child.read_more()) show_notes(child.errors);
+  {
+    NotesShown notes(observer);
+    while (child.read_more()) notes.show(child.errors);
+  }
   const int code = child.wait();
   if (code != 0) fail(child, code, child.errors);
   std::fputs(child.errors.c_str(), stderr);
@@ -187,6 +230,18 @@ PreparedData prepare_data(const Config& config, const PrepareOptions& options) {
     throw SetupError("the text side answered with something else than its summary: " + child.output.substr(0, 200),
                      "the text programs and this binary must be of one version (" + std::string(error.what()) + ")");
   }
+}
+
+std::string check_text_side() {
+  static constexpr const char* kProgram =
+      "import sys; sys.path.insert(0, sys.argv[1]); import jinja2, pyarrow, tokenizers, sluice_text.prepare; "
+      "print('Python ' + sys.version.split()[0] + ' (' + sys.executable + ')', end='')";
+  ChildProcess child({python(), "-c", kProgram, text_folder()}, text_environment());
+  child.close_input();
+  while (child.read_more()) {
+  }
+  if (const int code = child.wait(); code != 0) fail(child, code, child.errors);
+  return child.output;
 }
 
 struct TextServer::Impl {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/work.h"
 #include "runtime/train/config.h"
 
 namespace sluice::train {
@@ -40,7 +41,11 @@ struct PrepareOptions {
 
 // Finds or writes the job's token files. Notes go to stderr as they come. Throws SetupError with the text side's
 // message.
-PreparedData prepare_data(const Config& config, const PrepareOptions& options = {});
+PreparedData prepare_data(const Config& config, const PrepareOptions& options = {}, WorkObserver& observer = nobody());
+
+// "Python 3.11.2 (/usr/bin/python3)", once it has really loaded the text side's libraries. Throws SetupError as
+// prepare_data.
+std::string check_text_side();
 
 struct ChatMessage {
   std::string role;  // system, user, assistant

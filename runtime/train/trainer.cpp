@@ -8,7 +8,9 @@
 #include <optional>
 
 #include "runtime/core/console.h"
+#include "runtime/core/live_line.h"
 #include "runtime/core/result.h"
+#include "runtime/core/work_line.h"
 #include "runtime/exec/trace.h"
 #include "runtime/plan/report.h"
 #include "runtime/train/advice.h"
@@ -21,6 +23,7 @@
 #include "runtime/train/output_folder.h"
 #include "runtime/train/plan_diff.h"
 #include "runtime/train/rehearsal.h"
+#include "runtime/train/step_lines.h"
 #include "runtime/train/stop_request.h"
 #include "runtime/train/training_run.h"
 
@@ -29,13 +32,44 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Where what lives is drawn: on the stream that steps are shown on, else beside it; -1: nowhere.
+int live_stream(const TrainOptions& options) {
+  const bool terminal = is_terminal(STDOUT_FILENO);
+  if (options.quiet || (options.json && terminal)) return -1;
+  return terminal ? STDOUT_FILENO : STDERR_FILENO;
+}
+
+// The streams of a command, with the line that lives on one of them. Results are `console`'s; with JSON on stdout
+// people read stderr alone.
+struct Streams {
+  explicit Streams(const TrainOptions& options)
+      : live(live_stream(options)), json(STDOUT_FILENO, &live, GapText::json), quiet(options.quiet) {
+    console = options.json ? &errors : &plain;
+  }
+  WorkObserver& work() { return quiet ? nobody() : line; }
+
+  LiveLine live;
+  Console plain{STDOUT_FILENO, &live}, json, errors{STDERR_FILENO, &live};
+  Console* console;
+  WorkLine line{live, errors};
+  const bool quiet;
+};
+
 // What the command line shows of a run, and keeps of it for a trace.
 class CommandObserver : public RunObserver {
  public:
-  CommandObserver(const Job& job, const TrainOptions& options)
+  // All three must outlive it.
+  CommandObserver(const Job& job, const TrainOptions& options, Streams& streams)
       : job_(job),
         options_(options),
-        line_(console_, job.data->steps_total(), options.quiet, job.config.logging_steps) {}
+        streams_(streams),
+        steps_(options.json ? streams.json : streams.plain, streams.live, step_options(job, options)) {}
+
+  void work_began(const std::string& what, int64_t total, WorkUnit unit) override {
+    streams_.work().work_began(what, total, unit);
+  }
+  void work_advanced(int64_t done) override { streams_.work().work_advanced(done); }
+  void work_ended() override { streams_.work().work_ended(); }
 
   void phase_ended(const PhaseEnd& end) override {
     if (options_.trace.empty()) return;
@@ -43,26 +77,37 @@ class CommandObserver : public RunObserver {
     trace_.add("simulated", end.schedule,
                plan::simulate(end.schedule, job_.planned.layout.buffers(), job_.request.profile).ops, end.begin_us);
   }
-  void step_ended(const StepRecord& record) override { line_.show(record); }
+  void step_advanced(double share) override { steps_.advanced(share); }
+  void step_ended(const StepRecord& record) override { steps_.ended(record); }
   void validated(const Validation& validation) override {
     if (!std::isfinite(validation.loss))
-      errors_.say("warning: a validation row overflows fp16, which ends at 65504; bf16: true does not");
+      streams_.errors.say("warning: a validation row overflows fp16, which ends at 65504; bf16: true does not");
     char text[64];
     std::snprintf(text, sizeof text, "validation loss %.4f ", validation.loss);
-    console_.say(text + std::string(validation.when));
+    say(text + std::string(validation.when));
   }
-  void note(const std::string& line) override { errors_.say(line); }
+  void note(const std::string& line) override { streams_.errors.say(line); }
 
-  void say(const std::string& line) { console_.say(line); }
+  void say(const std::string& line) { streams_.console->say(line); }
   void save_trace() const {
     if (!options_.trace.empty()) trace_.save(options_.trace);
   }
 
  private:
+  static StepLinesOptions step_options(const Job& job, const TrainOptions& options) {
+    StepLinesOptions steps;
+    steps.output = options.quiet ? StepOutput::none : options.json ? StepOutput::json : StepOutput::lines;
+    steps.steps_total = job.data->steps_total();
+    steps.steps_before = job.resume ? job.resume->step : 0;
+    steps.every = job.config.logging_steps;
+    steps.has_device = job.request.memory == plan::DeviceMemory::separate;
+    return steps;
+  }
+
   const Job& job_;
   const TrainOptions& options_;
-  Console console_{STDOUT_FILENO}, errors_{STDERR_FILENO};
-  ProgressLine line_;
+  Streams& streams_;
+  StepLines steps_;
   exec::TraceWriter trace_;
 };
 
@@ -79,8 +124,8 @@ int stop_after_signal(TrainingRun& run, CommandObserver& observer, int signal) {
   return 128 + signal;
 }
 
-int train(Job& job, const TrainOptions& options, const OutputFolder& folder) {
-  CommandObserver observer(job, options);
+int train(Job& job, const TrainOptions& options, const OutputFolder& folder, Streams& streams) {
+  CommandObserver observer(job, options, streams);
   TrainingRun run(job, folder, observer);
   run.load();
   const StopRequest stop;
@@ -95,14 +140,24 @@ int train(Job& job, const TrainOptions& options, const OutputFolder& folder) {
 }
 
 // A job that had ended already, or was stopped before its result was published.
-int publish(const Job& job) {
-  std::printf("nothing is left to train: %s is at step %lld of %lld\n", job.resume->folder.c_str(),
-              static_cast<long long>(job.resume->step), static_cast<long long>(job.data->steps_total()));
+int publish(const Job& job, Streams& streams) {
+  streams.console->say("nothing is left to train: " + job.resume->folder.string() + " is at step " +
+                       std::to_string(job.resume->step) + " of " + std::to_string(job.data->steps_total()));
   class Notes final : public RunObserver {
-    void note(const std::string& line) override { Console(STDERR_FILENO).say(line); }
-  } notes;
+   public:
+    explicit Notes(Streams& streams) : streams_(streams) {}
+    void note(const std::string& line) override { streams_.errors.say(line); }
+    void work_began(const std::string& what, int64_t total, WorkUnit unit) override {
+      streams_.work().work_began(what, total, unit);
+    }
+    void work_advanced(int64_t done) override { streams_.work().work_advanced(done); }
+    void work_ended() override { streams_.work().work_ended(); }
+
+   private:
+    Streams& streams_;
+  } notes(streams);
   publish_finished(job, notes);
-  std::printf("result: %s\n", job.config.output_dir.c_str());
+  streams.console->say("result: " + job.config.output_dir.string());
   return 0;
 }
 
@@ -121,9 +176,10 @@ int print_plan(const Config& config, const PlanOptions& options) {
   std::optional<plan::Machine> machine;
   if (!options.machine.empty()) machine = read_machine(options.machine);
   const plan::Machine* target = machine ? &*machine : nullptr;
-  Job job = prepare_job(config, options.rehearse ? Purpose::rehearse : Purpose::inspect, target);
+  Streams streams({});
+  Job job = prepare_job(config, options.rehearse ? Purpose::rehearse : Purpose::inspect, target, streams.work());
   if (options.beside) {
-    const Job other = prepare_job(*options.beside, Purpose::inspect, target);
+    const Job other = prepare_job(*options.beside, Purpose::inspect, target, streams.work());
     std::printf("%s", line_diff(plan_text(job), plan_text(other)).c_str());
   } else if (options.json) {
     std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps, forecast_of(job)).c_str());
@@ -141,7 +197,12 @@ int run_training(const Config& config, const TrainOptions& options) {
   const IgnoredSignals ignored;
   OutputFolder folder(config.output_dir);
   if (!options.dry_run) folder.lock_if_there();
-  Job job = prepare_job(config, options.dry_run ? Purpose::inspect : Purpose::run);
+  Streams streams(options);
+  Job job = prepare_job(config, options.dry_run ? Purpose::inspect : Purpose::run, nullptr, streams.work());
+  if (options.dry_run && options.json) {
+    std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps, forecast_of(job)).c_str());
+    return 0;
+  }
   if (options.dry_run) {
     std::printf("%s", plan_text(job).c_str());
     const plan::Phase steady = plan::steady_phase(job.planned.plan, job.shape.micro_batches);
@@ -154,7 +215,8 @@ int run_training(const Config& config, const TrainOptions& options) {
   allow_open_files(2 * static_cast<int64_t>(job.sources.files.size()));
   folder.make_and_lock();
   try {
-    return with_way_on(job, [&] { return job.nothing_left() ? publish(job) : train(job, options, folder); });
+    return with_way_on(
+        job, [&] { return job.nothing_left() ? publish(job, streams) : train(job, options, folder, streams); });
   } catch (const RunError& failure) {
     if (failure.error().code != ErrorCode::interrupted) throw;
     return stopped_without_room(failure.error(), job, StopRequest::noted());

@@ -25,6 +25,7 @@
 #include "runtime/train/step_meter.h"
 #include "runtime/train/stop_request.h"
 #include "runtime/train/swap_files.h"
+#include "runtime/train/swap_folders.h"
 
 namespace sluice::train {
 namespace {
@@ -80,8 +81,8 @@ class TrainingRun::Impl {
         loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
         meter_(job),
         steps_done_(job.resume ? job.resume->step : 0) {
-    make_base(job_);
-    initial_adapter_ = start_adapter(job_, AdapterValues::initial, config_.output_dir);
+    make_base(job_, observer_);
+    initial_adapter_ = start_adapter(job_, AdapterValues::initial, config_.output_dir, observer_);
     refuse_too_little_disk();
     executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
                                                  executor_options());
@@ -95,7 +96,7 @@ class TrainingRun::Impl {
 
   void load() {
     if (job_.resume) progress_.resumed();
-    run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
+    load_model();
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml",
                plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted(),
@@ -160,9 +161,9 @@ class TrainingRun::Impl {
     if (!has_manifest(saved))
       publish_result(saved, config_.output_dir, patience_);
     else if (progress_.has_changed())
-      export_model(*executor_, job_.setup, config_, state_at(steps_done_), patience_);
+      export_model(*executor_, job_.setup, config_, state_at(steps_done_), patience_, observer_);
     else
-      export_model(saved, job_.setup, config_, patience_);
+      export_model(saved, job_.setup, config_, patience_, observer_);
     forget_if_disturbed(job_, meter_.compute_pace());
     remember_pace(job_, meter_.paces());
   }
@@ -199,9 +200,29 @@ class TrainingRun::Impl {
                               exec::WhenNotFinite when_not_finite = exec::WhenNotFinite::fails) {
     const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
     const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
-    exec::PhaseResult result = executor_->run(schedule, {micro_batches, update_, early_update, when_not_finite});
+    exec::PhaseInputs inputs{micro_batches, update_, early_update, when_not_finite};
+    if (phase.kind == plan::PhaseKind::train)
+      inputs.op_ended = [&, ended = 0.0](plan::OpId) mutable {
+        observer_.step_advanced(++ended / static_cast<double>(schedule.ops.size()));
+      };
+    exec::PhaseResult result = executor_->run(schedule, inputs);
     observer_.phase_ended({phase, schedule, result, begin_us});
     return result;
+  }
+
+  void load_model() {
+    const plan::Phase phase{job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches};
+    const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
+    const auto read_by = [&](const plan::Op& op) { return op.lane == Lane::read ? op.bytes : 0; };
+    int64_t bytes = 0;
+    for (const plan::Op& op : schedule.ops) bytes += read_by(op);
+    Work work(observer_, job_.resume ? "loading " + job_.resume->folder.filename().string() : "loading the model",
+              bytes, WorkUnit::bytes);
+    exec::PhaseInputs inputs;
+    inputs.op_ended = [&](plan::OpId op) { work.add(read_by(schedule.ops[static_cast<size_t>(op)])); };
+    const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
+    const exec::PhaseResult result = executor_->run(schedule, inputs);
+    observer_.phase_ended({phase, schedule, result, begin_us});
   }
 
   // fp16 may overflow: that costs a step, or a validation loss, not the run.
@@ -378,7 +399,7 @@ class TrainingRun::Impl {
     if (saves_manifests(config_) && has_trained_extents()) return save_extents(state);
     const fs::path saved =
         save_copy(*executor_, job_.setup, config_, state,
-                  config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states, patience_);
+                  config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states, patience_, observer_);
     prune_checkpoints(config_.output_dir, config_.save_total_limit);
     return written(saved, state.step);
   }

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/core/work.h"
 #include "runtime/exec/executor.h"
 #include "runtime/train/job.h"
 #include "runtime/train/metrics.h"
@@ -30,13 +31,14 @@ struct Validation {
   std::string_view when;  // "before training", "at this step", ...
 };
 
-// What a run tells, in the order in which it happens: on the thread that drives the run, but for notes. Nothing here
-// may throw, or call the run.
-class RunObserver {
+// What a run tells, in the order in which it happens: on the thread that drives the run, but for notes, and for how far
+// long work is (loading, quantising, checkpoints, the result). Nothing here may throw, or call the run.
+class RunObserver : public WorkObserver {
  public:
-  virtual ~RunObserver() = default;
   // Of a step: its phases, then its end; checkpoints and validation follow.
   virtual void phase_ended(const PhaseEnd&) {}
+  // How much of the running step's ops has ended: often.
+  virtual void step_advanced(double /*share*/) {}
   virtual void step_ended(const StepRecord&) {}
   virtual void validated(const Validation&) {}
   virtual void checkpoint_written(const std::filesystem::path& /*folder*/, int64_t /*step*/) {}

@@ -1,40 +1,14 @@
 """Little of what a generous machine gives: the run does with it, and says what it costs, or what to raise."""
 
-import ctypes
-import errno
 import os
 import resource
-import struct
 import subprocess
 
 import pytest
 import transformers
 from equivalence import outcome
 from faults.live_run import EXIT_SETUP, LiveRun, assert_one_error
-
-PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_THP_DISABLE = 22, 24, 38, 41
-SECCOMP_MODE_FILTER, CAP_IPC_LOCK = 2, 14
-IO_URING_SETUP = 425
-
-
-def prctl(*arguments):
-    if ctypes.CDLL(None, use_errno=True).prctl(*arguments) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")
-
-
-def refuse_io_uring():
-    """What a container's seccomp profile does: that one call fails with EPERM."""
-    load, jump_if_equal, answer = 0x20, 0x15, 0x06
-    allow, refuse = 0x7FFF0000, 0x00050000 | errno.EPERM
-    steps = ((load, 0, 0, 0), (jump_if_equal, 0, 1, IO_URING_SETUP), (answer, 0, 0, refuse), (answer, 0, 0, allow))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code)))
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)
-
-
-def limit(which, soft, hard=None):
-    resource.setrlimit(which, (soft, hard or soft))
+from faults.small_machine import limit, little_locked_memory, no_huge_pages, refuse_io_uring
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +27,14 @@ def test_io_uring_refused_by_seccomp(on_any_ring, straight, tmp_path):
 
 
 def test_little_locked_memory(on_any_ring, straight, tmp_path):
-    def as_an_ordinary_user():
-        limit(resource.RLIMIT_MEMLOCK, 64 << 10)
-        if os.geteuid() == 0:  # whom the limit does not hold, unless it has lost this capability
-            prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0)
-
-    run = LiveRun(on_any_ring, tmp_path, preexec_fn=as_an_ordinary_user).finish()
+    run = LiveRun(on_any_ring, tmp_path, preexec_fn=little_locked_memory).finish()
     assert used_backend(run) == "thread" or "not registered with io_uring" in run.stderr, run.stderr
     assert "`ulimit -l`" in run.stderr, run.stderr
     outcome.assert_identical(run, straight, "a run that may lock 64 KiB")
 
 
 def test_no_huge_pages(on_any_ring, straight, tmp_path):
-    run = LiveRun(on_any_ring, tmp_path, preexec_fn=lambda: prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)).finish()
+    run = LiveRun(on_any_ring, tmp_path, preexec_fn=no_huge_pages).finish()
     outcome.assert_identical(run, straight, "a run without huge pages")
 
 

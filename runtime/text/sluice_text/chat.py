@@ -9,6 +9,7 @@ from sluice_text.chat_template import ChatTemplate, TemplateRefused, end_after_c
 from sluice_text.conversations import ConversationReader, tools_of
 from sluice_text.documents import make_document
 from sluice_text.errors import TextError
+from sluice_text.instruction import InstructionReader
 
 STAND_IN = "sluicestandin5d41402abc"
 
@@ -16,7 +17,7 @@ STAND_IN = "sluicestandin5d41402abc"
 class ChatMaker:
     def __init__(self, tokenizer, request, dataset):
         self._tokenizer = tokenizer
-        self._reader = ConversationReader(dataset)
+        self._reader = InstructionReader(dataset) if dataset.type == "instruction" else ConversationReader(dataset)
         self._template = ChatTemplate(tokenizer)
         self._train_on_inputs = request.train_on_inputs
 

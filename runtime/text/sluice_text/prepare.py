@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import random
+import sys
 import time
 
 from sluice_text import token_file
@@ -16,7 +17,7 @@ from sluice_text.token_file import Spool
 # Enough to keep the tokenizer's threads busy, little enough for memory: it needs about 100 bytes a character.
 ROWS_AT_ONCE = 1000
 CHARACTERS_AT_ONCE = 2 << 20
-PROGRESS_SECONDS = 5
+PROGRESS_SECONDS, PROGRAM_SECONDS = 5, 0.2
 
 
 def prepare(request):
@@ -77,7 +78,7 @@ def _make(dataset, tokenizer, request):
     if dataset.type == "alpaca":
         from sluice_text.alpaca import AlpacaMaker
         return AlpacaMaker(tokenizer, request, dataset)
-    if dataset.type == "chat_template":
+    if dataset.type in ("chat_template", "instruction"):
         from sluice_text.chat import ChatMaker
         return ChatMaker(tokenizer, request, dataset)
     from sluice_text.completion import CompletionMaker
@@ -89,10 +90,11 @@ def _spool_documents(request, files, tokenizer, spool):
     dropped = {"dropped_too_long": 0, "dropped_unsupervised": 0}
     longest = 0
     dataset_ends = []
-    progress = _Progress()
+    progress = _Progress(request, files)
     for dataset, dataset_files in zip(request.datasets, files, strict=True):
         maker = _make(dataset, tokenizer, request)
         rows = itertools.chain.from_iterable(read_rows(file) for file in dataset_files)
+        rows = itertools.islice(rows, dataset.rows_max or None)
         rows_read = 0
         for chunk in _chunks(rows):
             rows_read += len(chunk)
@@ -104,7 +106,7 @@ def _spool_documents(request, files, tokenizer, spool):
                     dropped["dropped_unsupervised"] += 1
                 else:
                     spool.add(document)
-            progress.show(len(chunk))
+            progress.show(len(chunk), sum(row.size for row in chunk))
         if rows_read == 0:
             raise TextError(f"{dataset.path}: holds no rows", "give it rows, or remove it from datasets")
         dataset_ends.append(len(spool.lengths))
@@ -129,16 +131,25 @@ def _chunks(rows):
 
 
 class _Progress:
-    """A line now and then, for datasets that take long."""
+    """A line now and then, for datasets that take long: for people, or as README.md says for the program that asked."""
 
-    def __init__(self):
-        self._rows, self._said = 0, time.monotonic()
+    def __init__(self, request, files):
+        files = list(itertools.chain.from_iterable(files))
+        # Of compressed files nobody knows how much text they hold.
+        self._total = 0 if any(file.suffix == ".parquet" for file in files) else sum(file.stat().st_size for file in files)
+        self._rows, self._size, self._said = 0, 0, time.monotonic()
+        self._for_program = request.progress
 
-    def show(self, rows):
+    def show(self, rows, size):
         self._rows += rows
-        if time.monotonic() - self._said > PROGRESS_SECONDS:
+        self._size += size
+        if time.monotonic() - self._said > (PROGRAM_SECONDS if self._for_program else PROGRESS_SECONDS):
             self._said = time.monotonic()
-            note(f"rows tokenized: {self._rows}")
+            if self._for_program:
+                done = min(self._size, self._total) if self._total else self._rows
+                print(f"progress: {done} {self._total}", file=sys.stderr, flush=True)
+            else:
+                note(f"rows tokenized: {self._rows}")
 
 
 def _check_spool(request, spool, tokenizer, dropped):

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sluice_text.errors import TextError
+from sluice_text.instruction import COLUMNS
 
 FIX_REQUEST = "runtime/text/README.md has the keys of a request"
-DATASET_TYPES = ("alpaca", "chat_template", "completion")
+DATASET_TYPES = ("alpaca", "chat_template", "completion", "instruction")
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,12 @@ class Dataset:
     field_messages: str = None  # None: "messages" or "conversations", whichever a row has
     message_property_mappings: tuple = ()  # (a message's property, the field of a turn that holds it)
     roles: tuple = None  # (a role of the template, the names that data has for it); None: the well-known names
+    columns: tuple = ()  # of instruction: (LLaMA-Factory's name, the field of a row)
+    rows_max: int = 0  # 0: all; else so many first rows
 
     def settings(self):
-        return [self.type, self.field, self.field_messages, self.message_property_mappings, self.roles]
+        settings = [self.type, self.field, self.field_messages, self.message_property_mappings, self.roles]
+        return settings + [self.columns, self.rows_max] if self.columns or self.rows_max else settings
 
 
 DATASET_KEYS = tuple(field.name for field in dataclasses.fields(Dataset))
@@ -43,6 +47,7 @@ class Request:
     shuffle_merged_datasets: bool = True
     seed: int = 42
     debug_rows: int = 0
+    progress: bool = False
 
     def settings(self):
         """What, beside the bytes of the files, decides the content of the token files."""
@@ -81,7 +86,7 @@ def parse_request(value):
     for key in ("base_model", "datasets", "sequence_len", "cache_dir"):
         if key not in value:
             raise TextError(f"the request lacks '{key}'", FIX_REQUEST)
-    for key in ("sample_packing", "train_on_inputs", "shuffle_merged_datasets"):
+    for key in ("sample_packing", "train_on_inputs", "shuffle_merged_datasets", "progress"):
         _require(isinstance(value.get(key, False), bool), key, "true or false", value.get(key))
     for key, least in (("sequence_len", 2), ("seed", 0), ("debug_rows", 0)):
         _require(_is_int(value.get(key, least)) and value.get(key, least) >= least, key, f"a whole number from {least}",
@@ -111,10 +116,21 @@ def _datasets(value):
                  entry.get("type"))
         for key in ("field", "field_messages"):
             _require(key not in entry or _is_name(entry[key]), f"{name}.{key}", "a field's name", entry.get(key))
-        given = {key: entry[key] for key in ("field", "field_messages") if key in entry}
+        rows_max = entry.get("rows_max", 0)
+        _require(_is_int(rows_max) and rows_max >= 0, f"{name}.rows_max", "a whole number from 0", rows_max)
+        given = {key: entry[key] for key in ("field", "field_messages", "rows_max") if key in entry}
+        given["columns"] = _columns(entry, f"{name}.columns")
         datasets.append(Dataset(Path(path), entry["type"], **given, roles=_roles(entry, name),
                                 message_property_mappings=_mappings(entry, f"{name}.message_property_mappings")))
     return tuple(datasets)
+
+
+def _columns(entry, name):
+    value = entry.get("columns", {})
+    _require(isinstance(value, dict) and all(map(_is_name, [*value, *value.values()])), name, "{column: field}", value)
+    for column in value:
+        _require(column in COLUMNS, name, "of " + ", ".join(COLUMNS), column)
+    return tuple(sorted(value.items()))
 
 
 def _mappings(entry, name):

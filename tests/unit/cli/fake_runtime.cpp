@@ -52,11 +52,15 @@ int probe(const ProbeOptions& options) {
   return 0;
 }
 
+std::string open_gpu() {
+  throw SetupError("sluice doctor: device is cuda and no GPU can be used: it is a stand-in", "none");
+}
+
 }  // namespace
 }  // namespace sluice::train
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   using namespace sluice::train;
-  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate, probe, merge};
+  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate, probe, merge, open_gpu};
   return &table;
 }

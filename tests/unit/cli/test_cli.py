@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-COMMANDS = ("train", "plan", "probe", "preprocess", "generate", "merge", "fsck")
+COMMANDS = ("train", "plan", "probe", "preprocess", "generate", "merge", "doctor", "fsck", "completion", "man")
 EXIT_SETUP, EXIT_RUN = 2, 3
 
 
@@ -38,7 +38,7 @@ def test_help_names_every_command():
 def test_every_command_has_its_help(command):
     done = sluice(command, "--help")
     assert done.returncode == 0 and done.stderr == "" and f"sluice {command}" in done.stdout
-    if command not in ("generate", "probe", "merge", "fsck"):
+    if command not in ("generate", "probe", "merge", "doctor", "fsck", "completion", "man"):
         assert "micro_batch_size (or per_device_train_batch_size)" in done.stdout
 
 

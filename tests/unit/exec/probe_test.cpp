@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 std::string refusal(const fs::path& folder) {
   try {
-    inspect_drive(folder, ProbeLength::quick);
+    inspect_drive_for_probe(folder, ProbeLength::quick);
   } catch (const SetupError& error) {
     return error.what();
   }
@@ -51,7 +51,7 @@ TEST_F(ProbeDrives, a_folder_that_takes_no_files_is_refused) {
 }
 
 TEST_F(ProbeDrives, looking_at_a_folder_leaves_nothing_there) {
-  const DriveKind kind = inspect_drive(folder_, ProbeLength::quick);
+  const swap::DriveKind kind = inspect_drive_for_probe(folder_, ProbeLength::quick);
   EXPECT_FALSE(kind.file_system.empty());
   EXPECT_GT(kind.size, Bytes{});
   EXPECT_TRUE(fs::is_empty(folder_));
@@ -59,15 +59,15 @@ TEST_F(ProbeDrives, looking_at_a_folder_leaves_nothing_there) {
 
 TEST_F(ProbeDrives, memory_is_named_as_what_it_is) {
   if (!fs::exists("/dev/shm")) GTEST_SKIP() << "no /dev/shm";
-  const DriveKind kind = inspect_drive("/dev/shm", ProbeLength::quick);
+  const swap::DriveKind kind = inspect_drive_for_probe("/dev/shm", ProbeLength::quick);
   EXPECT_EQ(kind.file_system, "tmpfs");
   EXPECT_TRUE(kind.page_cache);
-  ASSERT_EQ(remarks("/dev/shm", kind).size(), 1u);
-  EXPECT_TRUE(remarks("/dev/shm", kind)[0].starts_with("/dev/shm is memory (tmpfs), not a drive"));
+  ASSERT_EQ(swap::remarks("/dev/shm", kind).size(), 1u);
+  EXPECT_TRUE(swap::remarks("/dev/shm", kind)[0].starts_with("/dev/shm is memory (tmpfs), not a drive"));
 }
 
 TEST_F(ProbeDrives, a_spinning_disk_and_a_refused_o_direct_are_remarked_on) {
-  const auto lines = remarks("/data", {.file_system = "zfs", .page_cache = true, .spinning = true});
+  const auto lines = swap::remarks("/data", {.file_system = "zfs", .page_cache = true, .spinning = true});
   ASSERT_EQ(lines.size(), 2u);
   EXPECT_NE(lines[0].find("refuses O_DIRECT"), std::string::npos);
   EXPECT_NE(lines[1].find("is on a spinning disk"), std::string::npos);

@@ -53,6 +53,16 @@ TEST_F(FreeMemory, IsNothingBeyondTheLimit) {
   EXPECT_EQ(free_memory(root_), Bytes{0});
 }
 
+TEST_F(FreeMemory, LimitIsTheTightestAroundOrNone) {
+  EXPECT_EQ(memory_limit(root_), std::nullopt);
+  write("proc/self/cgroup", "0::/user/job\n");
+  limit("user/job", "max", 0, 0);
+  EXPECT_EQ(memory_limit(root_), std::nullopt);
+  limit("user", "2097152", 0, 0);
+  limit("user/job", "4194304", 0, 0);
+  EXPECT_EQ(memory_limit(root_), MiB(2));
+}
+
 TEST_F(FreeMemory, OfThisProcessIsKnown) {
   EXPECT_GT(resident_bytes(), Bytes{0});
   EXPECT_GT(free_memory(), Bytes{0});

@@ -1,4 +1,4 @@
-// The log line is a contract; the log survives being resumed; the progress line says what people ask for.
+// The log line is a contract; the log survives being resumed.
 #include "runtime/train/metrics.h"
 
 #include <fcntl.h>
@@ -11,28 +11,10 @@
 
 #include "runtime/core/result.h"
 #include "tests/unit/train/job_folder.h"
+#include "tests/unit/train/some_record.h"
 
 namespace sluice::train {
 namespace {
-
-StepRecord some_record(int64_t step) {
-  StepRecord record;
-  record.step = step;
-  record.loss = 2.5;
-  record.grad_norm = 1.25;
-  record.learning_rate = 2e-05;
-  record.tokens = 1024;
-  record.step_seconds = 0.5;
-  record.tokens_per_second = 2048;
-  record.bound_seconds = 0.4;
-  record.percent_of_bound = 80;
-  record.binding_lane = "read";
-  record.device_peak_bytes = 1;
-  record.host_peak_bytes = 2;
-  record.disk_read_bytes = 3;
-  record.disk_write_bytes = 4;
-  return record;
-}
 
 class StepLogTest : public JobFolder {
  protected:
@@ -57,16 +39,10 @@ TEST(StepRecord, the_line_has_the_keys_of_the_design_in_their_order) {
 
 TEST(StepRecord, fp16_adds_its_scale_behind_them) {
   StepRecord record = some_record(7);
-  const std::string plain = to_json_line(record), text = progress_text(record, 9, 60, {});
+  const std::string plain = to_json_line(record);
   record.loss_scale = 65536;
   EXPECT_EQ(to_json_line(record), plain.substr(0, plain.size() - 1) + R"(,"loss_scale":65536.0,"skipped":false})");
-  EXPECT_NE(progress_text(record, 9, 60, {}).find("scale 65536  "), std::string::npos);
-  EXPECT_EQ(text.find("scale"), std::string::npos);
-  record.skipped = true;
-  record.grad_norm = INFINITY;
-  EXPECT_NE(progress_text(record, 9, 60, {}).find("overflow, skipped"), std::string::npos);
   record.grad_norm = -NAN;
-  EXPECT_NE(progress_text(record, 9, 60, {}).find("grad nan"), std::string::npos);
   EXPECT_NE(to_json_line(record).find(R"("grad_norm":null)"), std::string::npos);
 }
 
@@ -124,39 +100,6 @@ TEST_F(StepLogTest, a_folder_that_is_not_there_is_named) {
   } catch (const RunError& error) {
     EXPECT_EQ(error.error().message, "gone/trainer_log.jsonl.partial: create: No such file or directory");
   }
-}
-
-TEST(ProgressLine, a_plain_line_holds_no_escape_sequence) {
-  EXPECT_EQ(progress_text(some_record(12), 1000, 200, {.colour = false}),
-            "step   12/1000  loss 2.5000  grad 1.25  lr 2.00e-05  2048 tok/s  80% of bound (read)  ETA 3 min 20 s");
-}
-
-TEST(ProgressLine, colours_add_nothing_but_escape_sequences) {
-  std::string coloured = progress_text(some_record(12), 1000, 200, {.colour = true});
-  EXPECT_NE(coloured.find("\033[1m2.5000\033[0m"), std::string::npos);
-  for (size_t at; (at = coloured.find('\033')) != std::string::npos;)
-    coloured.erase(at, coloured.find('m', at) - at + 1);
-  EXPECT_EQ(coloured, progress_text(some_record(12), 1000, 200, {.colour = false}));
-}
-
-TEST(ProgressLine, shows_the_first_every_nth_and_the_last_step) {
-  testing::internal::CaptureStdout();
-  Console console(STDOUT_FILENO);
-  ProgressLine line(console, 10, false, 4);
-  for (int64_t step = 1; step <= 10; ++step) line.show(some_record(step));
-  const std::string text = testing::internal::GetCapturedStdout();
-  std::vector<std::string> starts;
-  std::istringstream stream(text);
-  for (std::string each; std::getline(stream, each);) starts.push_back(each.substr(0, 10));
-  EXPECT_EQ(starts, (std::vector<std::string>{"step  1/10", "step  4/10", "step  8/10", "step 10/10"})) << text;
-}
-
-TEST(ProgressLine, is_silent_when_quiet) {
-  testing::internal::CaptureStdout();
-  Console console(STDOUT_FILENO);
-  ProgressLine line(console, 2, true);
-  line.show(some_record(1));
-  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
 }
 
 TEST(WantsColour, not_on_a_pipe) {

@@ -1,0 +1,188 @@
+"""`sluice doctor` on this machine and on lesser ones, beside what Python sees of the same. The runtime is a stand-in's."""
+
+import fcntl
+import json
+import os
+import re
+import resource
+import subprocess
+
+import pytest
+from faults.small_machine import limit, little_locked_memory, no_huge_pages, refuse_io_uring
+
+EXIT_SETUP = 2
+MACHINE_CHECKS = ["processor", "memory", "gpu", "io_uring", "memlock", "huge_pages", "open_files", "text", "runtime"]
+
+
+def doctor(*arguments, environment=None, **options):
+    command = [os.environ["SLUICE_FIXTURE_BINARY"], "doctor", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})}, **options)
+
+
+def findings(*arguments, code=0, **options):
+    """By check; of paths by (check, path)."""
+    done = doctor("--json", *arguments, **options)
+    assert done.returncode == code, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["can_run"] == (code == 0)
+    return {(one["check"], one["path"]) if "path" in one else one["check"]: one for one in report["findings"]}
+
+
+@pytest.fixture
+def job(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "swap").mkdir()
+    (tmp_path / "data.jsonl").write_text("{}\n")
+    path = tmp_path / "job.yaml"
+    path.write_text(f"base_model: {tmp_path}/model\ndatasets: [{{path: {tmp_path}/data.jsonl, type: alpaca}}]\n"
+                    f"learning_rate: 1e-5\noutput_dir: {tmp_path}/out\noffload: {{nvme_path: {tmp_path}/swap}}\n")
+    return path
+
+
+def test_a_machine_is_looked_at_whole_and_a_path_left_as_it_was(tmp_path):
+    found = findings("--nvme-path", tmp_path)
+    here = str(tmp_path)
+    assert [key for key in found if isinstance(key, str) and key != "driver"] == MACHINE_CHECKS
+    assert [key for key in found if not isinstance(key, str)] == [("path", here), ("o_direct", here), ("drive", here)]
+    assert list(tmp_path.iterdir()) == []
+    for one in found.values():
+        assert one["verdict"] in ("ok", "limited") and one["found"]
+        assert one["verdict"] == "ok" or (one["costs"] and one["fix"]), one
+
+
+def test_numbers_are_those_that_the_system_tells(tmp_path):
+    found = findings("--nvme-path", tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert found["open_files"]["found"].startswith(f"{soft} (hard limit {hard}), ")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert found["memory"]["found"].startswith(f"{total / 2**30:.2f} GiB, ")
+    assert f", {len(os.sched_getaffinity(0))} core" in found["processor"]["found"]
+    space = os.statvfs(tmp_path)
+    size = re.search(r"free of ([0-9.]+) GiB", found["path", str(tmp_path)]["found"])[1]
+    assert float(size) == pytest.approx(space.f_blocks * space.f_frsize / 2**30, abs=0.01)
+    assert found["text"]["found"].startswith(f"Python {'.'.join(map(str, os.sys.version_info[:3]))} ")
+
+
+def takes_direct(folder):
+    file = folder / "direct"
+    try:
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_DIRECT))
+    except OSError:
+        return False
+    finally:
+        file.unlink(missing_ok=True)
+    return True
+
+
+def test_o_direct_is_what_the_file_system_takes(tmp_path):
+    one = findings("--nvme-path", tmp_path)["o_direct", str(tmp_path)]
+    assert one["found"] == f"4.00 MiB written and read back {'past' if takes_direct(tmp_path) else 'through'} the page cache"
+
+
+def test_each_path_is_looked_at_and_memory_is_no_drive(tmp_path):
+    found = findings("--nvme-path", tmp_path, "--nvme", "/dev/shm")
+    assert found["path", str(tmp_path)]["verdict"] == "ok"
+    memory = found["o_direct", "/dev/shm"]
+    assert memory["verdict"] == "limited" and "it is memory (tmpfs)" in memory["costs"]
+    assert memory["fix"].startswith("offload.nvme_path=")
+
+
+@pytest.mark.parametrize("path, said", (("/proc/no/such", "cannot write to /proc"), ("/etc/passwd", "is not a folder")))
+def test_a_path_that_takes_nothing_prevents_a_job(path, said):
+    one = findings("--nvme-path", path, code=EXIT_SETUP)["path", path]
+    assert one["verdict"] == "missing" and said in one["found"] and one["fix"]
+
+
+def test_a_path_that_is_not_there_is_one_that_a_job_makes(tmp_path):
+    absent = tmp_path / "not" / "yet"
+    assert findings("--nvme-path", absent)["path", str(absent)]["found"].endswith("; not there yet: a job makes it")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_another_run_uses_prevents_a_job(tmp_path):
+    (tmp_path / "sluice-swap").mkdir(mode=0o700)
+    with open(tmp_path / "sluice-swap" / "owner", "w") as owner:
+        owner.write("4711")
+        owner.flush()
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        one = findings("--nvme-path", tmp_path, code=EXIT_SETUP)["path", str(tmp_path)]
+    assert "is in use by process 4711" in one["found"] and one["fix"].startswith("wait for it")
+
+
+def test_a_ring_that_is_refused_costs_threads_and_a_job_that_asks_for_it_cannot_run(job, tmp_path):
+    one = findings("--nvme-path", tmp_path, preexec_fn=refuse_io_uring)["io_uring"]
+    assert one["verdict"] == "limited" and "io_uring is refused: Operation not permitted" in one["found"] and one["fix"]
+    asked = findings(job, "offload.io_backend=uring", code=EXIT_SETUP, preexec_fn=refuse_io_uring)["io_uring"]
+    assert asked["verdict"] == "missing"
+    unused = findings(job, "offload.io_backend=thread", preexec_fn=refuse_io_uring)["io_uring"]
+    assert unused["verdict"] == "ok"
+
+
+def test_little_locked_memory_is_limited_and_the_fix_raises_it(tmp_path):
+    found = findings("--nvme-path", tmp_path, preexec_fn=little_locked_memory)
+    assert "memlock" in found["memlock"]["fix"] or found["memlock"]["fix"].startswith("ulimit -l "), found
+    assert found["memlock"]["found"].startswith("64.00 KiB") and found["memlock"]["verdict"] == "limited"
+
+
+def test_no_huge_pages_are_limited(tmp_path):
+    one = findings("--nvme-path", tmp_path, preexec_fn=no_huge_pages)["huge_pages"]
+    assert one["verdict"] == "limited" and "switched off for this process" in one["found"]
+
+
+def test_too_few_open_files_prevent_a_job(tmp_path):
+    one = findings("--nvme-path", tmp_path, code=EXIT_SETUP, preexec_fn=lambda: limit(resource.RLIMIT_NOFILE, 20))
+    assert one["open_files"]["verdict"] == "missing" and one["open_files"]["found"].startswith("20 (hard limit 20), ")
+
+
+def test_no_python_prevents_a_job(tmp_path):
+    one = findings("--nvme-path", tmp_path, code=EXIT_SETUP, environment={"SLUICE_PYTHON": "/bin/false"})["text"]
+    assert one["verdict"] == "missing" and one["fix"] == "make setup"
+
+
+def test_a_jobs_paths_are_looked_at(job, tmp_path):
+    found = findings(job)
+    for folder in ("swap", "out"):
+        assert found["path", str(tmp_path / folder)]["verdict"] == "ok"
+    assert not (tmp_path / "out").exists() and list((tmp_path / "swap").iterdir()) == []
+
+
+def test_a_job_that_wants_more_memory_than_is_free_is_told_so(job):
+    one = findings(job, "offload.max_cpu=100TiB")["memory"]
+    assert one["verdict"] == "limited" and "offload.max_cpu is 100.00 TiB" in one["costs"]
+    assert re.fullmatch(r"offload\.max_cpu=\d+GiB", one["fix"])
+
+
+def test_a_job_for_a_gpu_that_is_not_there_cannot_run(job):
+    if os.path.exists("/dev/nvidiactl"):
+        pytest.skip("there is one")
+    one = findings(job, "device=cuda", code=EXIT_SETUP)["gpu"]
+    assert one["verdict"] == "missing" and one["found"] == "none found, and the job's device is cuda"
+    assert one["fix"] == "device=cpu"
+    assert findings(job)["gpu"] == {"check": "gpu", "verdict": "ok", "found": "none found: the processor computes"}
+
+
+def test_a_gpu_is_what_the_driver_tells_and_really_opened(job):
+    driver = {"LD_LIBRARY_PATH": os.environ["SLUICE_FAKE_NVML"]}
+    found = findings(job, environment=driver)
+    assert found["gpu"]["found"] == "Stand-in GPU 9000, 24.00 GiB, 4.00 GiB taken, compute capability 8.9, PCIe 4 x16"
+    assert found["driver"]["found"] == "550.54.14, CUDA 12.4 at most"
+    assert found["gpu"]["verdict"] == "limited" and "it is a stand-in" in found["gpu"]["costs"]
+    assert findings(job, "device=cuda", code=EXIT_SETUP, environment=driver)["gpu"]["verdict"] == "missing"
+
+
+def test_for_people_it_is_a_line_each_and_what_follows_from_them(tmp_path):
+    done = doctor("--nvme-path", tmp_path)
+    assert done.returncode == 0 and done.stderr == "" and "\033" not in done.stdout
+    for check in MACHINE_CHECKS:
+        assert len(re.findall(rf"(?m)^(?:ok|limited|missing) +{check} ", done.stdout)) == 1, check
+    assert f"\n\n{tmp_path}\nok       path " in done.stdout
+    assert re.search(r"\n\na job can run here.*\. What it takes of this: `sluice plan JOB\.yaml`\n$", done.stdout)
+    broken = doctor("--nvme-path", "/proc/no")
+    assert broken.returncode == EXIT_SETUP and "\na job cannot run here; missing: 1" in broken.stdout
+
+
+def test_a_wrong_job_is_one_message(job):
+    job.write_text(job.read_text() + "micro_batch_siz: 2\n")
+    done = doctor(job)
+    assert done.returncode == EXIT_SETUP and done.stdout == ""
+    assert done.stderr.startswith(f"sluice: {job}:6:1: unknown key 'micro_batch_siz'")

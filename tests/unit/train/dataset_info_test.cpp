@@ -1,0 +1,95 @@
+// LLaMA-Factory's names of datasets mean what dataset_info.json says; what it says and is not done is refused by name.
+#include <gtest/gtest.h>
+
+#include "runtime/core/result.h"
+#include "runtime/train/config.h"
+#include "tests/unit/train/job_folder.h"
+
+namespace sluice::train {
+namespace {
+
+class DatasetInfo : public JobFolder {
+ protected:
+  static constexpr const char* kJob =
+      "model_name_or_path: model\nlearning_rate: 1e-5\ndataset_dir: data\ndataset: one,  two\n";
+
+  static Config load(const std::string& info, const std::string& more = "") {
+    std::filesystem::create_directory("data");
+    write("data/dataset_info.json", info);
+    write("data/one.json", "[]");
+    write("data/two.json", "[]");
+    write("job.yaml", std::string(kJob) + more);
+    return load_config("job.yaml");
+  }
+  static std::string refusal(const std::string& info, const std::string& more = "") {
+    try {
+      load(info, more);
+    } catch (const SetupError& error) {
+      return error.what();
+    }
+    return "accepted";
+  }
+};
+
+TEST_F(DatasetInfo, names_are_its_entries_in_their_order) {
+  const Config config = load(R"({"two": {"file_name": "two.json", "formatting": "sharegpt",
+      "columns": {"messages": "turns", "system": "system"},
+      "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}},
+    "one": {"file_name": "one.json", "hf_hub_url": "x/y", "columns": {"prompt": "q", "history": "before"}}})");
+  ASSERT_EQ(config.datasets.size(), 2u);
+  EXPECT_EQ(config.datasets[0].path, "data/one.json");
+  EXPECT_EQ(config.datasets[0].type, DatasetType::instruction);
+  EXPECT_EQ(config.datasets[0].columns, (std::map<std::string, std::string>{{"prompt", "q"}, {"history", "before"}}));
+  EXPECT_EQ(config.datasets[0].rows_max, 0);
+  EXPECT_EQ(config.datasets[1].type, DatasetType::chat_template);
+  EXPECT_EQ(config.datasets[1].field_messages, "turns");
+  EXPECT_EQ(config.datasets[1].message_properties,
+            (std::map<std::string, std::string>{{"role", "role"}, {"content", "content"}}));
+  EXPECT_EQ(config.datasets[1].roles.at("user"), std::vector<std::string>{"user"});
+  EXPECT_EQ(config.datasets[1].roles.at("tool"), std::vector<std::string>{"observation"});
+}
+
+TEST_F(DatasetInfo, max_samples_cuts_each_dataset_and_never_lengthens_one) {
+  const Config config =
+      load(R"({"one": {"file_name": "one.json"}, "two": {"file_name": "two.json", "num_samples": 10}})",
+           "max_samples: 100\n");
+  EXPECT_EQ(config.datasets[0].rows_max, 100);
+  EXPECT_EQ(config.datasets[1].rows_max, 10);
+}
+
+TEST_F(DatasetInfo, what_is_wrong_is_named) {
+  const std::string two = R"("two": {"file_name": "two.json"})";
+  EXPECT_EQ(refusal(R"({"ones": {"file_name": "one.json"}, )" + two + "}"),
+            "job.yaml:4:1: dataset: data/dataset_info.json describes no 'one'\n  fix: did you mean 'ones'?");
+  EXPECT_EQ(
+      refusal(R"({"one": {"hf_hub_url": "x/y"}, )" + two + "}"),
+      "data/dataset_info.json: one: hf_hub_url: nothing is fetched\n  fix: fetch it first, and name it by file_name");
+  EXPECT_EQ(refusal(R"({"one": {"file_name": "gone.json"}, )" + two + "}"),
+            "data/dataset_info.json: one: names data/gone.json, which is not there\n  fix: put the file there, or set "
+            "file_name right");
+  EXPECT_EQ(refusal(R"({"one": {"file_name": "one.json", "ranking": true}, )" + two + "}"),
+            "data/dataset_info.json: one: 'ranking' is not supported\n  fix: supervised fine-tuning on text is what "
+            "there is: remove it");
+  EXPECT_EQ(refusal(R"({"one": {"file_name": "one.json", "columns": {"images": "images"}}, )" + two + "}"),
+            "data/dataset_info.json: one: the column 'images' is not supported\n  fix: prompt, query, response, system "
+            "and history are");
+  EXPECT_EQ(refusal(R"({"one": {"file_name": "one.json", "formatting": "xml"}, )" + two + "}"),
+            "data/dataset_info.json: one: formatting is 'xml'\n  fix: there are alpaca and sharegpt");
+  EXPECT_EQ(refusal("[]"), "data/dataset_info.json is no JSON object\n  fix: it holds a description for each name");
+  EXPECT_EQ(refusal("{" + two + "}", "datasets: [{path: data/one.json, type: alpaca}]\n"),
+            "job.yaml:4:1: datasets and dataset exclude one another\n  fix: keep `datasets`");
+}
+
+TEST_F(DatasetInfo, that_is_not_there_is_named_with_the_key) {
+  write("job.yaml", kJob);
+  try {
+    load_config("job.yaml");
+    FAIL();
+  } catch (const SetupError& error) {
+    EXPECT_EQ(error.error().message,
+              "job.yaml:4:1: dataset is looked up in data/dataset_info.json, which is not there");
+  }
+}
+
+}  // namespace
+}  // namespace sluice::train
