@@ -93,9 +93,13 @@ std::map<std::string, MatrixShape> matrices_by_magnitude(const models::DecoderSp
 
 }  // namespace
 
+models::TensorFileLayout initial_adapter_layout(const ModelSetup& setup) {
+  return models::plan_tensor_file(adapter_tensors(setup), {});
+}
+
 void write_initial_adapter(const ModelSetup& setup, uint64_t seed, AdapterValues wanted, const fs::path& file,
                            WorkObserver& observer) {
-  const models::TensorFileLayout layout = models::plan_tensor_file(adapter_tensors(setup), {});
+  const models::TensorFileLayout layout = initial_adapter_layout(setup);
   const std::map<std::string, MatrixShape> matrices = matrices_by_magnitude(setup.spec);
   const BaseNorms norms(setup);
   TensorFileWriter writer(file.parent_path(), file.filename(), layout);

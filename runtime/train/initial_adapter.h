@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "models/safetensors.h"
 #include "runtime/core/work.h"
 #include "runtime/train/model_setup.h"
 
@@ -11,6 +12,9 @@ namespace sluice::train {
 
 // `any` is for who computes nothing with it: a base that magnitudes would come from is not read.
 enum class AdapterValues { initial, any };
+
+// Where its tensors lie in the file, which need not be there yet.
+models::TensorFileLayout initial_adapter_layout(const ModelSetup& setup);
 
 // As peft starts one: A uniform in +-1/sqrt(in), as by kaiming_uniform(sqrt 5); B zero; magnitudes the norms of the
 // base's rows, which must be there. They are read in pieces, one matrix after another. Throws SetupError, RunError.

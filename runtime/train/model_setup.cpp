@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <map>
 
 #include "models/adapter_files.h"
 #include "models/decoder_groups.h"
@@ -11,6 +12,7 @@
 #include "runtime/core/result.h"
 #include "runtime/exec/rate_probe.h"
 #include "runtime/train/free_memory.h"
+#include "runtime/train/initial_adapter.h"
 
 namespace sluice::train {
 namespace {
@@ -192,16 +194,16 @@ exec::JobSources sources_of(const ModelSetup& setup, int64_t chunk_elements) {
   const auto first_adapter_file = static_cast<int>(sources.files.size());
   if (setup.adapter_tensors)
     sources.files.insert(sources.files.end(), setup.adapter_tensors->files.begin(), setup.adapter_tensors->files.end());
+  // Of an adapter that is not written yet: to the byte, as what is read with a tensor depends on where it begins.
+  std::map<std::string, models::TensorLocation> unwritten;
   for (size_t g = 0; g < setup.model.groups.size(); ++g) {
     const models::ParameterGroup& group = setup.model.groups[g];
     std::vector<models::TensorLocation> places = setup.places[g];
     if (places.empty()) {
-      // Not written yet: one fp32 tensor after another, as write_initial_adapter (initial_adapter.h) will lay them.
-      int64_t offset = 0;
-      for (const models::ParameterTensor& tensor : group.tensors) {
-        places.push_back({tensor.name, Dtype::f32, tensor.shape, 0, offset, tensor.elements * 4});
-        offset += tensor.elements * 4;
-      }
+      if (unwritten.empty())
+        for (const models::TensorLocation& tensor : initial_adapter_layout(setup).tensors)
+          unwritten[tensor.name] = tensor;
+      for (const models::ParameterTensor& tensor : group.tensors) places.push_back(unwritten.at(tensor.name));
     }
     const bool adapter = models::is_adapter_group(group);
     sources.weights.push_back(exec::locate(group, places, adapter ? first_adapter_file : 0,

@@ -16,7 +16,8 @@ AXOLOTL = {
     "bf16": "auto", "dataset_prepared_path": "last_run_prepared", "evals_per_epoch": 4, "gradient_checkpointing": True,
     "learning_rate": 0.0002, "logging_steps": 1, "loss_watchdog_patience": 3, "loss_watchdog_threshold": 5.0,
     "lr_scheduler": "cosine", "micro_batch_size": 2, "num_epochs": 1, "output_dir": "./outputs/out",
-    "resume_from_checkpoint": None, "sample_packing": True, "saves_per_epoch": 1, "sequence_len": 2048, "special_tokens": {"pad_token": "<|end_of_text|>"},
+    "resume_from_checkpoint": None, "sample_packing": True, "saves_per_epoch": 1, "sequence_len": 2048,
+    "special_tokens": {"pad_token": "<|end_of_text|>"},
     "tf32": False, "val_set_size": 0.1, "wandb_entity": None, "wandb_log_model": None, "wandb_name": None,
     "wandb_project": None, "wandb_watch": None, "weight_decay": 0.0, "load_in_8bit": False,
 }
@@ -120,7 +121,7 @@ def test_what_cannot_be_done_is_refused_by_name_with_what_to_do(place, tmp_path)
     refused = run("plan", file)
     assert refused.returncode == EXIT_SETUP and refused.stdout == ""
     assert re.search(r":\d+:1: deepspeed.*\n  fix: remove it, and say where things live under `offload:`", refused.stderr)
-    done = run("train", file, "deepspeed=null", "max_steps=1", "warmup_ratio=")
+    done = run("train", job_file(place, "llama3_full_sft.yaml", tmp_path, deepspeed=None), "max_steps=1", "warmup_ratio=")
     assert done.returncode == 0, done.stderr
 
 
