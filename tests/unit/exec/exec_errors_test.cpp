@@ -103,7 +103,7 @@ TEST_F(ProbeErrors, ADriveThatIsTooSmallIsRefusedWithNeedAndFree) {
   if (mount("tmpfs", folder_.c_str(), "tmpfs", 0, "size=1m") != 0) GTEST_SKIP() << "mounting a tmpfs takes root";
   std::string refusal;
   try {
-    inspect_drive(folder_, ProbeLength::quick);
+    inspect_drive_for_probe(folder_, ProbeLength::quick);
   } catch (const SetupError& error) {
     refusal = error.what();
   }
