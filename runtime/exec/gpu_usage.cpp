@@ -23,6 +23,7 @@ class Nvml {
     find(shutdown_, "nvmlShutdown");
     find(handle_, "nvmlDeviceGetHandleByPciBusId_v2");
     find(memory_, "nvmlDeviceGetMemoryInfo");
+    find(energy_, "nvmlDeviceGetTotalEnergyConsumption");
     works_ = init_ && shutdown_ && handle_ && memory_ && init_() == kNvmlSuccess;
   }
   ~Nvml() {
@@ -39,6 +40,14 @@ class Nvml {
       return std::nullopt;
     return Bytes{static_cast<int64_t>(memory.used)};
   }
+  std::optional<double> joules(const std::string& pci_bus_id) const {
+    NvmlDevice device = nullptr;
+    unsigned long long millijoules = 0;
+    if (!works_ || energy_ == nullptr || handle_(pci_bus_id.c_str(), &device) != kNvmlSuccess ||
+        energy_(device, &millijoules) != kNvmlSuccess)
+      return std::nullopt;
+    return static_cast<double>(millijoules) / 1e3;
+  }
 
  private:
   template <class Function>
@@ -52,10 +61,12 @@ class Nvml {
   int (*shutdown_)() = nullptr;
   int (*handle_)(const char* pci_bus_id, NvmlDevice* device) = nullptr;
   int (*memory_)(NvmlDevice device, NvmlMemory* memory) = nullptr;
+  int (*energy_)(NvmlDevice device, unsigned long long* millijoules) = nullptr;
 };
 
 }  // namespace
 
 std::optional<Bytes> gpu_bytes_used(const std::string& pci_bus_id) { return Nvml().used(pci_bus_id); }
+std::optional<double> gpu_joules(const std::string& pci_bus_id) { return Nvml().joules(pci_bus_id); }
 
 }  // namespace sluice::exec
