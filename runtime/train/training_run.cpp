@@ -1,0 +1,429 @@
+#include "runtime/train/training_run.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "runtime/core/check.h"
+#include "runtime/core/result.h"
+#include "runtime/plan/report.h"
+#include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/checkpoint_save.h"
+#include "runtime/train/initial_adapter.h"
+#include "runtime/train/job_measurements.h"
+#include "runtime/train/job_rates.h"
+#include "runtime/train/kept_checkpoints.h"
+#include "runtime/train/loss_scale.h"
+#include "runtime/train/progress.h"
+#include "runtime/train/step_meter.h"
+
+namespace sluice::train {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+// Seconds since this process was started, whatever it did before main.
+double seconds_since_launch() {
+  std::ifstream stat("/proc/self/stat"), up("/proc/uptime");
+  double uptime = 0;
+  up >> uptime;
+  std::string text((std::istreambuf_iterator<char>(stat)), {});
+  std::istringstream fields(text.substr(text.rfind(')') + 2));
+  std::string field;
+  for (int i = 0; i < 20; ++i) fields >> field;  // the 22nd of the line: starttime, in clock ticks
+  return uptime - std::stod(field) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+swap::SwapOptions swap_options_of(const Job& job, const SpacePatience& patience) {
+  swap::SwapOptions options = swap_options(job.config);
+  options.file_name = job.swap_place.file_name;
+  options.adopts = job.swap_place.adopts();
+  options.patience = patience;
+  return options;
+}
+
+bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+
+}  // namespace
+
+class TrainingRun::Impl {
+ public:
+  Impl(Job& job, const OutputFolder& folder, RunObserver& observer)
+      : job_(job),
+        config_(job.config),
+        folder_(folder),
+        observer_(observer),
+        patience_(patience_of_run()),
+        swap_(swap_options_of(job, patience_)),
+        kept_(config_, job.swap_place, job.resume ? job.resume->folder : fs::path(), job.planned.layout, swap_),
+        progress_(job.planned.plan),
+        loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
+        meter_(job),
+        steps_done_(job.resume ? job.resume->step : 0) {
+    make_base(job_);
+    initial_adapter_ = start_adapter(job_, AdapterValues::initial, config_.output_dir);
+    refuse_too_little_disk();
+    executor_ = std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_,
+                                                 executor_options());
+    kept_.extents_created();
+    for (const std::string& warning : swap_.warnings()) observer_.note("note: " + warning);
+    for (const std::string& note : executor_->notes()) observer_.note("note: " + note);
+  }
+
+  int64_t steps_done() const { return steps_done_; }
+  int64_t steps_total() const { return job_.steps.steps_total(); }
+
+  void load() {
+    if (job_.resume) progress_.resumed();
+    run_phase({job_.resume ? plan::PhaseKind::restore : plan::PhaseKind::load, job_.shape.micro_batches}, {});
+    if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
+    write_file(config_.output_dir / "plan.yaml",
+               plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted(),
+               patience_);
+    log_.emplace(config_.output_dir / "trainer_log.jsonl", steps_done_, patience_);
+    if (job_.validation) validate(steps_done_ == 0 ? "before training" : "before going on");
+    start_seconds_ = seconds_since_launch();
+  }
+
+  StepRecord step() {
+    SLUICE_CHECK(log_ && steps_done_ < steps_total(), "a step before load() or after the last one");
+    const StepRecord record = train_step(steps_done_);
+    folder_.check_in_place();
+    log_->append(record);
+    ++steps_done_;
+    observer_.step_ended(record);
+    if (waiting_) save_extents(*std::exchange(waiting_, std::nullopt));
+    if (steps_done_ == steps_total()) return record;
+    if (due(config_.save_steps, steps_done_) && has_something_to_save()) save_soon(steps_done_);
+    if (job_.validation && due(config_.eval_steps, steps_done_)) validate("at this step");
+    return record;
+  }
+
+  double evaluate() {
+    SLUICE_CHECK(log_ && job_.validation, "evaluate() before load(), or of a job without validation rows");
+    return validation_loss();
+  }
+
+  std::optional<fs::path> save() {
+    SLUICE_CHECK(log_, "a checkpoint before load()");
+    waiting_.reset();
+    if (!has_something_to_save()) return std::nullopt;
+    return save_at(steps_done_);
+  }
+
+  std::optional<fs::path> stop() {
+    save();
+    const std::vector<fs::path> checkpoints = find_resumable(config_.output_dir);
+    return checkpoints.empty() ? std::nullopt : std::optional(checkpoints.back());
+  }
+
+  void finish() {
+    SLUICE_CHECK(log_ && steps_done_ == steps_total(), "finish() before the last step");
+    flush();
+    if (!has_something_to_save())
+      throw RunError({ErrorCode::invalid_input, "every step overflowed fp16 and was skipped: nothing has been trained",
+                      "give a smaller fp16_init_scale, more steps, or bf16: true"});
+    if (job_.validation) validate("after training");
+    const fs::path saved = save_at(steps_done_);
+    if (!has_manifest(saved))
+      publish_result(saved, config_.output_dir);
+    else if (progress_.has_changed())
+      export_model(*executor_, job_.setup, config_, state_at(steps_done_));
+    else
+      export_model(saved, job_.setup, config_);
+    forget_if_disturbed(job_, meter_.compute_pace());
+    remember_pace(job_, meter_.paces());
+  }
+
+ private:
+  exec::ExecutorOptions executor_options() const {
+    exec::ExecutorOptions options;
+    if (config_.device == DeviceKind::emulated) options.h2d = options.d2h = emulated_link(config_);
+    if (job_.gpu)
+      options.make_device = [&gpu = *job_.gpu](Bytes memory, exec::EventQueue& events, const exec::PhaseClock& clock) {
+        return gpu.make_device(memory, events, clock);
+      };
+    options.watchdog.say = patience_.say;
+    options.places = kept_.places();
+    return options;
+  }
+
+  std::string backend_name() const { return swap_.backend() == swap::BackendKind::uring ? "uring" : "thread"; }
+
+  // What the plan promised, to be held against the log.
+  std::string predicted() const {
+    const auto peak = [&](Tier tier) {
+      const Bytes beside = tier == Tier::disk ? plan::checkpoint_bytes(job_.planned.memory, job_.shape) : Bytes{};
+      return std::to_string((job_.planned.memory.peak[static_cast<size_t>(tier)] + beside).count);
+    };
+    return "predicted:\n  step_seconds: " + std::to_string(job_.planned.steady.time.count / 1e6) +
+           "\n  clipped_step_seconds: " + std::to_string(job_.planned.clipped_step().count / 1e6) +
+           "\n  device_peak_bytes: " + peak(Tier::device) + "\n  host_peak_bytes: " + peak(Tier::host) +
+           "\n  disk_peak_bytes: " + peak(Tier::disk) + "\n";
+  }
+
+  exec::PhaseResult run_phase(const plan::Phase& phase, std::span<const models::MicroBatch> micro_batches,
+                              const optim::AdamWSettings& early_update = {},
+                              exec::WhenNotFinite when_not_finite = exec::WhenNotFinite::fails) {
+    const plan::Schedule& schedule = job_.planned.schedule(phase, job_.shape, job_.request);
+    const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
+    exec::PhaseResult result = executor_->run(schedule, {micro_batches, update_, early_update, when_not_finite});
+    observer_.phase_ended({phase, schedule, result, begin_us});
+    return result;
+  }
+
+  // fp16 may overflow: that costs a step, or a validation loss, not the run.
+  exec::WhenNotFinite when_not_finite() const {
+    return loss_scale_.dynamic() ? exec::WhenNotFinite::is_reported : exec::WhenNotFinite::fails;
+  }
+
+  // A checkpoint in place is resumed by a plan that puts extents elsewhere: both are there until the next one.
+  void refuse_too_little_disk() const {
+    const Bytes needed = plan::memory_in(Tier::disk, job_.planned.memory, job_.shape) + kept_.beside();
+    const Bytes cap = job_.request.caps[static_cast<size_t>(Tier::disk)];
+    if (kept_.beside().count == 0 || needed <= cap) return;
+    throw SetupError("going on from " + job_.resume->folder.string() + " takes " + to_string(needed) +
+                         " of disk until the next checkpoint, as the plan puts " + to_string(kept_.beside()) +
+                         " of it elsewhere, and " + job_.request.cap_origins[static_cast<size_t>(Tier::disk)] + " is " +
+                         to_string(cap),
+                     "raise it, or give the same offload settings as when the checkpoint was written");
+  }
+
+  void flush() {
+    if (!progress_.has_pending()) return;
+    run_phase(progress_.phase(plan::PhaseKind::flush, job_.shape.micro_batches), {});
+    progress_.updated();
+  }
+
+  StepRecord train_step(int64_t step) {
+    kept_.before_training();
+    const StepData data = job_.steps.training(*job_.training, step);
+    std::vector<models::MicroBatch> micro_batches = views_of(data, step);
+    const bool early = has_early_ && (!job_.planned.plan.undoable || speculates());
+    const plan::Phase phase = progress_.step(static_cast<int>(micro_batches.size()), early);
+    const optim::AdamWSettings unclipped = update_of(step, 1);
+    meter_.begin(swap_.counters());
+    const exec::PhaseResult result = run_phase(phase, micro_batches, unclipped, when_not_finite());
+    progress_.updated();
+
+    StepRecord record;
+    record.step = step + 1;
+    for (const double sum : result.loss_sums) record.loss += sum;
+    // A step of one-token documents alone predicts nothing: its loss is zero, and so are its gradients.
+    record.loss /= static_cast<double>(std::max<int64_t>(data.supervised, 1));
+    record.grad_norm = std::sqrt(result.squared_gradient_norm) / loss_scale_.value();
+    record.learning_rate = unclipped.learning_rate;
+    if (loss_scale_.dynamic()) record.loss_scale = loss_scale_.value();
+    for (const models::MicroBatch& batch : micro_batches) record.tokens += batch.tokens;
+    meter_.add(phase, result);
+    const float factor = clip_factor(record.grad_norm);
+    const optim::AdamWSettings clipped = update_of(step, factor);
+    record.skipped =
+        loss_scale_.judge(step + 1, {result.squared_gradient_norm, result.bad_output, result.bad_gradient}).has_value();
+    if (!record.skipped && early && job_.planned.plan.undoable && factor < 1) redo(clipped);
+    meter_.fill(record, *executor_, swap_.counters());
+    // In a skipped step updates behind backward wrote the second set, which stays the older one, and what waits for the
+    // next step is never applied.
+    if (record.skipped) return record;
+
+    progress_.stepped(early);
+    update_ = clipped;
+    constexpr double kNewest = 0.25;
+    clipped_share_ += kNewest * ((factor < 1 ? 1.0 : 0.0) - clipped_share_);
+    return record;
+  }
+
+  // Of step `step`, counted from 0: skipped ones before it do not count. Gradients are those of the scaled loss.
+  optim::AdamWSettings update_of(int64_t step, float factor) const {
+    const int64_t counted = step - loss_scale_.skipped_steps();
+    return {job_.learning_rate.at(counted),
+            config_.adam_beta1,
+            config_.adam_beta2,
+            config_.adam_epsilon,
+            config_.weight_decay,
+            counted + 1,
+            static_cast<float>(static_cast<double>(factor) / loss_scale_.value()),
+            config_.seed};
+  }
+
+  // Updates behind backward took the gradients as they were. Where the norm exceeds the limit after all, they are done
+  // again, from the states of before.
+  void redo(const optim::AdamWSettings& clipped) {
+    const plan::Phase phase = progress_.phase(plan::PhaseKind::redo, job_.shape.micro_batches);
+    meter_.add(phase, run_phase(phase, {}, clipped));
+  }
+
+  // Whether not to wait for the norm is worth the risk of doing the update again. Who forces updates behind backward
+  // gets them.
+  bool speculates() const {
+    if (config_.offload.update == UpdateChoice::behind_backward) return true;
+    const plan::ClippingTimes& times = *job_.planned.clipping;
+    return (times.speculate + times.redo * clipped_share_).count < times.wait.count;
+  }
+
+  // torch.nn.utils.clip_grad_norm_: the factor never exceeds one.
+  float clip_factor(double norm) const {
+    if (config_.max_grad_norm <= 0) return 1;
+    return std::min(1.0f, static_cast<float>(config_.max_grad_norm) / (static_cast<float>(norm) + 1e-6f));
+  }
+
+  std::vector<models::MicroBatch> views_of(const StepData& data, int64_t step) const {
+    std::vector<models::MicroBatch> views;
+    for (const MicroBatchData& batch : data.micro_batches) {
+      models::MicroBatch view;
+      view.tokens = static_cast<int64_t>(batch.token_ids.size());
+      view.token_ids = batch.token_ids;
+      view.labels = batch.labels;
+      view.positions = batch.positions;
+      view.document_starts = batch.document_starts;
+      view.loss_scale = data.supervised > 0 ? loss_scale_.value() / static_cast<double>(data.supervised) : 0;
+      view.seed = config_.seed;
+      view.step = static_cast<uint64_t>(step + 1);
+      view.index = views.size();
+      views.push_back(view);
+    }
+    return views;
+  }
+
+  // Mean loss per supervised token of the validation rows, with the newest weights.
+  double validation_loss() {
+    flush();
+    double sum = 0;
+    int64_t supervised = 0;
+    for (int64_t batch = 0; batch < job_.steps.validation_batches(*job_.validation, job_.shape.micro_batches);
+         ++batch) {
+      const StepData data = job_.steps.validation(*job_.validation, batch, job_.shape.micro_batches);
+      const std::vector<models::MicroBatch> views = views_of(data, 0);
+      const exec::PhaseResult result = run_phase(
+          progress_.phase(plan::PhaseKind::evaluate, static_cast<int>(views.size())), views, {}, when_not_finite());
+      for (const double each : result.loss_sums) sum += each;
+      supervised += data.supervised;
+    }
+    return sum / static_cast<double>(std::max<int64_t>(supervised, 1));
+  }
+  void validate(std::string_view when) {
+    const double loss = validation_loss();
+    validation_losses_.push_back(loss);
+    observer_.validated({loss, steps_done_, when});
+  }
+
+  // Not while fp16 has skipped every step: a run from the start finds the same again.
+  bool has_something_to_save() const { return progress_.has_changed() || job_.resume; }
+
+  CheckpointState state_at(int64_t step) const {
+    return {step,
+            job_.steps.steps_total(),
+            start_seconds_,
+            validation_losses_,
+            progress_.odd(),
+            job_.training->content_hash(),
+            loss_scale_.dynamic() ? std::optional(loss_scale_.state()) : std::nullopt};
+  }
+
+  bool has_trained_extents() const { return job_.planned.memory.trained_on_disk.count > 0; }
+
+  // Updates that run before their next forward leave this step's states on the drive when the next step ends, whose own
+  // updates are still to come. A checkpoint waits for that: done now, it would hold up all updates for itself alone.
+  void save_soon(int64_t step) {
+    const bool flushes = has_early_ || (job_.validation && due(config_.eval_steps, step));
+    if (flushes || !saves_manifests(config_) || !has_trained_extents() || !progress_.has_changed())
+      save_at(step);
+    else
+      waiting_ = state_at(step);
+  }
+
+  fs::path save_at(int64_t step) {
+    if (saved_step_ == step) return saved_;
+    flush();
+    log_->sync();
+    const CheckpointState state = state_at(step);
+    if (!progress_.has_changed() && job_.resume) return renew(state);
+    if (saves_manifests(config_) && has_trained_extents()) return save_extents(state);
+    const fs::path saved = save_copy(*executor_, job_.setup, config_, state,
+                                     config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states);
+    prune_checkpoints(config_.output_dir, config_.save_total_limit);
+    return written(saved, state.step);
+  }
+
+  // fp16 has skipped every step since the start.
+  fs::path renew(const CheckpointState& state) {
+    const fs::path from = job_.resume->folder;
+    const fs::path saved = renew_checkpoint(from, job_.setup, config_, state);
+    job_.resume->folder = saved;  // what it was made from may go now
+    if (has_manifest(saved))
+      kept_.renewed(saved, from);
+    else
+      prune_checkpoints(config_.output_dir, config_.save_total_limit);
+    return written(saved, state.step);
+  }
+
+  // Nothing is copied: what the manifest names is not written any more.
+  fs::path save_extents(const CheckpointState& state) {
+    std::vector<swap::ExtentId> extents;
+    for (const exec::TrainedExtent& each : executor_->trained_extents(state.odd)) extents.push_back(each.extent);
+    if (const Result<void> synced = swap_.sync(); !synced.ok()) throw RunError(synced.error());
+    log_->sync();
+    const fs::path saved = save_manifest(*executor_, swap_, job_.setup, job_.planned.plan, config_, state);
+    kept_.saved(saved, extents);
+    return written(saved, state.step);
+  }
+
+  fs::path written(const fs::path& folder, int64_t step) {
+    saved_ = folder;
+    saved_step_ = step;
+    observer_.checkpoint_written(folder, step);
+    return folder;
+  }
+
+  SpacePatience patience_of_run() {
+    SpacePatience patience = SpacePatience::of(config_.offload.enospc_timeout);
+    patience.say = [this](const std::string& line) { observer_.note(line); };
+    return patience;
+  }
+
+  Job& job_;
+  const Config& config_;
+  const OutputFolder& folder_;
+  RunObserver& observer_;
+  const SpacePatience patience_;
+  swap::SwapEngine swap_;
+  KeptCheckpoints kept_;
+  std::unique_ptr<exec::Executor> executor_;
+  Progress progress_;
+  LossScale loss_scale_;
+  optim::AdamWSettings update_;  // that is pending
+  double clipped_share_ = 0;     // of the last steps, the newest counting most
+  std::optional<StepLog> log_;   // once loaded
+  StepMeter meter_;
+  const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
+  fs::path initial_adapter_;
+  int64_t steps_done_;
+  std::optional<CheckpointState> waiting_;  // a checkpoint due, of the step before
+  fs::path saved_;                          // the newest of this run
+  std::optional<int64_t> saved_step_;       // its step
+  std::vector<double> validation_losses_;
+  double start_seconds_ = 0;
+  const Clock::time_point begin_ = Clock::now();
+};
+
+TrainingRun::TrainingRun(Job& job, const OutputFolder& folder, RunObserver& observer)
+    : impl_(std::make_unique<Impl>(job, folder, observer)) {}
+TrainingRun::~TrainingRun() = default;
+
+void TrainingRun::load() { impl_->load(); }
+int64_t TrainingRun::steps_done() const { return impl_->steps_done(); }
+int64_t TrainingRun::steps_total() const { return impl_->steps_total(); }
+StepRecord TrainingRun::step() { return impl_->step(); }
+double TrainingRun::evaluate() { return impl_->evaluate(); }
+std::optional<fs::path> TrainingRun::save() { return impl_->save(); }
+void TrainingRun::finish() { impl_->finish(); }
+std::optional<fs::path> TrainingRun::stop() { return impl_->stop(); }
+
+}  // namespace sluice::train
