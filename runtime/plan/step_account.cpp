@@ -126,6 +126,16 @@ LaneTime& LaneTime::operator+=(const LaneTime& other) {
   return *this;
 }
 
+LaneTime& LaneTime::operator/=(int64_t times) {
+  const auto count = static_cast<double>(times);
+  busy.count /= count;
+  for (Microseconds& each : stalled_on) each.count /= count;
+  handover.count /= count;
+  bytes /= times;
+  flops /= count;
+  return *this;
+}
+
 StepAccount& StepAccount::operator+=(const StepAccount& other) {
   time += other.time;
   blocks.resize(std::max(blocks.size(), other.blocks.size()));
@@ -133,6 +143,16 @@ StepAccount& StepAccount::operator+=(const StepAccount& other) {
     lanes[lane] += other.lanes[lane];
     done[lane] += other.done[lane];
     for (size_t block = 0; block < other.blocks.size(); ++block) blocks[block][lane] += other.blocks[block][lane];
+  }
+  return *this;
+}
+
+StepAccount& StepAccount::operator/=(int64_t times) {
+  time.count /= static_cast<double>(times);
+  for (size_t lane = 0; lane < kLaneCount; ++lane) {
+    lanes[lane] /= times;
+    done[lane].count /= static_cast<double>(times);
+    for (auto& block : blocks) block[lane] /= times;
   }
   return *this;
 }

@@ -22,6 +22,7 @@ struct LaneTime {
 
   Microseconds stalled() const;
   LaneTime& operator+=(const LaneTime& other);
+  LaneTime& operator/=(int64_t times);
 };
 
 struct StepAccount {
@@ -33,8 +34,9 @@ struct StepAccount {
   // it, a group that several blocks have (a tied embedding) for the first of them. Their sum is `lanes`.
   std::vector<std::array<LaneTime, kLaneCount>> blocks;
 
-  // Of a step in several phases, or of several steps.
+  // Of a step in several phases, or of several steps; their mean.
   StepAccount& operator+=(const StepAccount& other);
+  StepAccount& operator/=(int64_t times);
 };
 
 // `ops`: when each op of the schedule ran.

@@ -33,6 +33,17 @@ struct ProbeOptions {
   bool quick = false;
 };
 
+// Steps of a profile before the first that is measured.
+inline constexpr int64_t kProfileWarmUpSteps = 2;
+
+struct ProfileOptions {
+  int64_t steps = 5;              // measured
+  bool json = false;              // print JSON
+  std::filesystem::path report;   // HTML file to write; empty: none
+  std::filesystem::path trace;    // as TrainOptions'
+  bool ends_with_parent = false;  // a study's: stops when the study is killed
+};
+
 struct GenerateOptions {
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
@@ -62,6 +73,7 @@ struct EntryTable {
   int (*generate)(const GenerateOptions&);
   int (*probe)(const ProbeOptions&);
   int (*merge)(const MergeOptions&);
+  int (*profile)(const Config&, const ProfileOptions&);
 };
 
 inline constexpr const char* kRuntimeLibrary = "libsluice_runtime.so";

@@ -14,6 +14,7 @@
 #include "runtime/train/advice.h"
 #include "runtime/train/checkpoint_folders.h"
 #include "runtime/train/checkpoint_save.h"
+#include "runtime/train/event_file.h"
 #include "runtime/train/job.h"
 #include "runtime/train/kept_checkpoints.h"
 #include "runtime/train/machine_file.h"
@@ -36,7 +37,12 @@ class CommandObserver : public RunObserver {
   CommandObserver(const Job& job, const TrainOptions& options)
       : job_(job),
         options_(options),
-        line_(console_, job.steps.steps_total(), options.quiet, job.config.logging_steps) {}
+        line_(console_, job.steps.steps_total(), options.quiet, job.config.logging_steps) {
+    if (!job.config.tensorboard) return;
+    SpacePatience patience = SpacePatience::of(job.config.offload.enospc_timeout);
+    patience.say = [this](const std::string& text) { errors_.say(text); };
+    events_.emplace(job.config.output_dir / "runs", (job.resume ? job.resume->step : 0) + 1, patience);
+  }
 
   void phase_ended(const PhaseEnd& end) override {
     if (options_.trace.empty()) return;
@@ -44,8 +50,20 @@ class CommandObserver : public RunObserver {
     trace_.add("simulated", end.schedule,
                plan::simulate(end.schedule, job_.planned.layout.buffers(), job_.request.profile).ops, end.begin_us);
   }
-  void step_ended(const StepRecord& record) override { line_.show(record); }
+  void step_ended(const StepRecord& record) override {
+    line_.show(record);
+    report(record.step, {{"train/loss", record.loss},
+                         {"train/grad_norm", record.grad_norm},
+                         {"train/learning_rate", record.learning_rate},
+                         {"speed/tokens_per_second", record.tokens_per_second},
+                         {"speed/percent_of_bound", record.percent_of_bound},
+                         {"disk/read_bytes", static_cast<double>(record.disk_read_bytes)},
+                         {"disk/write_bytes", static_cast<double>(record.disk_write_bytes)},
+                         {"memory/device_peak_bytes", static_cast<double>(record.device_peak_bytes)},
+                         {"memory/host_peak_bytes", static_cast<double>(record.host_peak_bytes)}});
+  }
   void validated(const Validation& validation) override {
+    report(validation.step, {{"eval/loss", validation.loss}});
     if (!std::isfinite(validation.loss))
       errors_.say("warning: a validation row overflows fp16, which ends at 65504; bf16: true does not");
     char text[64];
@@ -60,11 +78,23 @@ class CommandObserver : public RunObserver {
   }
 
  private:
+  // Pictures are not worth a run: the log beside them has the same figures.
+  void report(int64_t step, const Scalars& scalars) {
+    if (!events_) return;
+    try {
+      events_->write(step, scalars);
+    } catch (const RunError& failure) {
+      errors_.say(std::string("warning: nothing more for TensorBoard: ") + failure.what());
+      events_.reset();
+    }
+  }
+
   const Job& job_;
   const TrainOptions& options_;
   Console console_{STDOUT_FILENO}, errors_{STDERR_FILENO};
   ProgressLine line_;
   exec::TraceWriter trace_;
+  std::optional<EventFile> events_;  // `report_to: tensorboard`
 };
 
 // Returns the exit code that a shell expects of a program that a signal ended.

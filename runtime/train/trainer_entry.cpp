@@ -5,6 +5,7 @@
 #include "runtime/train/generate.h"
 #include "runtime/train/machine_cache.h"
 #include "runtime/train/merge.h"
+#include "runtime/train/profile.h"
 #include "runtime/train/trainer.h"
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
@@ -14,6 +15,6 @@ extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   static constexpr EntryTable table = {SLUICE_VERSION, sizeof(Config), run_training, print_plan,
-                                       generate_text,  run_probe,      run_merge};
+                                       generate_text,  run_probe,      run_merge,    run_profile};
   return &table;
 }

@@ -52,11 +52,17 @@ int probe(const ProbeOptions& options) {
   return 0;
 }
 
+int profile(const Config& config, const ProfileOptions& options) {
+  std::printf("profile seed=%llu steps=%lld json=%d report=%s trace=%s\n", static_cast<unsigned long long>(config.seed),
+              static_cast<long long>(options.steps), options.json, options.report.c_str(), options.trace.c_str());
+  return 0;
+}
+
 }  // namespace
 }  // namespace sluice::train
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   using namespace sluice::train;
-  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate, probe, merge};
+  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate, probe, merge, profile};
   return &table;
 }

@@ -117,7 +117,7 @@ TEST(StepAccount, EveryMomentOfEveryLaneIsAccountedFor) {
   EXPECT_GT(stalled, 0);
 }
 
-TEST(StepAccount, StepsAddUp) {
+TEST(StepAccount, StepsAddUpAndHaveAMean) {
   Planning job;
   const StepAccount one = account_of(job.steady(), job.planned.steady.ops, job.shape);
   StepAccount two = one;
@@ -125,6 +125,9 @@ TEST(StepAccount, StepsAddUp) {
   EXPECT_DOUBLE_EQ(two.time.count, 2 * one.time.count);
   EXPECT_EQ(two.lanes[kRead].bytes, 2 * one.lanes[kRead].bytes);
   EXPECT_DOUBLE_EQ(two.blocks[1][kCompute].busy.count, 2 * one.blocks[1][kCompute].busy.count);
+  two /= 2;
+  EXPECT_DOUBLE_EQ(two.done[kRead].count, one.done[kRead].count);
+  EXPECT_EQ(two.blocks[1][kRead].bytes, one.blocks[1][kRead].bytes);
 }
 
 TEST(LiveMemory, ABufferIsInUseFromItsFillingToItsLastReader) {
