@@ -14,6 +14,7 @@ using Action = std::function<int()>;  // returns the exit code
 void add_train(CLI::App& app, Action& action);
 void add_plan(CLI::App& app, Action& action);
 void add_probe(CLI::App& app, Action& action);
+void add_profile(CLI::App& app, Action& action);
 void add_preprocess(CLI::App& app, Action& action);
 void add_generate(CLI::App& app, Action& action);
 void add_merge(CLI::App& app, Action& action);

@@ -69,6 +69,7 @@ int main_of(int argc, char** argv) {
   add_train(app, action);
   add_plan(app, action);
   add_probe(app, action);
+  add_profile(app, action);
   add_preprocess(app, action);
   add_generate(app, action);
   add_merge(app, action);

@@ -34,6 +34,7 @@ class NvmlLibrary {
     find(capability, "nvmlDeviceGetCudaComputeCapability");
     find(link_generation, "nvmlDeviceGetMaxPcieLinkGeneration");
     find(link_lanes, "nvmlDeviceGetMaxPcieLinkWidth");
+    find(energy, "nvmlDeviceGetTotalEnergyConsumption");
     find(driver_version, "nvmlSystemGetDriverVersion");
     find(cuda_version, "nvmlSystemGetCudaDriverVersion_v2");
     if (!init_ || !shutdown_ || !handle_ || !memory_) {
@@ -71,6 +72,7 @@ class NvmlLibrary {
   int (*capability)(NvmlDevice device, int* major, int* minor) = nullptr;
   int (*link_generation)(NvmlDevice device, unsigned* generation) = nullptr;
   int (*link_lanes)(NvmlDevice device, unsigned* lanes) = nullptr;
+  int (*energy)(NvmlDevice device, unsigned long long* millijoules) = nullptr;
   int (*driver_version)(char* version, unsigned length) = nullptr;
   int (*cuda_version)(int* version) = nullptr;
 
@@ -134,6 +136,14 @@ std::vector<GpuSeen> Nvml::gpus() const {
     seen.push_back(std::move(gpu));
   }
   return seen;
+}
+
+std::optional<double> Nvml::joules(const std::string& pci_bus_id) const {
+  const NvmlDevice device = library_->device_at(pci_bus_id);
+  unsigned long long millijoules = 0;
+  if (device == nullptr || !library_->energy || library_->energy(device, &millijoules) != kNvmlSuccess)
+    return std::nullopt;
+  return static_cast<double>(millijoules) / 1e3;
 }
 
 std::optional<Bytes> Nvml::used(const std::string& pci_bus_id) const {

@@ -1,5 +1,5 @@
-// GPUs as the driver's management library (NVML) shows them, without a context on any: what is there, and how much of
-// it is taken. The library belongs to the driver: it is opened by name, and its absence is an answer.
+// GPUs as the driver's management library (NVML) shows them, without a context on any: what is there, how much of it is
+// taken, what it draws. The library belongs to the driver: it is opened by name, and its absence is an answer.
 #pragma once
 
 #include <memory>
@@ -35,6 +35,9 @@ class Nvml {
   std::vector<GpuSeen> gpus() const;
   // Nothing when there is no such GPU, or no NVML.
   std::optional<Bytes> used(const std::string& pci_bus_id) const;
+  // What the board has drawn since its driver was loaded: two readings make a measurement. Nothing also on a GPU that
+  // does not count it (before Volta).
+  std::optional<double> joules(const std::string& pci_bus_id) const;
 
  private:
   std::unique_ptr<NvmlLibrary> library_;

@@ -134,6 +134,7 @@ class CudaGpu final : public Gpu {
     const CudaUsage now = cuda_usage(device_);
     return {now.total, now.free, taken_by_us(now.total - now.free), others_};
   }
+  std::optional<double> joules() const override { return Nvml().joules(pci_bus_id(device_)); }
   std::unique_ptr<models::Ops> make_ops(const OpsSize& size) override {
     return models::cuda::make_cuda_ops(
         {device_, size.tokens_max, size.micro_batches_max, size.positions_max, size.deterministic});

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "models/ops/ops.h"
@@ -37,6 +38,8 @@ class Gpu {
   virtual ~Gpu() = default;
   virtual std::string name() const = 0;  // "NVIDIA GeForce RTX 4090"
   virtual GpuMemory memory() const = 0;
+  // What the board has drawn since its driver was loaded; nothing where nobody counts it (core/nvml.h).
+  virtual std::optional<double> joules() const = 0;
   virtual std::unique_ptr<models::Ops> make_ops(const OpsSize& size) = 0;
   // As make_cuda_device: `events` and `clock` must outlive it.
   virtual std::unique_ptr<Device> make_device(Bytes memory, EventQueue& events, const PhaseClock& clock) = 0;

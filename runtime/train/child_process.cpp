@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 
 #include "runtime/core/result.h"
@@ -128,6 +129,10 @@ bool ChildProcess::read_more() {
   drain(streams[0], output_, output);
   drain(streams[1], errors_, errors);
   return output_ >= 0 || errors_ >= 0;
+}
+
+void ChildProcess::send(int signal) {
+  if (process_ > 0) ::kill(process_, signal);
 }
 
 int ChildProcess::wait() {

@@ -26,6 +26,9 @@ class ChildProcess {
   std::string output;
   std::string errors;
 
+  // A signal for the program; nothing once it was waited for.
+  void send(int signal);
+
   // Waits for the end. The exit code, or minus the signal that ended the program.
   int wait();
 

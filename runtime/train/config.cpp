@@ -443,7 +443,22 @@ class ConfigReader {
     read_times_per_epoch("save_steps", "saves_per_epoch", config_.saves_per_epoch);
     read_if("logging_steps", config_.logging_steps, {.min = 1}, "1");
     read_if("auto_resume_from_checkpoints", config_.auto_resume_from_checkpoints);
+    read_report_to();
     read_resume();
+  }
+
+  void read_report_to() {
+    read_if("use_tensorboard", config_.tensorboard);
+    const Setting* setting = find("report_to");
+    if (setting == nullptr || is_unset(setting->value)) return;
+    for (const std::string& tracker : read_texts(*setting, "tensorboard")) {
+      if (tracker == "tensorboard")
+        config_.tensorboard = true;
+      else if (tracker != "none")
+        refuse(*setting, "report_to: '" + tracker + "' is not supported",
+               "nothing is sent anywhere: report_to: tensorboard writes event files into output_dir; "
+               "trainer_log.jsonl there has all figures");
+    }
   }
 
   void refuse_limits_in_place() const {

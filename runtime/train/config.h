@@ -108,6 +108,7 @@ struct Config {
   std::filesystem::path resume_from_checkpoint;
   bool auto_resume_from_checkpoints = false;
   int64_t logging_steps = 1;
+  bool tensorboard = false;  // `report_to: tensorboard`, or Axolotl's use_tensorboard: event files in output_dir/runs
 
   // auto: the GPU where there is one, else the CPU.
   bool deterministic = true;                  // on a GPU attention's backward may be faster where it need not be

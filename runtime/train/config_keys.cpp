@@ -63,6 +63,8 @@ std::span<const Key> keys() {
       {"checkpoint", {}},
       {"eval_steps", {}},
       {"logging_steps", {}},
+      {"report_to", {}},
+      {"use_tensorboard", {}},
       {"resume_from_checkpoint", {}},
       {"auto_resume_from_checkpoints", {}},
       {"device", {}},

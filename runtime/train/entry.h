@@ -34,6 +34,17 @@ struct ProbeOptions {
   bool quick = false;
 };
 
+// Steps of a profile before the first that is measured.
+inline constexpr int64_t kProfileWarmUpSteps = 2;
+
+struct ProfileOptions {
+  int64_t steps = 5;              // measured
+  bool json = false;              // print JSON
+  std::filesystem::path report;   // HTML file to write; empty: none
+  std::filesystem::path trace;    // as TrainOptions'
+  bool ends_with_parent = false;  // a study's: stops when the study is killed
+};
+
 struct GenerateOptions {
   std::filesystem::path model;
   std::filesystem::path adapter;  // empty: none
@@ -65,6 +76,7 @@ struct EntryTable {
   int (*merge)(const MergeOptions&);
   // Opens the GPU as a job does and gives its name. Throws SetupError: why none can be used.
   std::string (*open_gpu)();
+  int (*profile)(const Config&, const ProfileOptions&);
 };
 
 inline constexpr const char* kRuntimeLibrary = "libsluice_runtime.so";

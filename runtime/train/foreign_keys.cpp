@@ -257,8 +257,6 @@ const std::vector<ForeignKey> kRefused = {
     {"push_to_hub", refused, kNoHub},
     {"push_dataset_to_hub", refused, kNoHub},
     {"hub_model_id", refused, kNoHub},
-    {"report_to", refused, kNoTracker, {"none"}},
-    {"use_tensorboard", refused, kNoTracker},
     {"use_wandb", refused, kNoTracker},
     {"use_mlflow", refused, kNoTracker},
     {"use_comet", refused, kNoTracker},

@@ -41,6 +41,12 @@ std::string to_json_line(const StepRecord& record) {
   return json.dump();
 }
 
+std::optional<int64_t> step_of_line(const std::string& line) {
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) return std::nullopt;
+  return json["step"].get<int64_t>();
+}
+
 namespace {
 
 // Of lines that are kept in memory: thousands of steps.
@@ -54,11 +60,11 @@ std::string kept_lines(const std::filesystem::path& file, int64_t steps_kept) {
   std::ifstream stream(file);
   for (std::string line; std::getline(stream, line) && !stream.eof();) {
     if (line.find('\0') != std::string::npos) break;
-    const auto json = nlohmann::json::parse(line, nullptr, false);
-    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer())
+    const std::optional<int64_t> step = step_of_line(line);
+    if (!step)
       throw SetupError(file.string() + ": not a log that Sluice wrote: " + line.substr(0, 80),
                        "move the file away, or train into another output_dir");
-    if (json["step"].get<int64_t>() <= steps_kept) kept += line + "\n";
+    if (*step <= steps_kept) kept += line + "\n";
   }
   return kept;
 }

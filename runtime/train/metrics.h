@@ -35,6 +35,9 @@ struct StepRecord {
 // One line of JSON without its end. A number that is not finite becomes null: JSON has none.
 std::string to_json_line(const StepRecord& record);
 
+// The step of a line of trainer_log.jsonl; nothing when it is no such line.
+std::optional<int64_t> step_of_line(const std::string& line);
+
 // trainer_log.jsonl. Not thread-safe.
 class StepLog {
  public:

@@ -12,19 +12,23 @@ namespace {
 
 std::atomic<int> asked = 0;
 static_assert(std::atomic<int>::is_always_lock_free);
+constexpr std::string_view kCheckpoint =
+    "\nstopping after this step, with a checkpoint, or now where it waits for room; once more stops at once\n";
+constexpr std::string_view kNothing = "\nstopping after this step; once more stops at once\n";
+std::atomic<bool> keeps_checkpoint = true;
 
 void note(int signal) {
   asked = signal;
-  constexpr std::string_view kText =
-      "\nstopping after this step, with a checkpoint, or now where it waits for room; once more stops at once\n";
+  const std::string_view text = keeps_checkpoint ? kCheckpoint : kNothing;
   if (!is_read(STDERR_FILENO, 0)) return;
-  [[maybe_unused]] const ssize_t ignored = write(STDERR_FILENO, kText.data(), kText.size());
+  [[maybe_unused]] const ssize_t ignored = write(STDERR_FILENO, text.data(), text.size());
 }
 
 }  // namespace
 
-StopRequest::StopRequest() {
+StopRequest::StopRequest(Keeps keeps) {
   asked = 0;
+  keeps_checkpoint = keeps == Keeps::checkpoint;
   struct sigaction action {};
   action.sa_handler = note;
   action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);

@@ -11,7 +11,8 @@ namespace sluice::train {
 // per process; any thread may be interrupted.
 class StopRequest {
  public:
-  StopRequest();
+  enum class Keeps { checkpoint, nothing };  // of the run that is asked, for the word that the user gets
+  explicit StopRequest(Keeps keeps = Keeps::checkpoint);
   ~StopRequest();
   StopRequest(const StopRequest&) = delete;
   StopRequest& operator=(const StopRequest&) = delete;

@@ -15,6 +15,7 @@
 #include "runtime/plan/report.h"
 #include "runtime/train/advice.h"
 #include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/event_file.h"
 #include "runtime/train/job.h"
 #include "runtime/train/job_text.h"
 #include "runtime/train/machine_file.h"
@@ -63,7 +64,12 @@ class CommandObserver : public RunObserver {
       : job_(job),
         options_(options),
         streams_(streams),
-        steps_(options.json ? streams.json : streams.plain, streams.live, step_options(job, options)) {}
+        steps_(options.json ? streams.json : streams.plain, streams.live, step_options(job, options)) {
+    if (!job.config.tensorboard) return;
+    SpacePatience patience = SpacePatience::of(job.config.offload.enospc_timeout);
+    patience.say = [this](const std::string& text) { note(text); };
+    events_.emplace(job.config.output_dir / "runs", (job.resume ? job.resume->step : 0) + 1, patience);
+  }
 
   void work_began(const std::string& what, int64_t total, WorkUnit unit) override {
     streams_.work().work_began(what, total, unit);
@@ -78,8 +84,20 @@ class CommandObserver : public RunObserver {
                plan::simulate(end.schedule, job_.planned.layout.buffers(), job_.request.profile).ops, end.begin_us);
   }
   void step_advanced(double share) override { steps_.advanced(share); }
-  void step_ended(const StepRecord& record) override { steps_.ended(record); }
+  void step_ended(const StepRecord& record) override {
+    steps_.ended(record);
+    report(record.step, {{"train/loss", record.loss},
+                         {"train/grad_norm", record.grad_norm},
+                         {"train/learning_rate", record.learning_rate},
+                         {"speed/tokens_per_second", record.tokens_per_second},
+                         {"speed/percent_of_bound", record.percent_of_bound},
+                         {"disk/read_bytes", static_cast<double>(record.disk_read_bytes)},
+                         {"disk/write_bytes", static_cast<double>(record.disk_write_bytes)},
+                         {"memory/device_peak_bytes", static_cast<double>(record.device_peak_bytes)},
+                         {"memory/host_peak_bytes", static_cast<double>(record.host_peak_bytes)}});
+  }
   void validated(const Validation& validation) override {
+    report(validation.step, {{"eval/loss", validation.loss}});
     if (!std::isfinite(validation.loss))
       streams_.errors.say("warning: a validation row overflows fp16, which ends at 65504; bf16: true does not");
     char text[64];
@@ -94,6 +112,17 @@ class CommandObserver : public RunObserver {
   }
 
  private:
+  // Pictures are not worth a run: the log beside them has the same figures.
+  void report(int64_t step, const Scalars& scalars) {
+    if (!events_) return;
+    try {
+      events_->write(step, scalars);
+    } catch (const RunError& failure) {
+      note(std::string("warning: nothing more for TensorBoard: ") + failure.what());
+      events_.reset();
+    }
+  }
+
   static StepLinesOptions step_options(const Job& job, const TrainOptions& options) {
     StepLinesOptions steps;
     steps.output = options.quiet ? StepOutput::none : options.json ? StepOutput::json : StepOutput::lines;
@@ -109,6 +138,7 @@ class CommandObserver : public RunObserver {
   Streams& streams_;
   StepLines steps_;
   exec::TraceWriter trace_;
+  std::optional<EventFile> events_;  // `report_to: tensorboard`
 };
 
 constexpr const char* kToGoOn = "\nto go on, run it again with auto_resume_from_checkpoints=true";

@@ -6,6 +6,7 @@
 #include "runtime/train/gpu_library.h"
 #include "runtime/train/machine_cache.h"
 #include "runtime/train/merge.h"
+#include "runtime/train/profile.h"
 #include "runtime/train/trainer.h"
 
 namespace {
@@ -23,7 +24,7 @@ extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   // system, which would hand them out again page by page, cleared.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  static constexpr EntryTable table = {SLUICE_VERSION, sizeof(Config), run_training, print_plan,
-                                       generate_text,  run_probe,      run_merge,    open_gpu};
+  static constexpr EntryTable table = {SLUICE_VERSION, sizeof(Config), run_training, print_plan, generate_text,
+                                       run_probe,      run_merge,      open_gpu,     run_profile};
   return &table;
 }

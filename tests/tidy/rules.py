@@ -194,7 +194,7 @@ def job_headers(tree):
         if not path.startswith(("configs/train/", "configs/quickstart/")):
             continue
         header = re.match(r"(#[^\n]*\n)*", tree.text(path))[0]
-        if "sluice train" not in header and "make quickstart" not in header:
+        if not re.search(r"sluice (train|profile)|make quickstart", header):
             yield Finding(path, 1, "opens with comments that hold the exact command")
         if not re.search(r"\d\s*[KMGT]i?B\b", header):
             yield Finding(path, 1, "opens with comments that say how much memory it needs")

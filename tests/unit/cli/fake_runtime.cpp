@@ -56,11 +56,18 @@ std::string open_gpu() {
   throw SetupError("sluice doctor: device is cuda and no GPU can be used: it is a stand-in", "none");
 }
 
+int profile(const Config& config, const ProfileOptions& options) {
+  std::printf("profile seed=%llu steps=%lld json=%d report=%s trace=%s\n", static_cast<unsigned long long>(config.seed),
+              static_cast<long long>(options.steps), options.json, options.report.c_str(), options.trace.c_str());
+  return 0;
+}
+
 }  // namespace
 }  // namespace sluice::train
 
 extern "C" const sluice::train::EntryTable* sluice_runtime_entry() {
   using namespace sluice::train;
-  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train, plan, generate, probe, merge, open_gpu};
+  static constexpr EntryTable table = {FAKE_VERSION, sizeof(Config), train,    plan,   generate,
+                                       probe,        merge,          open_gpu, profile};
   return &table;
 }

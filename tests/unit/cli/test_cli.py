@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-COMMANDS = ("train", "plan", "probe", "preprocess", "generate", "merge", "doctor", "fsck", "completion", "man")
+COMMANDS = ("train", "plan", "probe", "profile", "preprocess", "generate", "merge", "doctor", "fsck", "completion", "man")
 EXIT_SETUP, EXIT_RUN = 2, 3
 
 
@@ -67,7 +67,8 @@ def test_the_real_binary_needs_no_libtorch():
 
 
 @pytest.mark.parametrize("arguments", (
-    [], ["train"], ["plan"], ["preprocess"], ["generate"], ["--no-such-option"],
+    [], ["train"], ["plan"], ["profile"], ["preprocess"], ["generate"], ["--no-such-option"],
+    ["profile", "job.yaml", "--steps", "0"],
     ["train", "job.yaml", "--no-such-option"], ["generate", "--model", "/"],
     ["generate", "--model", "/no/such/folder", "--prompt", "x"],
     ["generate", "--model", "/", "--prompt", "x", "--raw-prompt", "y"],
@@ -98,6 +99,19 @@ def test_train_passes_its_options_on(job):
 
 def test_plan_passes_its_options_on(job):
     assert sluice("plan", job, "--json", "seed=7").stdout == "plan seed=7 json=1\n"
+
+
+def test_profile_passes_its_options_on(job):
+    assert sluice("profile", job).stdout == "profile seed=42 steps=5 json=0 report= trace=\n"
+    assert (sluice("profile", job, "seed=7", "--steps", 3, "--json", "--report", "a.html", "--trace", "t.json").stdout ==
+            "profile seed=7 steps=3 json=1 report=a.html trace=t.json\n")
+
+
+@pytest.mark.parametrize("option", (["--machine", "m.yaml"], ["--plan-only"]))
+def test_options_of_a_study_are_not_of_a_job(job, option):
+    done = sluice("profile", job, *option)
+    assert done.returncode == EXIT_SETUP and done.stdout == ""
+    assert done.stderr.startswith(f"sluice: {job} is a job: --machine and --plan-only are of a study\n  fix: `sluice plan`")
 
 
 def test_generate_passes_its_options_on(tmp_path):

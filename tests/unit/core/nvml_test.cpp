@@ -27,6 +27,8 @@ TEST(Nvml, KnowsAGpuByItsPlaceAndNoOther) {
   const Nvml nvml;
   EXPECT_EQ(nvml.used("0000:41:00.0"), GiB(4));
   EXPECT_EQ(nvml.used("0000:42:00.0"), std::nullopt);
+  EXPECT_EQ(nvml.joules("0000:41:00.0"), 1.5);
+  EXPECT_EQ(nvml.joules("0000:42:00.0"), std::nullopt);
 }
 
 TEST(Nvml, SaysWhyItDoesNotStart) {

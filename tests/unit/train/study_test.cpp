@@ -1,0 +1,211 @@
+// A study's YAML: what its grid becomes, and the whole message where it is wrong. And what is kept of its results.
+#include "runtime/train/study.h"
+
+#include <nlohmann/json.hpp>
+
+#include "runtime/train/study_results.h"
+#include "tests/unit/train/job_folder.h"
+
+namespace sluice::train {
+namespace {
+
+class StudyTest : public JobFolder {
+ protected:
+  void SetUp() override {
+    JobFolder::SetUp();
+    write("job.yaml", minimal("logging_steps: 2\n"));
+  }
+
+  // Its head in three lines; `grid` begins in line 4.
+  static Study read(const std::string& grid, const std::vector<std::string>& overrides = {}) {
+    write("study.yaml", "title: A study\nbase: job.yaml\noutput_dir: out\n" + grid);
+    return read_study("study.yaml", overrides);
+  }
+  static std::string refusal(const std::string& grid, const std::vector<std::string>& overrides = {}) {
+    try {
+      read(grid, overrides);
+    } catch (const SetupError& error) {
+      return error.what();
+    }
+    return "accepted";
+  }
+  static std::vector<std::string> names(const Study& study) {
+    std::vector<std::string> all;
+    for (const StudyCell& cell : study.cells) all.push_back(cell.name());
+    return all;
+  }
+};
+
+TEST_F(StudyTest, TheGridIsEveryCombinationTheLastAxisFastest) {
+  const Study study = read("grid:\n  micro_batch_size: [1, 2]\n  sequence_len: [512, 1024]\n");
+  EXPECT_EQ(names(study), (std::vector<std::string>{
+                              "micro_batch_size=1, sequence_len=512", "micro_batch_size=1, sequence_len=1024",
+                              "micro_batch_size=2, sequence_len=512", "micro_batch_size=2, sequence_len=1024"}));
+  const Config last = load_config(study.base, study.cells.back().overrides());
+  EXPECT_EQ(last.micro_batch_size, 2);
+  EXPECT_EQ(last.sequence_len, 1024);
+  EXPECT_EQ(study.steps, 5);
+  EXPECT_EQ(study.title, "A study");
+}
+
+TEST_F(StudyTest, ANamedAxisSetsSeveralKeysAndTheSettingsOfAllGoBelowIt) {
+  const Study study = read(
+      "settings: {bf16: true, offload: {max_cpu: 4GiB}}\n"
+      "grid:\n"
+      "  precision:\n"
+      "    half: {bf16: false, fp16: true, offload: {max_cpu: 3GiB, params: host}}\n"
+      "    brain: {}\n");
+  EXPECT_EQ(names(study), (std::vector<std::string>{"precision=half", "precision=brain"}));
+  const Config half = load_config(study.base, study.cells[0].overrides());
+  EXPECT_EQ(half.compute_dtype, Dtype::f16);
+  EXPECT_EQ(half.offload.max_cpu, GiB(3));
+  EXPECT_EQ(half.offload.params, Residence::host);
+  const Config brain = load_config(study.base, study.cells[1].overrides());
+  EXPECT_EQ(brain.compute_dtype, Dtype::bf16);
+  EXPECT_EQ(brain.offload.max_cpu, GiB(4));
+}
+
+TEST_F(StudyTest, TheCommandLineGoesOverTheSettingsOfAll) {
+  const Study study = read("settings: {seed: 1}\ngrid: {offload.max_cpu: [4GiB]}\n", {"seed=7", "cutoff_len=64"});
+  const Config config = load_config(study.base, study.cells[0].overrides());
+  EXPECT_EQ(config.seed, 7u);
+  EXPECT_EQ(config.sequence_len, 64);
+  EXPECT_EQ(config.offload.max_cpu, GiB(4));
+}
+
+TEST_F(StudyTest, TextsOfAllKindsReachTheJobAsTheyStand) {
+  const Study study = read("grid:\n  output_dir: ['a: #b', \"c\\\"d\"]\n  lora_target_modules: [[q_proj, v_proj]]\n",
+                           {"adapter=lora", "lora_r=8"});
+  EXPECT_EQ(load_config(study.base, study.cells[0].overrides()).output_dir, "a: #b");
+  EXPECT_EQ(load_config(study.base, study.cells[1].overrides()).output_dir, "c\"d");
+  EXPECT_EQ(load_config(study.base, study.cells[1].overrides()).lora_target_modules,
+            (std::vector<std::string>{"q_proj", "v_proj"}));
+}
+
+TEST_F(StudyTest, WrongKeysAreNamedWithTheirPlaceAndTheNearest) {
+  EXPECT_EQ(refusal("grdi: {}\n"), "study.yaml:4:1: unknown key 'grdi'\n  fix: did you mean 'grid'?");
+  EXPECT_EQ(refusal("grid:\n  micro_batch_siz: [1, 2]\n"),
+            "study.yaml:5:3: unknown key 'micro_batch_siz'\n  fix: did you mean 'micro_batch_size'?");
+  EXPECT_EQ(refusal("grid:\n  precision:\n    half: {fp61: true}\n"),
+            "study.yaml:6:12: unknown key 'fp61'\n  fix: did you mean 'fp16'?");
+  EXPECT_EQ(refusal("settings:\n  offload: {max_cpus: 4GiB}\ngrid: {seed: [1]}\n"),
+            "study.yaml:5:13: unknown key 'offload.max_cpus'\n  fix: did you mean 'max_cpu'?");
+  EXPECT_EQ(refusal("grid: {offload.parms: [host]}\n"),
+            "study.yaml:4:8: unknown key 'offload.parms'\n  fix: did you mean 'params'?");
+}
+
+TEST_F(StudyTest, ValuesThatMakeNoJobAreRefusedBeforeAnythingRuns) {
+  EXPECT_EQ(refusal("grid:\n  seed: [1]\n  micro_batch_size: [1, two]\n"),
+            "study.yaml:6:25: micro_batch_size must be a whole number from 1 to 1073741824, not 'two'\n  fix: for "
+            "example: micro_batch_size: 2");
+  const std::string together = refusal("grid:\n  bf16: [false, true]\n  fp16: [false, true]\n");
+  EXPECT_TRUE(together.starts_with("study.yaml, bf16=true, fp16=true: ")) << together;
+}
+
+TEST_F(StudyTest, GridsThatAreNoneAreRefused) {
+  EXPECT_TRUE(refusal("").starts_with("study.yaml: grid is missing"));
+  EXPECT_TRUE(refusal("grid: [1]\n").starts_with("study.yaml:4:1: grid must be a block")) << refusal("grid: [1]\n");
+  EXPECT_TRUE(refusal("grid: {seed: 3}\n").starts_with("study.yaml:4:8: seed must be a list"));
+  EXPECT_TRUE(refusal("grid: {seed: [1], also: {a: {seed: 2}}}\n").find("seed is varied by seed too") !=
+              std::string::npos);
+  EXPECT_TRUE(refusal("grid: {seed: [1], seed: [2]}\n").find("'seed' is given twice") != std::string::npos);
+  EXPECT_TRUE(refusal("grid: {seed: [1]}\n", {"sed=1"}).find("unknown key 'sed'") != std::string::npos);
+}
+
+TEST_F(StudyTest, PublishedFiguresBelongToValuesOfTheGrid) {
+  const std::string grid = "grid: {seed: [1, 2]}\npublished:\n  - {what: a, source: b, tokens_per_second: 628, ";
+  const Study study = read(grid + "where: {seed: 2}}\n");
+  EXPECT_EQ(study.published.at(0).where.at("seed"), "2");
+  EXPECT_DOUBLE_EQ(study.published.at(0).tokens_per_second, 628);
+  EXPECT_EQ(refusal(grid + "where: {sed: 2}}\n"),
+            "study.yaml:6:58: the grid has no 'sed'\n  fix: did you mean 'seed'?");
+  EXPECT_TRUE(refusal(grid + "where: {seed: 3}}\n").find("seed has no '3' in the grid") != std::string::npos);
+  EXPECT_EQ(refusal(grid + "wher: {}}\n"), "study.yaml:6:50: unknown key 'wher'\n  fix: did you mean 'where'?");
+}
+
+TEST_F(StudyTest, AJobIsNoStudy) {
+  read("grid: {seed: [1]}\n");
+  EXPECT_TRUE(is_study("study.yaml"));
+  EXPECT_FALSE(is_study("job.yaml"));
+}
+
+// --- results --------------------------------------------------------------------------------------------------------
+
+constexpr const char* kPlan =
+    R"({"peak_bytes": {"device": {"total": 1}, "host": {"total": 2}}, "plan_yaml": "groups:",
+        "forecast": {"tokens_per_second": 100.0, "step_seconds": 2.0, "bound_seconds": 1.0, "percent_of_bound": 50.0,
+                     "binding_lane": "read", "disk_read_bytes": 3, "disk_write_bytes": 4}})";
+constexpr const char* kProfile =
+    R"({"summary": {"tokens_per_second": 80.0, "step_seconds": 2.5, "bound_seconds": 2.0,
+                    "seconds_per_10k_tokens": 125.0,
+                    "percent_of_bound": 80.0, "binding_lane": "compute", "device_peak_bytes": 5, "host_peak_bytes": 6},
+        "disk": {"read_bytes_per_step": 7.0, "write_bytes_per_step": 8.0},
+        "energy": {"gpu": {"joules_per_token": null}, "cpu": {"joules_per_token": 0.5}}})";
+
+class StudyResultsTest : public StudyTest {
+ protected:
+  void SetUp() override {
+    StudyTest::SetUp();
+    study_ = read(
+        "grid: {seed: [1, 2, 3]}\npublished:\n"
+        "  - {what: one, source: s, tokens_per_second: 628, where: {seed: 1}}\n"
+        "  - {what: two, source: s, words: slower, where: {seed: 2}}\n");
+    results_.machine = "a machine";
+    results_.cells = {{CellState::measured, kPlan, kProfile, "", 1},
+                      {CellState::planned, kPlan, "", "", 1},
+                      {CellState::skipped, "", "", "needs 9 GiB, \"here\" are\n8|GiB", 1}};
+  }
+  Study study_;
+  StudyResults results_;
+};
+
+TEST_F(StudyResultsTest, WhatWasMeasuredIsFoundAgainAndOnlyThat) {
+  const CellStore store("out", "context");
+  EXPECT_FALSE(store.find(study_.cells[0]).has_value());
+  store.save(study_.cells[0], results_.cells[0]);
+  const std::optional<CellResult> found = CellStore("out", "context").find(study_.cells[0]);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->state, CellState::measured);
+  EXPECT_EQ(found->profile, kProfile);
+  EXPECT_EQ(found->plan, kPlan);
+  EXPECT_FALSE(store.find(study_.cells[1]).has_value());
+  EXPECT_FALSE(CellStore("out", "another job, machine or version").find(study_.cells[0]).has_value());
+}
+
+TEST_F(StudyResultsTest, AResultThatWasNotWrittenWholeIsNone) {
+  const CellStore store("out", "context");
+  store.save(study_.cells[0], results_.cells[0]);
+  for (const auto& file : std::filesystem::directory_iterator("out/cells"))
+    std::filesystem::resize_file(file.path(), std::filesystem::file_size(file.path()) / 2);
+  EXPECT_FALSE(store.find(study_.cells[0]).has_value());
+}
+
+TEST_F(StudyResultsTest, TheTableTellsMeasuredFromPlannedAndSaysWhy) {
+  const auto json = nlohmann::json::parse(to_json(study_, results_, Details::left_out));
+  EXPECT_EQ(json["cells"][0]["tokens_per_second"], 80.0);
+  EXPECT_EQ(json["cells"][0]["planned_tokens_per_second"], 100.0);
+  EXPECT_EQ(json["cells"][0]["bound_tokens_per_second"], 100.0);
+  EXPECT_TRUE(json["cells"][0]["gpu_joules_per_token"].is_null());
+  EXPECT_TRUE(json["cells"][1]["tokens_per_second"].is_null());
+  EXPECT_EQ(json["cells"][1]["bound_tokens_per_second"], 200.0);
+  EXPECT_EQ(json["cells"][2]["status"], "skipped");
+  EXPECT_FALSE(json["cells"][0].contains("profile"));
+  EXPECT_EQ(json["published"][0]["ours"], "measured: 80 tokens/s; planned: 100 tokens/s");
+  EXPECT_EQ(json["published"][1]["ours"], "not measured; planned: 100 tokens/s");
+  const auto whole = nlohmann::json::parse(to_json(study_, results_, Details::included));
+  EXPECT_EQ(whole["cells"][0]["profile"], nlohmann::json::parse(kProfile));
+  EXPECT_EQ(whole["cells"][1]["plan"]["plan_yaml"], "groups:");
+
+  const std::string markdown = to_markdown(study_, results_);
+  EXPECT_NE(markdown.find("| 2 | planned | not measured | 100 |"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("needs 9 GiB, \"here\" are 8\\|GiB"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("| two | slower | not measured; planned: 100 tokens/s | s |"), std::string::npos) << markdown;
+
+  const std::string csv = to_csv(study_, results_);
+  EXPECT_TRUE(csv.starts_with("seed,status,tokens_per_second,")) << csv;
+  EXPECT_NE(csv.find("\n1,measured,80,100,100,80,compute,2.5,125,5,6,7,8,,0.5,\n"), std::string::npos) << csv;
+  EXPECT_NE(csv.find("\"needs 9 GiB, \"\"here\"\" are\n8|GiB\""), std::string::npos) << csv;
+}
+
+}  // namespace
+}  // namespace sluice::train
