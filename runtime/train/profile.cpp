@@ -12,6 +12,7 @@
 
 #include "runtime/core/check.h"
 #include "runtime/core/console.h"
+#include "runtime/core/processor.h"
 #include "runtime/core/result.h"
 #include "runtime/exec/machine_probe.h"
 #include "runtime/exec/trace.h"
@@ -201,7 +202,7 @@ int run_profile(const Config& config, const ProfileOptions& options) {
   Job job = prepare_job(without_traces(config, scratch.path(), kWarmUp + options.steps), Purpose::run);
   allow_open_files(2 * static_cast<int64_t>(job.sources.files.size()));
   Profile profile;
-  profile.host = exec::processor_name();
+  profile.host = processor_name();
   profile.device = job.gpu                                 ? job.gpu->name()
                    : config.device == DeviceKind::emulated ? "an emulated device"
                                                            : profile.host;
