@@ -38,7 +38,7 @@ std::string hex(uint64_t digest) {
 uint64_t from_hex(const std::string& text) {
   uint64_t digest = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), digest, 16);
-  if (text.size() != 16 || error != std::errc() || end != text.data() + text.size())
+  if (error != std::errc() || end != text.data() + text.size() || text != hex(digest))
     throw SetupError("'" + text + "' is not a checksum", "");
   return digest;
 }
