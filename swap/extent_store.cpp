@@ -144,7 +144,8 @@ void SwapFile::keep(bool keeps, std::map<int64_t, int64_t> without) {
 }
 
 bool SwapFile::has_its_name() const {
-  struct stat named {}, opened {};
+  struct stat named {
+  }, opened{};
   return stat(file_.c_str(), &named) == 0 && fstat(fd_, &opened) == 0 && named.st_ino == opened.st_ino &&
          named.st_dev == opened.st_dev;
 }

@@ -47,8 +47,8 @@ class SwapFile {
   int64_t bytes() const { return end_; }
   // Whether the file stays at the end, and without which ranges (offset -> bytes): their space goes back to the drive.
   void keep(bool keeps, std::map<int64_t, int64_t> without);
-  // Everything written so far survives a power cut, and so do the file's name and length. errno, or 0; ENOENT also where
-  // somebody has taken the name away: nobody will find the bytes again.
+  // Everything written so far survives a power cut, and so do the file's name and length. errno, or 0; ENOENT also
+  // where somebody has taken the name away: nobody will find the bytes again.
   int sync();
   int fd() const { return fd_; }
   bool direct() const { return direct_; }

@@ -18,7 +18,6 @@ class FaultyBackend final : public IoBackend {
   FaultyBackend(std::unique_ptr<IoBackend> inner, const Faults& faults)
       : inner_(std::move(inner)), faults_(faults), random_(faults.seed) {}
 
-
   size_t submit(std::span<const IoRequest> requests) override {
     size_t taken = 0;
     for (; taken < requests.size(); ++taken) {

@@ -1,5 +1,5 @@
-// Says which call into a drive has not returned for long: a write or a sync blocks for as long as the drive likes, and a
-// run that says nothing meanwhile looks dead. Nothing is aborted.
+// Says which call into a drive has not returned for long: a write or a sync blocks for as long as the drive likes, and
+// a run that says nothing meanwhile looks dead. Nothing is aborted.
 #pragma once
 
 #include <chrono>

@@ -24,6 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kAlgorithm = "xxh3_64";
+constexpr const char* kOwn = "own";
 constexpr size_t kBufferBytes = size_t{4} << 20;
 // One core hashes about as fast as one drive reads; a few overlap the two, and striped drives feed more than one.
 constexpr size_t kThreadsMax = 4;
@@ -37,13 +38,13 @@ std::string hex(uint64_t digest) {
 uint64_t from_hex(const std::string& text) {
   uint64_t digest = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), digest, 16);
-  if (text.size() != 16 || error != std::errc() || end != text.data() + text.size())
+  if (error != std::errc() || end != text.data() + text.size() || text != hex(digest))
     throw SetupError("'" + text + "' is not a checksum", "");
   return digest;
 }
 
-int64_t bytes_in(const nlohmann::json& json, const char* key) {
-  const nlohmann::json& value = json.at(key);
+int64_t bytes_in(const nlohmann::ordered_json& json, const char* key) {
+  const nlohmann::ordered_json& value = json.at(key);
   if (!value.is_number_unsigned() || value.get<uint64_t>() > std::numeric_limits<int64_t>::max())
     throw SetupError(std::string("'") + key + "' is no number of bytes", "");
   return value.get<int64_t>();
@@ -65,10 +66,21 @@ void check_coverage(const FileSums& sums) {
   if (covered != sums.bytes) throw SetupError("the parts of a file are not the whole of it", "");
 }
 
-FileSums file_sums_from(const nlohmann::json& json) {
+// What the sums themselves were when they were written; absent from those of old. `json` is without it afterwards.
+void check_own(nlohmann::ordered_json& json) {
+  for (const auto& [key, value] : json.items())
+    if (key != "algorithm" && key != "files" && key != kOwn) throw SetupError("'" + key + "' is not known", "");
+  if (!json.contains(kOwn)) return;
+  const uint64_t written = from_hex(json.at(kOwn).get<std::string>());
+  json.erase(kOwn);
+  const std::string rest = json.dump();
+  if (XXH3_64bits(rest.data(), rest.size()) != written) throw SetupError("its checksum does not match", "");
+}
+
+FileSums file_sums_from(const nlohmann::ordered_json& json) {
   FileSums sums;
   sums.bytes = bytes_in(json, "bytes");
-  for (const nlohmann::json& part : json.at("parts"))
+  for (const nlohmann::ordered_json& part : json.at("parts"))
     sums.parts.push_back({part.at("name").get<std::string>(), bytes_in(part, "offset"), bytes_in(part, "bytes"),
                           from_hex(part.at("xxh3").get<std::string>())});
   check_coverage(sums);
@@ -164,7 +176,9 @@ std::string to_json(const Checksums& sums) {
           {{"name", part.name}, {"offset", part.offset}, {"bytes", part.bytes}, {"xxh3", hex(part.digest)}});
     files[name] = {{"bytes", file.bytes}, {"parts", std::move(parts)}};
   }
-  return nlohmann::ordered_json{{"algorithm", kAlgorithm}, {"files", std::move(files)}}.dump(1) + "\n";
+  nlohmann::ordered_json json = {{"algorithm", kAlgorithm}, {"files", std::move(files)}};
+  json[kOwn] = hex(sums_of(json.dump()).parts.front().digest);
+  return json.dump(1) + "\n";
 }
 
 Checksums read_checksums(const fs::path& file) {
@@ -173,7 +187,8 @@ Checksums read_checksums(const fs::path& file) {
   const std::string text{std::istreambuf_iterator<char>(stream), {}};
   try {
     if (nests_too_deep(text)) throw SetupError("it nests too deep", "");
-    const nlohmann::json json = nlohmann::json::parse(text);
+    auto json = nlohmann::ordered_json::parse(text);
+    check_own(json);
     if (json.at("algorithm") != kAlgorithm)
       throw SetupError("checksums of the kind " + json.at("algorithm").dump() + " are not known", "");
     Checksums sums;

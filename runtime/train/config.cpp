@@ -2,17 +2,14 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
-#include <set>
 
 #include "runtime/core/result.h"
 #include "runtime/train/config_datasets.h"
 #include "runtime/train/config_keys.h"
 #include "runtime/train/config_source.h"
 #include "runtime/train/config_values.h"
-#include "runtime/train/dataset_info.h"
+#include "runtime/train/special_tokens.h"
 
 namespace sluice::train {
 namespace {
@@ -20,22 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kSomeTargets = "[q_proj, v_proj]";
-
-// {"eos_token": "</s>", ...} of a tokenizer's files. Files that are no JSON have none: the text side refuses them.
-std::map<std::string, std::string> special_tokens_of(const fs::path& base_model) {
-  std::map<std::string, std::string> tokens;
-  for (const char* file : {"special_tokens_map.json", "tokenizer_config.json"}) {
-    std::ifstream stream(base_model / file);
-    const nlohmann::json fields = nlohmann::json::parse(stream, nullptr, false);
-    if (!fields.is_object()) continue;
-    for (const auto& [name, value] : fields.items()) {
-      const bool described = value.is_object() && value.contains("content");
-      const nlohmann::json& text = described ? value.at("content") : value;
-      if (name.ends_with("_token") && text.is_string()) tokens[name] = text.get<std::string>();
-    }
-  }
-  return tokens;
-}
 
 class ConfigReader {
  public:
@@ -48,7 +29,8 @@ class ConfigReader {
     check_dataset_keys(settings_);
     settings_.problems.throw_if_any();
     read_model();
-    read_special_tokens();
+    if (const Setting* tokens = find("special_tokens"))
+      check_special_tokens(*tokens, config_.base_model, config_.notes);
     read_adapter();
     read_data();
     read_batches();
@@ -63,9 +45,7 @@ class ConfigReader {
  private:
   const Setting* find(std::string_view key) const { return settings_.find(key); }
   const Setting& require(std::string_view key, const std::string& example) const {
-    if (const Setting* setting = find(key)) return *setting;
-    throw SetupError(config_.file.string() + ": " + std::string(key) + " is missing",
-                     "add, for example: " + std::string(key) + ": " + example);
+    return required(settings_, config_.file, key, example);
   }
   void read_if(std::string_view key, bool& value) const {
     if (const Setting* setting = find(key)) value = read_bool(*setting);
@@ -81,8 +61,7 @@ class ConfigReader {
     if (const Setting* setting = find(key)) value = read_choice(*setting, choices);
   }
   void refuse_both(std::string_view one, std::string_view other, const std::string& fix) const {
-    const Setting *a = find(one), *b = find(other);
-    refuse(*b, a->spelling + " and " + b->spelling + " exclude one another", fix);
+    refuse_both_of(*find(one), *find(other), fix);
   }
 
   // A folder that must be there already. Hub names look like folders: the fix says how to get one.
@@ -98,32 +77,6 @@ class ConfigReader {
 
   void read_model() {
     config_.base_model = read_folder(require("base_model", "models/SmolLM2-135M"), "models/SmolLM2-135M");
-  }
-
-  // Axolotl's: right where they are the tokenizer's own. Nothing is ever padded, so any pad_token will do.
-  void read_special_tokens() {
-    const Setting* given = find("special_tokens");
-    if (given == nullptr) return;
-    if (given->value.kind != DocumentValue::Kind::block)
-      refuse_value(*given, "a block of names and tokens", "{eos_token: </s>}");
-    const std::map<std::string, std::string> tokenizers = special_tokens_of(config_.base_model);
-    Problems problems;
-    for (const DocumentField& part : given->value.fields) {
-      if (is_unset(part.value)) continue;
-      const std::string name = "special_tokens." + part.key;
-      const auto own = tokenizers.find(part.key);
-      if (own != tokenizers.end() && part.value.is_text() && own->second == part.value.text) continue;
-      if (part.key == "pad_token") {
-        config_.notes.push_back(given->place_of(part.value.position) + ": " + name +
-                                " changes nothing here: rows are laid end to end, without padding");
-        continue;
-      }
-      problems.add(part.position.line,
-                   given->place_of(part.value.position) + ": " + name + " is " + shown(part.value) + ", the tokenizer" +
-                       (own == tokenizers.end() ? " has none" : "'s is '" + own->second + "'"),
-                   "remove it, or set " + part.key + " in tokenizer_config.json of base_model");
-    }
-    problems.throw_if_any();
   }
 
   void read_adapter() {
@@ -249,7 +202,7 @@ class ConfigReader {
   void read_data() {
     read_if("sequence_len", config_.sequence_len, {.min = 2, .max = int64_t{1} << 30}, "2048");
     if (data_ != DataFrom::datasets) return refuse_dataset_keys();
-    read_datasets();
+    config_.datasets = read_datasets(settings_, config_.file, config_.notes);
 
     if (const Setting* folder = find("dataset_prepared_path"); folder != nullptr && !is_unset(folder->value))
       config_.dataset_prepared_path = read_path(*folder, "prepared");
@@ -280,30 +233,6 @@ class ConfigReader {
     if (data_ == DataFrom::own_rows) return;
     for (const char* key : {"num_epochs", "saves_per_epoch", "curriculum_sampling"})
       refuse_if_given(key, " is about epochs, and the program gives batches, which have none");
-  }
-
-  // Axolotl's list, or LLaMA-Factory's names.
-  void read_datasets() {
-    const Setting* named = find("dataset");
-    if (named != nullptr) {
-      if (find("datasets")) refuse_both("datasets", "dataset", "keep `datasets`");
-      const Setting* folder = find("dataset_dir");
-      config_.datasets = datasets_of_info(*named, folder ? read_path(*folder, "data") : fs::path("data"));
-    } else {
-      const Setting& datasets = require("datasets", "[{path: data.jsonl, type: alpaca}]");
-      if (datasets.value.items.empty())
-        refuse_value(datasets, "a list of at least one dataset", "[{path: data.jsonl, type: alpaca}]");
-      for (const DocumentValue& entry : datasets.value.items) config_.datasets.push_back(read_dataset(datasets, entry));
-      if (const Setting* folder = find("dataset_dir"))
-        config_.notes.push_back(folder->place() +
-                                ": dataset_dir changes nothing here: `datasets` are named by their paths");
-    }
-    // Of each dataset.
-    const Setting* most = find("max_samples");
-    if (most == nullptr) return;
-    const int64_t rows = read_integer(*most, {.min = 1}, "1000");
-    for (DatasetConfig& dataset : config_.datasets)
-      dataset.rows_max = dataset.rows_max > 0 ? std::min(dataset.rows_max, rows) : rows;
   }
 
   fs::path default_prepared_path() const {

@@ -7,6 +7,7 @@
 #include "runtime/core/result.h"
 #include "runtime/train/config_keys.h"
 #include "runtime/train/config_values.h"
+#include "runtime/train/dataset_info.h"
 
 namespace sluice::train {
 namespace {
@@ -123,6 +124,8 @@ void check_dataset_keys(Settings& settings) {
   }
 }
 
+namespace {
+
 DatasetConfig read_dataset(const Setting& datasets, const DocumentValue& entry) {
   static constexpr std::array<Choice<DatasetType>, 3> types = {{{"alpaca", DatasetType::alpaca},
                                                                 {"chat_template", DatasetType::chat_template},
@@ -145,6 +148,30 @@ DatasetConfig read_dataset(const Setting& datasets, const DocumentValue& entry) 
   dataset.type = read_choice(fields.at("type"), types);
   for (const auto& [key, field] : fields) read_row_key(key, field, dataset);
   return dataset;
+}
+
+}  // namespace
+
+std::vector<DatasetConfig> read_datasets(const Settings& settings, const std::filesystem::path& file,
+                                         std::vector<std::string>& notes) {
+  std::vector<DatasetConfig> all;
+  const Setting* folder = settings.find("dataset_dir");
+  if (const Setting* named = settings.find("dataset")) {
+    if (const Setting* datasets = settings.find("datasets")) refuse_both_of(*datasets, *named, "keep `datasets`");
+    all = datasets_of_info(*named, folder ? read_path(*folder, "data") : std::filesystem::path("data"));
+  } else {
+    constexpr const char* kExample = "[{path: data.jsonl, type: alpaca}]";
+    const Setting& datasets = required(settings, file, "datasets", kExample);
+    if (datasets.value.items.empty()) refuse_value(datasets, "a list of at least one dataset", kExample);
+    for (const DocumentValue& entry : datasets.value.items) all.push_back(read_dataset(datasets, entry));
+    if (folder)
+      notes.push_back(folder->place() + ": dataset_dir changes nothing here: `datasets` are named by their paths");
+  }
+  const Setting* most = settings.find("max_samples");  // of each dataset
+  if (most == nullptr) return all;
+  const int64_t rows = read_integer(*most, {.min = 1}, "1000");
+  for (DatasetConfig& dataset : all) dataset.rows_max = dataset.rows_max > 0 ? std::min(dataset.rows_max, rows) : rows;
+  return all;
 }
 
 }  // namespace sluice::train

@@ -1,5 +1,9 @@
-// The key `datasets`: a list of blocks, each with keys of its own.
+// The key `datasets`: a list of blocks, each with keys of its own; and what else says which datasets.
 #pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
 
 #include "runtime/train/config.h"
 #include "runtime/train/config_source.h"
@@ -8,7 +12,8 @@ namespace sluice::train {
 
 // Keys of all datasets that are unknown, not supported or given twice join those of the job.
 void check_dataset_keys(Settings& settings);
-// Throws SetupError at the value that is wrong.
-DatasetConfig read_dataset(const Setting& datasets, const DocumentValue& entry);
+// Of the key `datasets`, or of LLaMA-Factory's names. `file`: of the job. Throws SetupError at the value that is wrong.
+std::vector<DatasetConfig> read_datasets(const Settings& settings, const std::filesystem::path& file,
+                                         std::vector<std::string>& notes);
 
 }  // namespace sluice::train

@@ -67,6 +67,17 @@ void refuse(const Setting& setting, const std::string& what, const std::string& 
   throw SetupError(setting.place() + ": " + what, fix);
 }
 
+void refuse_both_of(const Setting& one, const Setting& other, const std::string& fix) {
+  refuse(other, one.spelling + " and " + other.spelling + " exclude one another", fix);
+}
+
+const Setting& required(const Settings& settings, const std::filesystem::path& file, std::string_view key,
+                        const std::string& example) {
+  if (const Setting* setting = settings.find(key)) return *setting;
+  throw SetupError(file.string() + ": " + std::string(key) + " is missing",
+                   "add, for example: " + std::string(key) + ": " + example);
+}
+
 bool read_bool(const Setting& setting) {
   const std::optional<bool> truth = as_bool(scalar_of(setting));
   if (!truth) refuse_value(setting, "true or false", "true");

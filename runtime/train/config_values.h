@@ -23,6 +23,12 @@ namespace sluice::train {
 [[noreturn]] void refuse_value(const Setting& setting, const DocumentValue& part, const std::string& name,
                                std::string_view expected, std::string_view example);
 
+// Two keys that exclude one another, both given.
+[[noreturn]] void refuse_both_of(const Setting& one, const Setting& other, const std::string& fix);
+// The setting of `key`; where the job of `file` lacks it, refused with the example.
+const Setting& required(const Settings& settings, const std::filesystem::path& file, std::string_view key,
+                        const std::string& example);
+
 struct IntegerRange {
   int64_t min = std::numeric_limits<int64_t>::min();
   int64_t max = std::numeric_limits<int64_t>::max();

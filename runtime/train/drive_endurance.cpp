@@ -1,7 +1,8 @@
 #include "runtime/train/drive_endurance.h"
 
+#include <algorithm>
 #include <array>
-#include <regex>
+#include <charconv>
 #include <string_view>
 
 namespace sluice::train {
@@ -19,16 +20,30 @@ constexpr std::array<Rating, 4> kPerTerabyte = {{{"Samsung SSD 970 EVO Plus ", 6
 // P5510 of 3.84 and 7.68 TB: one whole write a day for five years.
 constexpr std::array<Rating, 2> kModels = {{{"INTEL SSDPF2KX038T", 7008}, {"INTEL SSDPF2KX076T", 14016}}};
 
+// "1TB", "with Heatsink 500GB": the first number with a unit.
+std::optional<double> terabytes_in(std::string_view text) {
+  constexpr std::string_view kDigits = "0123456789";
+  for (size_t begin = text.find_first_of(kDigits); begin != std::string_view::npos;) {
+    const size_t end = std::min(text.find_first_not_of(kDigits, begin), text.size());
+    double number = 0;
+    const bool read = std::from_chars(text.data() + begin, text.data() + end, number).ec == std::errc();
+    const std::string_view unit = text.substr(end, 2);
+    if (read && unit == "TB") return number;
+    if (read && unit == "GB") return number / 1000;
+    begin = text.find_first_of(kDigits, end);
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::optional<double> rated_terabytes(const std::string& model) {
   for (const Rating& each : kModels)
     if (model.starts_with(each.model)) return each.terabytes;
-  static const std::regex size("([0-9]+)(GB|TB)");
   for (const Rating& family : kPerTerabyte) {
-    const std::string rest = model.starts_with(family.model) ? model.substr(family.model.size()) : "";
-    if (std::smatch found; std::regex_search(rest, found, size))
-      return family.terabytes * std::stod(found[1]) / (found[2] == "GB" ? 1000 : 1);
+    if (!model.starts_with(family.model)) continue;
+    if (const std::optional<double> size = terabytes_in(std::string_view(model).substr(family.model.size())))
+      return family.terabytes * *size;
   }
   return std::nullopt;
 }

@@ -56,26 +56,36 @@ struct Streams {
   const bool quiet;
 };
 
-// What the command line shows of a run, and keeps of it for a trace.
-class CommandObserver : public RunObserver {
+// Notes and long work, on a command's streams.
+class StreamObserver : public RunObserver {
  public:
-  // All three must outlive it.
-  CommandObserver(const Job& job, const TrainOptions& options, Streams& streams)
-      : job_(job),
-        options_(options),
-        streams_(streams),
-        steps_(options.json ? streams.json : streams.plain, streams.live, step_options(job, options)) {
-    if (!job.config.tensorboard) return;
-    SpacePatience patience = SpacePatience::of(job.config.offload.enospc_timeout);
-    patience.say = [this](const std::string& text) { note(text); };
-    events_.emplace(job.config.output_dir / "runs", (job.resume ? job.resume->step : 0) + 1, patience);
-  }
+  explicit StreamObserver(Streams& streams) : streams_(streams) {}
 
   void work_began(const std::string& what, int64_t total, WorkUnit unit) override {
     streams_.work().work_began(what, total, unit);
   }
   void work_advanced(int64_t done) override { streams_.work().work_advanced(done); }
   void work_ended() override { streams_.work().work_ended(); }
+  void note(const std::string& line) override { streams_.errors.say(line); }
+
+ protected:
+  Streams& streams_;  // must outlive it
+};
+
+// What the command line shows of a run, and keeps of it for a trace.
+class CommandObserver : public StreamObserver {
+ public:
+  // All three must outlive it.
+  CommandObserver(const Job& job, const TrainOptions& options, Streams& streams)
+      : StreamObserver(streams),
+        job_(job),
+        options_(options),
+        steps_(options.json ? streams.json : streams.plain, streams.live, step_options(job, options)) {
+    if (!job.config.tensorboard) return;
+    SpacePatience patience = SpacePatience::of(job.config.offload.enospc_timeout);
+    patience.say = [this](const std::string& text) { note(text); };
+    events_.emplace(job.config.output_dir / "runs", (job.resume ? job.resume->step : 0) + 1, patience);
+  }
 
   void phase_ended(const PhaseEnd& end) override {
     if (options_.trace.empty()) return;
@@ -104,7 +114,6 @@ class CommandObserver : public RunObserver {
     std::snprintf(text, sizeof text, "validation loss %.4f ", validation.loss);
     say(text + std::string(validation.when));
   }
-  void note(const std::string& line) override { streams_.errors.say(line); }
 
   void say(const std::string& line) { streams_.console->say(line); }
   void save_trace() const {
@@ -135,7 +144,6 @@ class CommandObserver : public RunObserver {
 
   const Job& job_;
   const TrainOptions& options_;
-  Streams& streams_;
   StepLines steps_;
   exec::TraceWriter trace_;
   std::optional<EventFile> events_;  // `report_to: tensorboard`
@@ -173,20 +181,8 @@ int train(Job& job, const TrainOptions& options, const OutputFolder& folder, Str
 int publish(const Job& job, Streams& streams) {
   streams.console->say("nothing is left to train: " + job.resume->folder.string() + " is at step " +
                        std::to_string(job.resume->step) + " of " + std::to_string(job.data->steps_total()));
-  class Notes final : public RunObserver {
-   public:
-    explicit Notes(Streams& streams) : streams_(streams) {}
-    void note(const std::string& line) override { streams_.errors.say(line); }
-    void work_began(const std::string& what, int64_t total, WorkUnit unit) override {
-      streams_.work().work_began(what, total, unit);
-    }
-    void work_advanced(int64_t done) override { streams_.work().work_advanced(done); }
-    void work_ended() override { streams_.work().work_ended(); }
-
-   private:
-    Streams& streams_;
-  } notes(streams);
-  publish_finished(job, notes);
+  StreamObserver observer(streams);
+  publish_finished(job, observer);
   streams.console->say("result: " + job.config.output_dir.string());
   return 0;
 }

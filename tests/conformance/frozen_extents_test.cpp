@@ -10,32 +10,16 @@
 #include <fstream>
 #include <random>
 
-#include "swap/faulty_backend.h"
 #include "swap/host_slab.h"
 #include "swap/swap_engine.h"
+#include "tests/conformance/swap_test.h"
 
 namespace sluice::swap {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr int64_t kBytes = 300'001;  // no whole number of stripes, nor of pages
 constexpr int64_t kRounded = 303'104;
 constexpr int kExtents = 6;
-
-class Folder {
- public:
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "sluice-frozen-XXXXXX").string();
-    SLUICE_CHECK(mkdtemp(name.data()) != nullptr, "a folder for the test");
-    path_ = name;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 struct Setting {
   const char* name;
@@ -54,9 +38,7 @@ class Job {
     options.queue_depth = 8;
     options.file_name = "job.extents";
     options.adopts = adopts;
-    engine_ = std::make_unique<SwapEngine>(options, [&](std::unique_ptr<IoBackend> inner) {
-      return make_faulty_backend(std::move(inner), setting.faults);
-    });
+    engine_ = std::make_unique<SwapEngine>(options, wrapped(setting.faults));
   }
   SwapEngine& engine() { return *engine_; }
   const std::vector<ExtentId>& extents() const { return extents_; }
@@ -71,11 +53,7 @@ class Job {
 
   static std::vector<std::byte> content(uint64_t seed, int extent) {
     std::vector<std::byte> bytes(static_cast<size_t>(kRounded));
-    std::mt19937_64 random(seed * 1000 + static_cast<uint64_t>(extent));
-    for (size_t i = 0; i + 8 <= bytes.size(); i += 8) {
-      const uint64_t value = random();
-      std::memcpy(bytes.data() + i, &value, 8);
-    }
+    fill(bytes, seed * 1000 + static_cast<uint64_t>(extent));
     return bytes;
   }
   void write(uint64_t seed) {

@@ -167,7 +167,8 @@ TEST(SwapFile, WhatWasGivenBackToTheDriveIsReservedAgainOrRefused) {
   { std::ofstream made(file); }
   fs::resize_file(file, 2 << 20);
   const std::string refusal = refusal_to_adopt(drive.path());
-  EXPECT_NE(refusal.find("cannot reserve the 2.00 MiB of " + file.string() + " again: No space left"), std::string::npos)
+  EXPECT_NE(refusal.find("cannot reserve the 2.00 MiB of " + file.string() + " again: No space left"),
+            std::string::npos)
       << refusal;
   fs::resize_file(file, 512 << 10);
   EXPECT_EQ(refusal_to_adopt(drive.path()), "accepted");

@@ -119,7 +119,8 @@ def test_a_full_drive_is_waited_for_wherever_it_is_met(job, straight, lora, lora
 
 
 def test_an_export_waits_for_room_on_a_real_file_system(job, straight, tmp_path, small_drive):
-    job = with_patience({**job, "output_dir": str(small_drive / "out"), "save_steps": STEPS}, 20, nvme_path=str(tmp_path / "swap"))
+    job = with_patience({**job, "output_dir": str(small_drive / "out"), "save_steps": STEPS}, 20,
+                        nvme_path=str(tmp_path / "swap"))
     run = LiveRun(job, tmp_path)
     run.wait_for_step(1)
     # The manifest has room, the model has not.

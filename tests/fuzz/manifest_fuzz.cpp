@@ -1,8 +1,7 @@
 // manifest.json of a checkpoint: what is accepted names whole pages of the files that it names, covers each extent, is
 // read as it is written, and can be looked for in swap files that are shorter than it says.
-#include "runtime/train/manifest.h"
-
 #include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/manifest.h"
 #include "tests/fuzz/fuzz_folder.h"
 
 namespace {
@@ -35,7 +34,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
     int64_t pieces = 0;
     for (const train::ManifestPiece& piece : extent.pieces) {
       SLUICE_CHECK(piece.file >= 0 && static_cast<size_t>(piece.file) < manifest.files.size(), "a file without a name");
-      SLUICE_CHECK(piece.bytes > 0 && piece.bytes % kPageBytes == 0 && piece.offset % kPageBytes == 0, "no whole pages");
+      SLUICE_CHECK(piece.bytes > 0 && piece.bytes % kPageBytes == 0 && piece.offset % kPageBytes == 0,
+                   "no whole pages");
       SLUICE_CHECK(piece.offset >= 0, "a place before the file");
       pieces += piece.bytes;
     }

@@ -76,8 +76,9 @@ def test_a_checkpoint_with_other_states_is_refused(workshop, tmp_path):
 
 
 def test_a_job_that_does_not_fit_is_told_the_format_that_does(workshop, tmp_path):
-    """11 M parameters: 10 bytes of states each in fp32, 6 in bf16, 4 in 8 bits."""
-    offload = {"params": "host", "gradients": "host", "optimizer": "disk", "max_disk": "60MiB"}
+    """11 M parameters: 10 bytes of states each in fp32, 6 in bf16, 4 in 8 bits; twice, of which a
+    checkpoint holds one set."""
+    offload = {"params": "host", "gradients": "host", "optimizer": "disk", "max_disk": "120MiB"}
     job = jobs.job_of(workshop, jobs.SMOLLM2_LIKE, "full", "bf16", device="cpu", offload=offload)
     refused = sluice_run.try_train(job, tmp_path / "refused")
     assert refused.exit_code == 2 and "set offload.optimizer_state to 8bit" in refused.stderr, refused.stderr

@@ -1,5 +1,6 @@
 """What shells complete, and the manual page: read by the shells and by groff themselves."""
 
+import contextlib
 import os
 import pty
 import re
@@ -65,16 +66,23 @@ def test_a_tab_in_bash_completes(tmp_path):
     bin_folder.mkdir()
     (bin_folder / "sluice").symlink_to(BINARY)
     environment = {"PATH": f"{bin_folder}:{os.environ['PATH']}", "PS1": "$ ", "TERM": "dumb", "HOME": str(tmp_path)}
-    process, terminal = pty.fork()
-    if process == 0:
-        os.execve(shutil.which("bash"), ["bash", "--norc", "--noprofile", "-i"], environment)
-    try:
+    with shell_on_a_terminal(["bash", "--norc", "--noprofile", "-i"], environment, tmp_path) as terminal:
         os.write(terminal, b"source <(sluice completion bash); echo rea''dy\n")
         assert "ready" in read_until(terminal, "ready")
         os.write(terminal, b"sluice pro\t\t")
         assert "preprocess" not in read_until(terminal, "probe")
         os.write(terminal, b"be --dev\t")
         read_until(terminal, "--device ")
+
+
+@contextlib.contextmanager
+def shell_on_a_terminal(command, environment, folder):
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.execve(shutil.which(command[0]), command, environment)
+    try:
+        yield terminal
     finally:
         os.kill(process, 9)
         os.waitpid(process, 0)
@@ -127,21 +135,13 @@ def test_zsh_offers_what_the_command_has(tmp_path):
     (tmp_path / "bin" / "sluice").symlink_to(BINARY)
     environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PS1": "$ ", "TERM": "vt100", "HOME": str(tmp_path),
                    "ZDOTDIR": str(tmp_path)}
-    process, terminal = pty.fork()
-    if process == 0:
-        os.chdir(tmp_path)
-        os.execve(shutil.which("zsh"), ["zsh", "-f", "-i"], environment)
-    try:
+    with shell_on_a_terminal(["zsh", "-f", "-i"], environment, tmp_path) as terminal:
         os.write(terminal, b"fpath=($PWD $fpath); autoload -Uz compinit && compinit -u; unsetopt ZLE_RPROMPT; echo rea''dy\n")
         read_until(terminal, "ready")
         os.write(terminal, b"sluice probe --dev\t")
         read_until(terminal, "--device")
         os.write(terminal, b" cu\t")
         read_until(terminal, "cuda")
-    finally:
-        os.kill(process, 9)
-        os.waitpid(process, 0)
-        os.close(terminal)
 
 
 def test_the_manual_page_is_read_without_a_warning(tmp_path):

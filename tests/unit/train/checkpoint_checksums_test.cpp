@@ -1,6 +1,7 @@
 // Every byte of a folder counts: one flipped, one missing, one too many is found and named.
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <fstream>
 #include <random>
 
@@ -95,8 +96,31 @@ TEST_F(ChecksumsTest, what_is_written_is_read_back) {
   EXPECT_NE(damage(), "none");
 }
 
-TEST_F(ChecksumsTest, sums_that_are_damaged_themselves_are_refused) {
+TEST_F(ChecksumsTest, one_flipped_bit_of_the_sums_themselves_is_found_wherever_it_is) {
   const std::string whole = to_json(sums_);
+  for (size_t byte = 0; byte + 1 < whole.size(); ++byte)  // the last is a line's end, which nothing asks for
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string text = whole;
+      text[byte] = static_cast<char>(text[byte] ^ (1 << bit));
+      write("checksums.json", text);
+      try {
+        read_checksums("checksums.json");
+        // Between JSON's words other white space says the same.
+        EXPECT_TRUE(std::isspace(whole[byte]) && std::isspace(text[byte])) << byte << " of\n" << text;
+      } catch (const SetupError& error) {
+        EXPECT_TRUE(std::string(error.what()).starts_with("checksums.json is damaged: ")) << error.what();
+      }
+    }
+}
+
+// Refused for what they say, not for the checksum of the sums: those of old have none.
+TEST_F(ChecksumsTest, sums_that_make_no_sense_are_refused) {
+  std::string whole = to_json(sums_);
+  const size_t own = whole.find(",\n \"own\"");
+  ASSERT_NE(own, std::string::npos);
+  whole.replace(own, std::string::npos, "\n}\n");
+  write("checksums.json", whole);
+  EXPECT_EQ(read_checksums("checksums.json").size(), sums_.size());
   const auto refused_when = [&](const std::string& from, const std::string& to) {
     std::string text = whole;
     text.replace(text.find(from), from.size(), to);

@@ -69,7 +69,7 @@ TEST(LiveLineOfARun, fits_any_width_and_keeps_what_is_wanted_most) {
     before = text.size();
   }
   EXPECT_EQ(run_text(state, 39, {}), "300/1000  loss 2.5000  ETA 3 min 20 s");
-  EXPECT_EQ(run_text(state, 79, {}), "[###.......]  300/1000  loss 2.5000  2048 tok/s  80% of bound  ETA 3 min 20 s");
+  EXPECT_EQ(run_text(state, 79, {}), "[###.........]  300/1000  loss 2.5000  2048 tok/s  80% of bound  ETA 3 min 20 s");
   EXPECT_EQ(
       run_text(state, 199, {}),
       "[#########.....................]  300/1000  loss 2.5000  grad 1.25  lr 2.00e-05  2048 tok/s  80% of bound  "

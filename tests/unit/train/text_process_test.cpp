@@ -61,8 +61,8 @@ TEST_F(TextProcess, the_request_holds_the_job_and_the_answer_comes_back) {
                                                      "dataset_prepared_path: cache\nseed: 9\n"));
   EXPECT_EQ(request(),
             R"({"base_model":"model","cache_dir":"cache","datasets":[{"path":"data.jsonl","type":"alpaca"}],)"
-            R"("debug_rows":3,"sample_packing":true,"seed":9,"sequence_len":64,"shuffle_merged_datasets":true,)"
-            R"("train_on_inputs":false,"val_set_size":2})"
+            R"("debug_rows":3,"progress":true,"sample_packing":true,"seed":9,"sequence_len":64,)"
+            R"("shuffle_merged_datasets":true,"train_on_inputs":false,"val_set_size":2})"
             "\n");
   EXPECT_EQ(data.train, "/c/train.tokens");
   EXPECT_TRUE(data.validation.empty());
