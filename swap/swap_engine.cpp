@@ -18,7 +18,7 @@
 #include <mutex>
 #include <thread>
 
-#include "swap/extent_store.h"
+#include "swap/extent_table.h"
 #include "swap/io_backend.h"
 #include "swap/io_error.h"
 
@@ -35,18 +35,11 @@ struct Source {
   int64_t bytes = 0;
 };
 
-struct Extent {
-  int64_t bytes = 0;  // as asked
-  bool written = false;
-  std::vector<Piece> pieces;
-};
-
 // What the caller asked for; ends when all its parts have.
 struct Transfer {
   uint64_t token = 0;
   int64_t parts_left = 0;
   Result<void> result;
-  Extent* extent = nullptr;
 };
 
 // One range of one file, moved by one or more requests.
@@ -73,26 +66,23 @@ int open_source_file(const std::filesystem::path& file) {
   return fd;
 }
 
+SwapOptions in_whole_blocks(SwapOptions options) {
+  options.request_bytes = Bytes{std::clamp(round_down(options.request_bytes.count, kBlockBytes), kBlockBytes,
+                                           round_down(kRequestBytesMax, kBlockBytes))};
+  return options;
+}
+
 }  // namespace
 
 struct SwapEngine::Impl {
   Impl(const SwapOptions& options_in, const WrapBackend& wrap)
-      : options(options_in), space(options_in.nvme_paths.size()), space_wait(options_in.patience) {
-    SLUICE_CHECK(!options.nvme_paths.empty(), "at least one nvme_path");
-    options.request_bytes = Bytes{std::clamp(round_down(options.request_bytes.count, kBlockBytes), kBlockBytes,
-                                             round_down(kRequestBytesMax, kBlockBytes))};
-    for (const auto& path : options.nvme_paths) {
-      files.push_back(
-          std::make_unique<SwapFile>(path, options.file_name, options.adopts ? OldFile::adopt : OldFile::replace));
-      space.add(static_cast<int>(files.size() - 1), 0, files.back()->bytes());
-    }
-    for (const auto& file : files)
-      if (!file->direct())
+      : options(in_whole_blocks(options_in)), extents(options), space_wait(options_in.patience) {
+    for (int path = 0; path < extents.paths(); ++path)
+      if (!extents.file(path).direct())
         warnings.push_back(
-            file->path().string() +
+            extents.file(path).path().string() +
             ": the file system refuses O_DIRECT, so swap goes through the page cache; use an ext4 or xfs drive");
-    keeps_files = options.adopts;
-    depth = options.queue_depth * static_cast<int>(files.size());
+    depth = options.queue_depth * extents.paths();
     backend = wrap(make_backend());
     completion_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (completion_fd < 0) throw SetupError("no file descriptor left", "raise `ulimit -n`");
@@ -109,9 +99,7 @@ struct SwapEngine::Impl {
     io_thread.join();
     for (const Source& source : sources) close(source.fd);
     close(completion_fd);
-    for (const Extent& extent : extents) space.release(extent.pieces);
-    for (size_t path = 0; path < files.size(); ++path)
-      files[path]->keep(keeps_files, space.free_ranges(static_cast<int>(path)));
+    extents.leave_files();
   }
 
   std::unique_ptr<IoBackend> make_backend() {
@@ -163,20 +151,17 @@ struct SwapEngine::Impl {
   }
 
   void transfer(Direction direction, ExtentId id, std::span<std::byte> memory, uint64_t token) {
-    Extent& extent = extents[static_cast<size_t>(id)];
-    SLUICE_CHECK(direction == Direction::write || extent.written, "an extent is read before it was written");
     SLUICE_CHECK(reinterpret_cast<uintptr_t>(memory.data()) % kBlockBytes == 0, "memory must be 4096-byte aligned");
-    SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= round_up(extent.bytes, kBlockBytes),
+    SLUICE_CHECK(static_cast<int64_t>(memory.size()) >= round_up(extents.bytes(id), kBlockBytes),
                  "memory is shorter than the extent");
-    if (direction == Direction::write && space.is_shared(extent.pieces)) move_on(id);
-    extent.written = true;
+    const std::span<Piece> pieces = direction == Direction::write ? extents.begin_write(id) : extents.begin_read(id);
     const auto whole = std::make_shared<Transfer>();
     whole->token = token;
-    whole->parts_left = static_cast<int64_t>(extent.pieces.size());
+    whole->parts_left = static_cast<int64_t>(pieces.size());
     std::vector<Part> parts;
     std::byte* at = memory.data();
-    for (Piece& piece : extent.pieces) {
-      const SwapFile& file = *files[static_cast<size_t>(piece.path)];
+    for (Piece& piece : pieces) {
+      const SwapFile& file = extents.file(piece.path);
       parts.push_back(
           {whole, direction, file.fd(), &file.path(), piece.offset, at, piece.bytes, piece.bytes, 0, 0, &piece});
       at += piece.bytes;
@@ -201,90 +186,6 @@ struct SwapEngine::Impl {
     }
     whole->parts_left = static_cast<int64_t>(parts.size());
     send(std::move(parts));
-  }
-
-  ExtentId create_extent(Bytes bytes, std::string_view tag) {
-    SLUICE_CHECK(bytes.count > 0, "an empty extent");
-    const auto id = static_cast<ExtentId>(extents.size());
-    const std::vector<Piece> stripes = stripes_of(id, bytes.count);
-    std::vector<int64_t> share(files.size(), 0);
-    for (const Piece& stripe : stripes) share[static_cast<size_t>(stripe.path)] += stripe.bytes;
-    for (size_t path = 0; path < share.size(); ++path)
-      extend(static_cast<int>(path), share[path] - space.free_bytes(static_cast<int>(path)), tag);
-    extents.push_back({bytes.count, false, take_places(stripes)});
-    return id;
-  }
-
-  // What an extent is cut into, on which path each; not where.
-  std::vector<Piece> stripes_of(ExtentId id, int64_t bytes) const {
-    const auto paths = static_cast<int64_t>(files.size());
-    const int64_t rounded = round_up(bytes, kBlockBytes);
-    const int64_t stripe =
-        std::min(paths == 1 ? options.request_bytes.count : round_up(options.stripe_bytes.count, kBlockBytes),
-                 options.request_bytes.count);
-    std::vector<Piece> stripes;
-    for (int64_t at = 0, turn = id % paths; at < rounded; at += stripe, turn = (turn + 1) % paths)
-      stripes.push_back({static_cast<int>(turn), 0, std::min(stripe, rounded - at), 0});
-    return stripes;
-  }
-
-  ExtentId create_extent_at(Bytes bytes, std::span<const Piece> pieces) {
-    space.hold(pieces);
-    extents.push_back({bytes.count, false, {pieces.begin(), pieces.end()}});
-    return static_cast<ExtentId>(extents.size() - 1);
-  }
-
-  void extend(int path, int64_t bytes, std::string_view tag) {
-    if (bytes <= 0) return;
-    space.add(path, files[static_cast<size_t>(path)]->reserve(bytes, tag), bytes);
-  }
-
-  std::vector<Piece> take_places(const std::vector<Piece>& stripes) {
-    std::vector<Piece> places;
-    for (const Piece& stripe : stripes)
-      for (const Piece& taken : space.take(stripe.path, stripe.bytes)) places.push_back(taken);
-    return places;
-  }
-
-  // From what checkpoints hold to free places.
-  void move_on(ExtentId id) {
-    Extent& extent = extents[static_cast<size_t>(id)];
-    std::vector<Piece> places = take_places(stripes_of(id, extent.bytes));
-    space.release(extent.pieces);
-    extent.pieces = std::move(places);
-  }
-
-  void reserve(Bytes spare, std::string_view tag) {
-    const auto paths = static_cast<int64_t>(files.size());
-    const int64_t missing = spare.count - space.free_bytes();
-    const int64_t each = round_up((missing + paths - 1) / paths, kBlockBytes);
-    for (int path = 0; path < static_cast<int>(paths); ++path) extend(path, each, tag);
-  }
-
-  FrozenId freeze(std::vector<Piece> pieces) {
-    space.hold(pieces);
-    frozen.push_back(std::move(pieces));
-    return static_cast<FrozenId>(frozen.size() - 1);
-  }
-
-  Result<void> sync(SwapFile& file) const {
-    SpaceWait wait(options.patience);
-    for (;;) {
-      const int failed = [&] {
-        const WatchedCall call(options.patience.watch.get(), "the sync of " + file.path().string());
-        return file.sync();
-      }();
-      if (failed == 0) break;
-      // What O_DIRECT wrote is on the drive already; the page cache forgets what found no room there.
-      if (!is_no_space(failed) || !file.direct())
-        return Error{is_no_space(failed) ? ErrorCode::no_space : ErrorCode::io,
-                     "cannot bring " + file.path().string() + " to the drive: " + std::strerror(failed),
-                     failed == ENOENT ? "was the swap folder removed, or its drive unmounted?"
-                                      : "check the drive, and what is free there"};
-      if (std::optional<Error> refused = wait.refused_then_wait(file.path(), Bytes{kBlockBytes})) return *refused;
-    }
-    wait.made_room();
-    return {};
   }
 
   std::vector<Completion> poll() {
@@ -489,15 +390,11 @@ struct SwapEngine::Impl {
     while (written < 0 && errno == EINTR);
   }
 
-  SwapOptions options;
+  const SwapOptions options;
   BackendKind kind = BackendKind::thread;
   int depth = 0;
   std::vector<std::string> warnings;
-  std::vector<std::unique_ptr<SwapFile>> files;
-  ExtentSpace space;
-  std::deque<Extent> extents;             // pieces keep their address while in flight
-  std::deque<std::vector<Piece>> frozen;  // by FrozenId; empty: released
-  bool keeps_files = false;
+  ExtentTable extents;
   std::deque<Source> sources;
   std::unique_ptr<IoBackend> backend;
   int completion_fd = -1;
@@ -533,40 +430,20 @@ SwapEngine::~SwapEngine() = default;
 const std::vector<std::string>& SwapEngine::warnings() const { return impl_->warnings; }
 BackendKind SwapEngine::backend() const { return impl_->kind; }
 
-ExtentId SwapEngine::create_extent(Bytes bytes, std::string_view tag) { return impl_->create_extent(bytes, tag); }
-
+ExtentId SwapEngine::create_extent(Bytes bytes, std::string_view tag) { return impl_->extents.create(bytes, tag); }
 ExtentId SwapEngine::create_extent_at(Bytes bytes, std::span<const Piece> pieces) {
-  return impl_->create_extent_at(bytes, pieces);
+  return impl_->extents.create_at(bytes, pieces);
 }
-
-FrozenId SwapEngine::adopt(std::vector<Piece> pieces) { return impl_->freeze(std::move(pieces)); }
-FrozenId SwapEngine::freeze(std::span<const ExtentId> extents) {
-  std::vector<Piece> pieces;
-  for (const ExtentId id : extents) {
-    const Extent& extent = impl_->extents[static_cast<size_t>(id)];
-    SLUICE_CHECK(extent.written, "an extent is frozen before it was written");
-    pieces.insert(pieces.end(), extent.pieces.begin(), extent.pieces.end());
-  }
-  return impl_->freeze(std::move(pieces));
-}
-void SwapEngine::release(FrozenId frozen) {
-  impl_->space.release(std::exchange(impl_->frozen[static_cast<size_t>(frozen)], {}));
-}
-void SwapEngine::reserve(Bytes spare, std::string_view tag) { impl_->reserve(spare, tag); }
-
-Result<void> SwapEngine::sync() {
-  for (const auto& file : impl_->files)
-    if (Result<void> synced = impl_->sync(*file); !synced.ok()) return synced;
-  return {};
-}
-
-bool SwapEngine::is_written(ExtentId extent) const { return impl_->extents[static_cast<size_t>(extent)].written; }
-std::span<const Piece> SwapEngine::pieces(ExtentId extent) const {
-  return impl_->extents[static_cast<size_t>(extent)].pieces;
-}
-Bytes SwapEngine::held() const { return {impl_->space.held_bytes()}; }
-std::filesystem::path SwapEngine::file(int path) const { return impl_->files[static_cast<size_t>(path)]->path(); }
-void SwapEngine::keep_files(bool keeps) { impl_->keeps_files = keeps; }
+FrozenId SwapEngine::adopt(std::vector<Piece> pieces) { return impl_->extents.freeze(std::move(pieces)); }
+FrozenId SwapEngine::freeze(std::span<const ExtentId> extents) { return impl_->extents.freeze(extents); }
+void SwapEngine::release(FrozenId frozen) { impl_->extents.release(frozen); }
+void SwapEngine::reserve(Bytes spare, std::string_view tag) { impl_->extents.reserve(spare, tag); }
+Result<void> SwapEngine::sync() { return impl_->extents.sync(); }
+bool SwapEngine::is_written(ExtentId extent) const { return impl_->extents.is_written(extent); }
+std::span<const Piece> SwapEngine::pieces(ExtentId extent) const { return impl_->extents.pieces(extent); }
+Bytes SwapEngine::held() const { return impl_->extents.held(); }
+std::filesystem::path SwapEngine::file(int path) const { return impl_->extents.file(path).path(); }
+void SwapEngine::keep_files(bool keeps) { impl_->extents.keep_files(keeps); }
 
 SourceId SwapEngine::open_source(const std::filesystem::path& file) {
   Source source{file, open_source_file(file), 0};

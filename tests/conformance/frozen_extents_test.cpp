@@ -239,6 +239,31 @@ TEST_P(Frozen, AnExtentGoesOnWhereACheckpointInPlaceHasIt) {
   EXPECT_EQ(next.places()[0][0].offset, places[0][0].offset);
 }
 
+TEST_P(Frozen, AnEngineThatCannotStartLeavesWhatCheckpointsName) {
+  const Folder folder;
+  std::vector<std::vector<Piece>> places;
+  fs::path file;
+  {
+    Job job(GetParam(), {folder.path()});
+    job.create(/*sets_beside=*/0);
+    job.write(1);
+    job.freeze();
+    places = job.places();
+    file = job.engine().file(0);
+    job.engine().keep_files(true);
+  }
+  SwapOptions options;
+  options.nvme_paths = {folder.path()};
+  options.file_name = file.filename();
+  options.adopts = true;
+  const auto refuses = [](std::unique_ptr<IoBackend>) -> std::unique_ptr<IoBackend> {
+    throw SetupError("no backend today", "try tomorrow");
+  };
+  EXPECT_THROW(SwapEngine(options, refuses), SetupError);
+  ASSERT_TRUE(fs::exists(file));
+  expect_on_drive({file}, places, 1);
+}
+
 constexpr Faults kMisbehaves{.seed = 5, .short_transfers = 0.3, .interrupted = 0.2, .try_again = 0.2};
 
 INSTANTIATE_TEST_SUITE_P(Backends, Frozen,

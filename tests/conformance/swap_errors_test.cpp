@@ -1,7 +1,6 @@
 // What is refused before a byte moves, and what each errno of a transfer is said to mean.
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +11,7 @@
 #include "swap/host_slab.h"
 #include "swap/io_error.h"
 #include "tests/conformance/swap_test.h"
+#include "tests/unit/core/few_files.h"
 
 namespace sluice::swap {
 namespace {
@@ -94,23 +94,7 @@ TEST(SwapFolder, AFileInItsPlaceIsNamed) {
   EXPECT_NE(refusal_of(folder.path()).find("sluice-swap/extents"), std::string::npos);
 }
 
-// As many files as are open already, and `more`.
-class FewFiles {
- public:
-  explicit FewFiles(rlim_t more) {
-    getrlimit(RLIMIT_NOFILE, &before_);
-    const int next = dup(0);
-    close(next);
-    const rlimit few{static_cast<rlim_t>(next) + more, before_.rlim_max};
-    setrlimit(RLIMIT_NOFILE, &few);
-  }
-  ~FewFiles() { setrlimit(RLIMIT_NOFILE, &before_); }
-
- private:
-  rlimit before_{};
-};
-
-std::string refusal_with_files(rlim_t more) {
+std::string refusal_with_files(int more) {
   const Folder folder;
   const FewFiles few(more);
   return refusal_of(folder.path());

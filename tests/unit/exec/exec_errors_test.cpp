@@ -1,7 +1,6 @@
 // What goes wrong around the executor's steps: reading states back, probing drives, tracing, descriptors.
 #include <gtest/gtest.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -13,6 +12,7 @@
 #include "runtime/exec/probe_loads.h"
 #include "runtime/exec/trace.h"
 #include "swap/host_slab.h"
+#include "tests/unit/core/few_files.h"
 #include "tests/unit/exec/toy_run.h"
 
 namespace sluice::exec {
@@ -136,19 +136,13 @@ TEST_F(TraceErrors, ATraceThatCannotBeWrittenIsNamed) {
 }
 
 TEST(LaneErrors, AQueueThatGetsNoDescriptorSaysWhatToRaise) {
-  rlimit before{};
-  getrlimit(RLIMIT_NOFILE, &before);
-  const int next = dup(0);
-  close(next);
-  const rlimit none{static_cast<rlim_t>(next), before.rlim_max};
-  setrlimit(RLIMIT_NOFILE, &none);
   std::string hint;
   try {
+    const FewFiles none(0);
     const EventQueue queue;
   } catch (const RunError& error) {
     hint = error.error().hint;
   }
-  setrlimit(RLIMIT_NOFILE, &before);
   EXPECT_EQ(hint, "raise `ulimit -n`");
 }
 
