@@ -95,7 +95,8 @@ std::string man_page(const Outline& outline) {
   text +=
       ".SH ENVIRONMENT\n.TP\nNO_COLOR\nWhere it is set, no colours.\n"
       ".TP\nXDG_CACHE_HOME\nIts folder sluice holds measurements, prepared datasets and quantised bases.\n"
-      ".TP\nSLUICE_PYTHON, SLUICE_TEXT_DIR\nThe interpreter and the programs that prepare text.\n";
+      ".TP\nSLUICE_PYTHON, SLUICE_TEXT_DIR\nThe interpreter and the programs that prepare text.\n"
+      ".TP\nSLUICE_REPORT_DIR\nThe page that reports are made of.\n";
   return text;
 }
 

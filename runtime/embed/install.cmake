@@ -1,5 +1,6 @@
-# What `make install` and the .deb hold: the binary beside the libraries that it opens and the text side that they run,
-# public headers, and what find_package(Sluice) reads. LibTorch is not in it: the libraries name the one of the build.
+# What `make install` and the .deb hold: the binary beside the libraries that it opens, the text side that they run and the
+# page that reports are made of; public headers, and what find_package(Sluice) reads. LibTorch is not in it: the libraries
+# name the one of the build.
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 set(SLUICE_INSTALL_FOLDER "${CMAKE_INSTALL_LIBDIR}/sluice" CACHE STRING "Where binary and libraries go, below the prefix")
@@ -13,6 +14,11 @@ install(TARGETS ${installed} COMPONENT runtime RUNTIME DESTINATION ${SLUICE_INST
                                                LIBRARY DESTINATION ${SLUICE_INSTALL_FOLDER})
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/runtime/text/ DESTINATION ${SLUICE_INSTALL_FOLDER}/text COMPONENT runtime
         FILES_MATCHING PATTERN "*.py" PATTERN "__pycache__" EXCLUDE)
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/runtime/report/ DESTINATION ${SLUICE_INSTALL_FOLDER}/report COMPONENT runtime
+        FILES_MATCHING PATTERN "page.*")
+if(SLUICE_PLOTLY_JS)
+  install(FILES ${SLUICE_PLOTLY_JS} DESTINATION ${SLUICE_INSTALL_FOLDER}/report COMPONENT runtime)
+endif()
 if(SKBUILD)
   return()  # a wheel needs no more
 endif()

@@ -2,13 +2,12 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <iterator>
-#include <vector>
 
 #include "runtime/core/result.h"
 #include "runtime/train/output_file.h"
+#include "runtime/train/shipped_folder.h"
 
 namespace sluice::train {
 namespace {
@@ -19,19 +18,7 @@ constexpr const char* kPage = "page.html";
 constexpr const char* kBundle = "plotly.min.js";
 
 fs::path report_folder() {
-  std::vector<fs::path> candidates;
-  const char* named = std::getenv("SLUICE_REPORT_DIR");
-  if (named != nullptr && *named != '\0')
-    candidates = {named};
-  else
-    candidates = {SLUICE_BUILD_REPORT_DIR, fs::read_symlink("/proc/self/exe").parent_path() / "report"};
-  std::string looked;
-  for (const fs::path& folder : candidates) {
-    if (fs::exists(folder / kPage)) return folder;
-    looked += (looked.empty() ? "" : " and ") + folder.string();
-  }
-  throw SetupError("the report's page is not there: no " + std::string(kPage) + " in " + looked,
-                   "set SLUICE_REPORT_DIR to the folder runtime/report of Sluice's source");
+  return find_shipped({"the report's page is", "report", kPage, "SLUICE_REPORT_DIR", SLUICE_BUILD_REPORT_DIR});
 }
 
 std::string content_of(const fs::path& file, const char* fix) {

@@ -32,6 +32,24 @@ DocumentValue read_document(const fs::path& file) {
   return parse_document({std::istreambuf_iterator<char>(stream), {}}, file.string());
 }
 
+// What a study's file says goes on in command lines, YAML and JSON.
+void refuse_other_encodings(const DocumentValue& value, const fs::path& file) {
+  const auto check = [&](const std::string& text, Position position) {
+    if (nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::ignore) ==
+        nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))
+      return;
+    throw SetupError(file.string() + ":" + std::to_string(position.line) + ":" + std::to_string(position.column) +
+                         ": this is not UTF-8",
+                     "write the file in UTF-8");
+  };
+  check(value.text, value.position);
+  for (const DocumentValue& item : value.items) refuse_other_encodings(item, file);
+  for (const DocumentField& field : value.fields) {
+    check(field.key, field.position);
+    refuse_other_encodings(field.value, file);
+  }
+}
+
 // The value in YAML's flow style. Texts are quoted: what YAML makes of them is the job's reader's to decide, again.
 std::string yaml_of(const DocumentValue& value) {
   std::string text;
@@ -73,6 +91,7 @@ class StudyReader {
   StudyReader(const fs::path& file, const std::vector<std::string>& overrides)
       : root_(read_document(file)), overrides_(overrides) {
     study_.file = file;
+    refuse_other_encodings(root_, file);
   }
 
   Study read() {
@@ -149,12 +168,17 @@ class StudyReader {
     }
     for (const std::string& text : overrides_) {
       const size_t equals = text.find('=');
+      if (equals == std::string::npos)
+        throw SetupError("command line: '" + text + "' is not of the form key=value", "for example: bf16=true");
+      const std::string value = text.substr(equals + 1);
       const Key* key = find_key(text.substr(0, equals));
       // What is no key is said by the base job's reader.
-      if (equals != std::string::npos)
-        of_all_[key == nullptr ? text.substr(0, equals) : std::string(key->name)] = text.substr(equals + 1);
+      const std::string name = key == nullptr ? text.substr(0, equals) : std::string(key->name);
+      // Of a study's command it is where the study's results go.
+      if (name == "output_dir")
+        study_.output_dir = value;
       else
-        throw SetupError("command line: '" + text + "' is not of the form key=value", "for example: bf16=true");
+        of_all_[name] = value;
     }
   }
 
@@ -234,32 +258,42 @@ class StudyReader {
 
   void check_cells() const {
     for (const StudyCell& cell : study_.cells)
-      if (const std::optional<Error> error = load_error(cell)) refuse_cell(cell, *error);
+      if (const std::optional<Error> error = load_error(cell.overrides())) refuse_cell(cell, *error);
+  }
+
+  [[noreturn]] void refuse_cell(const StudyCell& cell, Error error) const {
+    constexpr std::string_view kOrigin = "command line: ";
+    const bool of_no_cell = error.message.starts_with(study_.base.string() + ":");
+    if (of_no_cell || is_error_of(overrides_, error)) throw SetupError(std::move(error));
+    // Settings of a cell reach the job's reader as those of a command line do.
+    if (error.message.starts_with(kOrigin)) error.message.erase(0, kOrigin.size());
+    error.message = place_of(error, cell) + ": " + error.message;
+    throw SetupError(std::move(error));
   }
 
   // What is wrong with one value alone is said with its line; what is wrong with values together, with the cell's name.
-  [[noreturn]] void refuse_cell(const StudyCell& cell, Error error) const {
-    constexpr std::string_view kOrigin = "command line: ";
-    if (error.message.starts_with(study_.base.string() + ":")) throw SetupError(std::move(error));  // no cell's own
-    std::string where = study_.file.string() + ", " + cell.name();
+  std::string place_of(const Error& error, const StudyCell& cell) const {
+    if (is_error_of(StudyCell{{}, of_all_}.overrides(), error)) return study_.file.string() + ", settings";
     for (size_t axis = 0; axis < axes_.size(); ++axis) {
       for (const AxisValue& value : axes_[axis].values) {
         if (value.label != cell.labels[axis].second) continue;
         StudyCell alone{{}, of_all_};
         for (const auto& [key, text] : value.settings) alone.settings[key] = text;
-        const std::optional<Error> same = load_error(alone);
-        if (same && same->message == error.message) where = place(value.position);
+        if (is_error_of(alone.overrides(), error)) return place(value.position);
       }
     }
-    // Settings of a cell reach the job's reader as those of a command line do.
-    if (error.message.starts_with(kOrigin)) error.message.erase(0, kOrigin.size());
-    error.message = where + ": " + error.message;
-    throw SetupError(std::move(error));
+    return study_.file.string() + ", " + cell.name();
   }
 
-  std::optional<Error> load_error(const StudyCell& cell) const {
+  // With or without "command line: ".
+  bool is_error_of(const std::vector<std::string>& overrides, const Error& error) const {
+    const std::optional<Error> same = load_error(overrides);
+    return same && same->message.ends_with(error.message);
+  }
+
+  std::optional<Error> load_error(const std::vector<std::string>& overrides) const {
     try {
-      load_config(study_.base, cell.overrides());
+      load_config(study_.base, overrides);
       return std::nullopt;
     } catch (const SetupError& refused) {
       return refused.error();

@@ -39,9 +39,9 @@ struct Study {
 // Whether the YAML is a study's: it has `grid`. Throws SetupError: no such file, not YAML.
 bool is_study(const std::filesystem::path& file);
 
-// `overrides`: "KEY=VALUE" of the command line, over the base job's settings in every cell. Reads the base job with
-// each cell's settings. Throws SetupError: a key that does not exist, with file, line and the nearest that does; a cell
-// that makes no job.
+// `overrides`: "KEY=VALUE" of the command line, over the base job's settings in every cell; `output_dir` is the
+// study's. Reads the base job with each cell's settings. Throws SetupError: a key that does not exist, with file, line
+// and the nearest that does; a cell that makes no job.
 Study read_study(const std::filesystem::path& file, const std::vector<std::string>& overrides);
 
 }  // namespace sluice::train

@@ -180,13 +180,22 @@ fs::path CellStore::file_of(const StudyCell& cell) const {
   return folder_ / name;
 }
 
+bool is_json(const std::string& text) { return !json::parse(text, nullptr, false).is_discarded(); }
+
 std::optional<CellResult> CellStore::find(const StudyCell& cell) const {
   const json stored = json::parse(text_of(file_of(cell)), nullptr, false);
-  if (!stored.is_object() || stored.value("settings", "") != settings_text(cell)) return std::nullopt;
-  const auto state = std::find(kStates.begin(), kStates.end(), stored.value("state", std::string()));
-  if (state == kStates.end()) return std::nullopt;
-  return CellResult{static_cast<CellState>(state - kStates.begin()), stored.value("plan", ""),
-                    stored.value("profile", ""), stored.value("reason", ""), stored.value("plan_seconds", 0.0)};
+  if (!stored.is_object()) return std::nullopt;
+  try {
+    if (stored.at("settings").get<std::string>() != settings_text(cell)) return std::nullopt;
+    const auto state = std::find(kStates.begin(), kStates.end(), stored.at("state").get<std::string>());
+    if (state == kStates.end()) return std::nullopt;
+    CellResult result{static_cast<CellState>(state - kStates.begin()), stored.at("plan"), stored.at("profile"),
+                      stored.at("reason"), stored.at("plan_seconds")};
+    const auto is_whole = [](const std::string& text) { return text.empty() || is_json(text); };
+    return is_whole(result.plan) && is_whole(result.profile) ? std::optional(std::move(result)) : std::nullopt;
+  } catch (const json::exception&) {
+    return std::nullopt;  // something else has been in the file: the cell is run again
+  }
 }
 
 void CellStore::save(const StudyCell& cell, const CellResult& result) const {

@@ -26,6 +26,9 @@ struct CellResult {
   double plan_seconds = 0;  // that planning took, the job's preparation included
 };
 
+// Whether it is one whole JSON value.
+bool is_json(const std::string& text);
+
 // Files cells/*.json of a folder, a cell each. Not thread-safe.
 class CellStore {
  public:

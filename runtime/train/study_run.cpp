@@ -29,6 +29,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr int kSetupFailed = 2;
+constexpr std::string_view kFixOfReason = "; fix: ";
 
 std::string text_of(const fs::path& file) {
   std::ifstream stream(file);
@@ -61,7 +62,7 @@ std::string reason_of(int code, const std::string& errors) {
   constexpr std::string_view kMark = "sluice: ", kFix = "\n  fix: ";
   const size_t begin = errors.starts_with(kMark) ? 0 : errors.find("\nsluice: ");
   std::string text = begin == std::string::npos ? errors : errors.substr(errors.find(kMark, begin) + kMark.size());
-  for (size_t at; (at = text.find(kFix)) != std::string::npos;) text.replace(at, kFix.size(), "; fix: ");
+  for (size_t at; (at = text.find(kFix)) != std::string::npos;) text.replace(at, kFix.size(), kFixOfReason);
   for (char& c : text)
     if (c == '\n') c = ' ';
   text.erase(text.find_last_not_of(' ') + 1);
@@ -69,8 +70,6 @@ std::string reason_of(int code, const std::string& errors) {
   return "ended by signal " + std::to_string(-code) + (code == -9 ? " (out of memory?)" : "") +
          (text.empty() ? "" : ": " + text);
 }
-
-bool is_json(const std::string& text) { return !json::parse(text, nullptr, false).is_discarded(); }
 
 struct Answer {
   int code = 0;
@@ -93,6 +92,7 @@ class StudyRun {
     say(std::to_string(study_.cells.size()) + " cells on " + results_.machine + ": planning");
     if (!plan_all()) return stopped();
     write_tables();
+    refuse_what_no_cell_can();
     say_what_is_ahead();
     if (!results_.planned_only && !measure_all()) return stopped();
     write_html();
@@ -163,6 +163,17 @@ class StudyRun {
     }
     store_.save(study_.cells[i], result);
     return true;
+  }
+
+  // A file that is not there is no finding about a grid.
+  void refuse_what_no_cell_can() const {
+    const CellResult& first = results_.cells[0];
+    for (const CellResult& each : results_.cells)
+      if (each.state != CellState::skipped || each.reason != first.reason) return;
+    const size_t fix = std::min(first.reason.find(kFixOfReason), first.reason.size());
+    const bool has_fix = fix < first.reason.size();
+    throw SetupError("no cell can run: " + first.reason.substr(0, fix),
+                     has_fix ? first.reason.substr(fix + kFixOfReason.size()) : "");
   }
 
   void say_plan(size_t i) {

@@ -1,6 +1,5 @@
 #include "runtime/train/text_process.h"
 
-#include <dlfcn.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -12,6 +11,7 @@
 #include "runtime/core/result.h"
 #include "runtime/train/child_process.h"
 #include "runtime/train/metrics.h"
+#include "runtime/train/shipped_folder.h"
 
 namespace sluice::train {
 namespace {
@@ -34,26 +34,8 @@ std::string python() {
   return !built_with.empty() && fs::exists(built_with) ? built_with : "python3";
 }
 
-// The library that holds this, or the binary.
-fs::path folder_of_this_code() {
-  Dl_info place{};
-  if (dladdr(reinterpret_cast<const void*>(&environment), &place) == 0) return {};
-  return fs::path(place.dli_fname).parent_path();
-}
-
 fs::path text_folder() {
-  std::vector<fs::path> candidates;
-  if (const std::string named = environment("SLUICE_TEXT_DIR"); !named.empty())
-    candidates = {named};
-  else
-    candidates = {SLUICE_BUILD_TEXT_DIR, fs::read_symlink("/proc/self/exe").parent_path() / "text",
-                  folder_of_this_code() / "text"};
-  for (const fs::path& folder : candidates)
-    if (fs::exists(folder / "preprocess.py")) return folder;
-  std::string looked;
-  for (const fs::path& folder : candidates) looked += (looked.empty() ? "" : " and ") + folder.string();
-  throw SetupError("the text programs are not there: no preprocess.py in " + looked,
-                   "set SLUICE_TEXT_DIR to the folder runtime/text of Sluice's source");
+  return find_shipped({"the text programs are", "text", "preprocess.py", "SLUICE_TEXT_DIR", SLUICE_BUILD_TEXT_DIR});
 }
 
 std::vector<std::string> command_for(const char* program, std::vector<std::string> arguments) {

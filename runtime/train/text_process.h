@@ -1,8 +1,8 @@
 // The Python side of text (runtime/text/README.md), run as a subprocess: datasets to token files, words to ids and
 // back.
 //
-// Interpreter: $SLUICE_PYTHON, else the one named at build, else python3. Programs: $SLUICE_TEXT_DIR, else the source
-// folder named at build, else `text` beside the binary or the library.
+// Interpreter: $SLUICE_PYTHON, else the one named at build, else python3. Programs: $SLUICE_TEXT_DIR, else `text`
+// beside the binary or the library, else the source folder named at build.
 #pragma once
 
 #include <cstdint>

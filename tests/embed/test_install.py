@@ -32,6 +32,17 @@ def test_the_installed_binary_finds_its_libraries_and_the_text_side(prefix, job,
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_the_installed_binary_writes_reports_of_what_is_installed_with_it(prefix, job, tmp_path):
+    (page,) = prefix.glob("lib*/**/report/page.css")
+    page.write_text(page.read_text() + "/* the installed one */")
+    keys = {"output_dir": str(tmp_path / "out"), **job, "dataset_prepared_path": str(tmp_path / "prepared")}
+    run(prefix / "bin" / "sluice", "profile", sluice_run.write_job(tmp_path / "job.yaml", keys), "--steps", 1,
+        "--report", tmp_path / "report.html")
+    written = (tmp_path / "report.html").read_text()
+    assert "/* the installed one */" in written and "plotly.js v" in written
+    assert (page.parent / "plotly.min.js").stat().st_size > 1 << 20
+
+
 def test_headers_are_the_public_ones_and_need_nothing_else(prefix, tmp_path):
     headers = sorted(path.name for path in (prefix / "include" / "sluice").iterdir())
     assert headers == ["errors.h", "job.h", "tensors.h", "trainer.h", "version.h"]
@@ -63,6 +74,6 @@ def test_the_deb_holds_the_same(tmp_path):
     (package,) = tmp_path.glob("sluice_*.deb")
     said = run("dpkg-deb", "-c", package)
     for name in ("/usr/bin/sluice", "/libsluice_runtime.so", "/usr/include/sluice/trainer.h", "/SluiceConfig.cmake",
-                 "/text/preprocess.py"):
+                 "/text/preprocess.py", "/report/page.html", "/report/plotly.min.js"):
         assert name in said, f"{name} is not in\n{said}"
     assert "Version: 0.1" in run("dpkg-deb", "-I", package)

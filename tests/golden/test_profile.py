@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -13,7 +14,9 @@ from equivalence import jobs
 from golden import sluice_run
 
 EXIT_SETUP = 2
-ON_DISK = {"params": "disk", "gradients": "disk", "optimizer": "disk", "activations": "disk"}
+# Nothing is left to choose: two starts of a job that measure this machine differently have one plan.
+ON_DISK = {"params": "disk", "gradients": "disk", "optimizer": "disk", "activations": "disk",
+           "update": "before_forward", "prefetch": 1}
 
 
 def write_job(workshop, directory, **keys):
@@ -188,6 +191,18 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(workshop, tmp_path, how):
     assert done.returncode == 0, done.stderr
     assert f"{len(kept)} measured before" in done.stdout and len(measured()) == 3
     assert all((cells / name).read_bytes() == content for name, content in kept.items())
+
+
+def test_what_no_cell_can_is_one_error(workshop, tmp_path):
+    study = write_study(workshop, tmp_path)
+    empty = tmp_path / "model without weights"
+    shutil.copytree(yaml.safe_load((tmp_path / "job.yaml").read_text())["base_model"], empty,
+                    ignore=shutil.ignore_patterns("*.safetensors*"))
+    done = sluice_run.sluice("profile", study, f"base_model={empty}")
+    assert done.returncode == EXIT_SETUP
+    assert done.stderr.startswith("sluice: no cell can run: ") and done.stderr.count("model.safetensors.index.json") == 1
+    assert "\n  fix: " in done.stderr
+    assert done.stdout.count("skipped: ") == 4 and (tmp_path / "study" / "study.csv").exists()
 
 
 def test_a_planned_study_says_that_nothing_was_measured(workshop, tmp_path):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 BINARY = os.environ["SLUICE_FIXTURE_BINARY"]
-COMMANDS = {"train", "plan", "probe", "preprocess", "generate", "merge", "doctor", "fsck", "completion", "man"}
+COMMANDS = {"train", "plan", "probe", "preprocess", "generate", "merge", "profile", "doctor", "fsck", "completion", "man"}
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -43,7 +43,7 @@ def in_bash(folder, *words):
 
 def test_bash_offers_every_command_and_the_options_of_each(tmp_path):
     assert in_bash(tmp_path, "") == COMMANDS
-    assert in_bash(tmp_path, "p") == {"plan", "probe", "preprocess"}
+    assert in_bash(tmp_path, "p") == {"plan", "probe", "preprocess", "profile"}
     assert in_bash(tmp_path, "--") == {"--help", "--version"}
     for command in COMMANDS:
         assert in_bash(tmp_path, command, "--") == help_options([command]) != set(), command

@@ -1,6 +1,7 @@
 // A study's YAML: what its grid becomes, and the whole message where it is wrong. And what is kept of its results.
 #include "runtime/train/study.h"
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "runtime/train/study_results.h"
@@ -73,6 +74,12 @@ TEST_F(StudyTest, TheCommandLineGoesOverTheSettingsOfAll) {
   EXPECT_EQ(config.offload.max_cpu, GiB(4));
 }
 
+TEST_F(StudyTest, OutputDirOfTheCommandLineIsTheStudys) {
+  const Study study = read("grid: {seed: [1]}\n", {"output_dir=elsewhere"});
+  EXPECT_EQ(study.output_dir, "elsewhere");
+  EXPECT_EQ(load_config(study.base, study.cells[0].overrides()).output_dir, load_config(study.base, {}).output_dir);
+}
+
 TEST_F(StudyTest, TextsOfAllKindsReachTheJobAsTheyStand) {
   const Study study = read("grid:\n  output_dir: ['a: #b', \"c\\\"d\"]\n  lora_target_modules: [[q_proj, v_proj]]\n",
                            {"adapter=lora", "lora_r=8"});
@@ -98,8 +105,18 @@ TEST_F(StudyTest, ValuesThatMakeNoJobAreRefusedBeforeAnythingRuns) {
   EXPECT_EQ(refusal("grid:\n  seed: [1]\n  micro_batch_size: [1, two]\n"),
             "study.yaml:6:25: micro_batch_size must be a whole number from 1 to 1073741824, not 'two'\n  fix: for "
             "example: micro_batch_size: 2");
+  const std::string of_all = refusal("settings: {micro_batch_size: two}\ngrid: {seed: [1, 2]}\n");
+  EXPECT_TRUE(of_all.starts_with("study.yaml, settings: micro_batch_size must")) << of_all;
+  const std::string of_command = refusal("grid: {seed: [1, 2]}\n", {"micro_batch_size=two"});
+  EXPECT_TRUE(of_command.starts_with("command line: micro_batch_size must")) << of_command;
   const std::string together = refusal("grid:\n  bf16: [false, true]\n  fp16: [false, true]\n");
   EXPECT_TRUE(together.starts_with("study.yaml, bf16=true, fp16=true: ")) << together;
+}
+
+TEST_F(StudyTest, TextThatIsNotUtf8IsRefusedWithItsPlace) {
+  EXPECT_EQ(refusal("grid:\n  seed: [1, \x8c]\n"),
+            "study.yaml:5:13: this is not UTF-8\n  fix: write the file in UTF-8");
+  EXPECT_EQ(refusal("grid: {\x8c: [1]}\n"), "study.yaml:4:8: this is not UTF-8\n  fix: write the file in UTF-8");
 }
 
 TEST_F(StudyTest, GridsThatAreNoneAreRefused) {
@@ -177,6 +194,23 @@ TEST_F(StudyResultsTest, AResultThatWasNotWrittenWholeIsNone) {
   store.save(study_.cells[0], results_.cells[0]);
   for (const auto& file : std::filesystem::directory_iterator("out/cells"))
     std::filesystem::resize_file(file.path(), std::filesystem::file_size(file.path()) / 2);
+  EXPECT_FALSE(store.find(study_.cells[0]).has_value());
+}
+
+TEST_F(StudyResultsTest, AResultThatSomebodyChangedIsNoneOrTheSame) {
+  const CellStore store("out", "context");
+  store.save(study_.cells[0], results_.cells[0]);
+  const std::filesystem::path file = *std::filesystem::directory_iterator("out/cells");
+  const auto whole = nlohmann::json::parse(std::ifstream(file));
+  for (const char* key : {"settings", "state", "plan", "profile", "reason", "plan_seconds"}) {
+    nlohmann::json changed = whole;
+    changed[key] = nlohmann::json::array({1});
+    std::ofstream(file) << changed;
+    EXPECT_FALSE(store.find(study_.cells[0]).has_value()) << key;
+  }
+  nlohmann::json broken = whole;
+  broken["profile"] = "{";
+  std::ofstream(file) << broken;
   EXPECT_FALSE(store.find(study_.cells[0]).has_value());
 }
 
