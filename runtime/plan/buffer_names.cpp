@@ -13,6 +13,10 @@ constexpr const char* kSecond = ".second";
 }
 
 std::string of_set(std::string name, int set) { return set == 0 ? name : name + kSecond; }
+std::string of_first_set(std::string name) {
+  if (name.ends_with(kSecond)) name.erase(name.size() - std::string_view(kSecond).size());
+  return name;
+}
 std::string home_weights_name(int g, int set) { return of_set(numbered("weights.host", g), set); }
 std::string device_weights_name(int g, int set) { return of_set(numbered("weights.device", g), set); }
 std::string load_ring_name(const GroupShape& group) {

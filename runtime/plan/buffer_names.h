@@ -15,6 +15,7 @@ std::string numbered(const char* name, int64_t a, int64_t b);
 std::string numbered(const char* name, int64_t a, int64_t b, int64_t c);
 // Of the two sets that an update behind backward may have.
 std::string of_set(std::string name, int set);
+std::string of_first_set(std::string name);  // whichever of the two it is of
 std::string home_weights_name(int g, int set);
 std::string device_weights_name(int g, int set);
 std::string weights_ring_name(const GroupShape& group);

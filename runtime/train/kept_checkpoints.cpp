@@ -83,12 +83,14 @@ void KeptCheckpoints::find_places(const HeldCheckpoint& held, const plan::Layout
   for (const ManifestExtent& extent : held.manifest.extents) {
     Manifest alone{held.manifest.files, {extent}};
     const HeldPieces pieces = pieces_on(config_.offload.nvme_path, place_.file_name, alone);
-    const auto length = lengths.find(extent.name);
+    // It is the first of two sets from now on, and the one that the first step reads: what that writes lies elsewhere.
+    const std::string name = plan::of_first_set(extent.name);
+    const auto length = lengths.find(name);
     const bool shared =
         std::any_of(pieces.begin(), pieces.end(), [&](const auto& piece) { return others.contains(piece); });
     if (length == lengths.end() || length->second != extent.bytes || pieces.size() != extent.pieces.size() || shared)
       continue;
-    std::vector<swap::Piece>& places = places_[extent.name];
+    std::vector<swap::Piece>& places = places_[name];
     for (const ManifestPiece& piece : extent.pieces)  // in their order
       for (const auto& [path, offset, bytes] : pieces)
         if (offset == piece.offset && bytes == piece.bytes &&
