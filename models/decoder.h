@@ -72,9 +72,9 @@ std::vector<std::string> resolve_lora_targets(const DecoderSpec& spec, const std
 // With an adapter those are frozen and each layer has one more, "layer.i.adapter", trainable, with peft's names
 // ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight").
 // The model keeps `ops`, the arithmetic of the device that it will run on (models/ops/ops.h). `low_bits`: matrices of
-// the layers that are stored so; with an adapter only.
+// the layers that are stored so; with an adapter only. `own_loss`: micro-batches bring their own (MicroBatch::loss).
 class Ops;
 Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype,
-                    std::unique_ptr<Ops> ops, const LowBitFormats& low_bits = {});
+                    std::unique_ptr<Ops> ops, const LowBitFormats& low_bits = {}, bool own_loss = false);
 
 }  // namespace sluice::models

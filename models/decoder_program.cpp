@@ -8,7 +8,7 @@
 namespace sluice::models {
 
 Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& adapter, Dtype compute_dtype,
-                    std::unique_ptr<Ops> owned_ops, const LowBitFormats& low_bits) {
+                    std::unique_ptr<Ops> owned_ops, const LowBitFormats& low_bits, bool own_loss) {
   Model model;
   const Ops* const ops = owned_ops.get();
   model.context = std::move(owned_ops);
@@ -33,7 +33,7 @@ Model build_decoder(const DecoderSpec& spec, const std::optional<AdapterSpec>& a
   const int projection = spec.tied_head ? 0 : ++group;
   const int norm = ++group;
   model.blocks.push_back(
-      make_head_program({spec, compute_dtype, {projection, norm}, {layout(projection), layout(norm)}, ops}));
+      make_head_program({spec, compute_dtype, {projection, norm}, {layout(projection), layout(norm)}, ops, own_loss}));
   return model;
 }
 

@@ -19,6 +19,7 @@ struct Pieces {
   double* losses;   // one per row of a chunk
   void *gathered, *normed, *logits, *normed_gradient, *product;
   float* runs;
+  float* own_logits;  // of a loss of one's own
 };
 
 class Head final : public HeadProgram {
@@ -28,6 +29,7 @@ class Head final : public HeadProgram {
         dtype_(setup.compute_dtype),
         ops_(*setup.ops),
         k_(ops_.kernels(setup.compute_dtype)),
+        own_loss_(setup.own_loss),
         groups_(setup.groups) {
     for (const ParameterGroup* layout : setup.layouts) layouts_.push_back(*layout);
     projection_ = offset_of(layouts_[kProjection], spec_.tied_head ? "model.embed_tokens.weight" : "lm_head.weight");
@@ -108,6 +110,7 @@ class Head final : public HeadProgram {
     p.logits = s.take(dtype_, rows * spec_.vocabulary);
     p.normed_gradient = s.take(dtype_, rows * c);
     p.runs = s.take_as<float>(Dtype::f32, runs_of(rows) * c);
+    if (own_loss_) p.own_logits = s.take_as<float>(Dtype::f32, rows * spec_.vocabulary);
     if (layouts_[kProjection].trainable) p.product = s.take(dtype_, std::min(kVocabularyRows, spec_.vocabulary) * c);
     return p;
   }
@@ -129,12 +132,11 @@ class Head final : public HeadProgram {
         args.input_gradient != nullptr ||
         std::any_of(args.gradients.begin(), args.gradients.end(), [](const void* g) { return g != nullptr; });
     const int64_t v = spec_.vocabulary, c = spec_.hidden, count = chunk.count;
-    if (count > 0) {
-      project(args.input, chunk.rows, count, args.parameters, p);
-      k_.cross_entropy(p.logits, chunk.labels, p.losses, static_cast<float>(args.batch->loss_scale), wants_gradient,
-                       count, v);
-    }
-    ops_.sum_losses(p.losses, count, store, report.loss_sum);
+    if (count > 0) project(args.input, chunk.rows, count, args.parameters, p);
+    if (args.batch->loss != nullptr)
+      add_own_loss(*args.batch, p, chunk, wants_gradient, store, report);
+    else
+      add_cross_entropy(*args.batch, p, chunk, wants_gradient, store, report);
     if (!wants_gradient) return;
     if (count > 0) {
       ops_.multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, kProjection, projection_), v, c},
@@ -145,6 +147,29 @@ class Head final : public HeadProgram {
     write_weight_gradients(args, p, count, store);
     if (count > 0 && args.input_gradient != nullptr)
       k_.scatter_rows(p.normed_gradient, chunk.rows, args.input_gradient, count, c);
+  }
+
+  // Both make gradients of the logits.
+  void add_cross_entropy(const MicroBatch& batch, const Pieces& p, const SupervisedTokens& chunk, bool wants_gradient,
+                         Store store, OpReport& report) const {
+    if (chunk.count > 0)
+      k_.cross_entropy(p.logits, chunk.labels, p.losses, static_cast<float>(batch.loss_scale), wants_gradient,
+                       chunk.count, spec_.vocabulary);
+    ops_.sum_losses(p.losses, chunk.count, store, report.loss_sum);
+  }
+  void add_own_loss(const MicroBatch& batch, const Pieces& p, const SupervisedTokens& chunk, bool wants_gradient,
+                    Store store, OpReport& report) const {
+    SLUICE_CHECK(own_loss_, "no room for a loss of one's own");
+    if (store == Store::overwrite) report.loss_sum = 0;
+    if (chunk.count == 0) return;
+    const int64_t elements = chunk.count * spec_.vocabulary;
+    k_.store_gradient(p.logits, p.own_logits, Dtype::f32, Store::overwrite, elements);
+    report.loss_sum += batch.loss->sum(
+        {&batch, chunk.count, spec_.vocabulary, chunk.rows, chunk.labels, p.own_logits, wants_gradient});
+    if (!wants_gradient) return;
+    const Kernels& exact = ops_.kernels(Dtype::f32);
+    exact.scale(p.own_logits, static_cast<float>(batch.loss_scale), elements);
+    exact.store_gradient(p.own_logits, p.logits, dtype_, Store::overwrite, elements);
   }
 
   // The first chunk of the first block to add writes; all others add.
@@ -172,6 +197,7 @@ class Head final : public HeadProgram {
   Dtype dtype_;
   const Ops& ops_;
   const Kernels& k_;
+  bool own_loss_;
   std::vector<int> groups_;
   std::vector<ParameterGroup> layouts_;
   int64_t projection_ = 0, norm_ = 0;

@@ -16,6 +16,7 @@ struct HeadSetup {
   std::vector<int> groups;
   std::vector<const ParameterGroup*> layouts;
   const Ops* ops = nullptr;  // must outlive the program
+  bool own_loss = false;     // room for MicroBatch::loss; on the host's device alone
 };
 
 // Layouts are read, not kept.

@@ -30,6 +30,27 @@ struct SlotSpec {
   double recompute_elements_per_token = 0;  // that row kernels read and write for it, beside its products
 };
 
+struct MicroBatch;
+
+// Logits of R supervised tokens of a micro-batch, in host memory.
+struct LossChunk {
+  const MicroBatch* batch = nullptr;
+  int64_t rows = 0, vocabulary = 0;    // R, V
+  const int32_t* positions = nullptr;  // [R], ascending: of the micro-batch's tokens, the one that predicts
+  const int32_t* labels = nullptr;     // [R]: what it must predict
+  float* logits = nullptr;             // [R, V]
+  bool wants_gradient = false;         // logits are to become the gradient of what is returned
+};
+
+// In place of cross-entropy: a loss of whoever embeds the runtime.
+class LossFunction {
+ public:
+  virtual ~LossFunction() = default;
+  // The sum over the chunk's rows. A pure function of the chunk: a step may ask twice. On the compute lane's thread.
+  // Throws RunError.
+  virtual double sum(const LossChunk& chunk) = 0;
+};
+
 // The tokens that one block sees at once: documents laid end to end, attention only inside a document.
 struct MicroBatch {
   int64_t tokens = 0;                        // N
@@ -41,14 +62,15 @@ struct MicroBatch {
   // Key of the counter-based dropout generator. step counts from 1; 0: not training, nothing is dropped.
   uint64_t seed = 0;
   uint64_t step = 0;
-  uint64_t index = 0;  // of this micro-batch in the step
+  uint64_t index = 0;            // of this micro-batch in the step
+  LossFunction* loss = nullptr;  // null: cross-entropy. Of a model that was built with room for it.
 };
 
 enum class Pass { forward, backward };
 
 // What an op leaves for the host to read once it has ended.
 struct OpReport {
-  double loss_sum = 0;      // of the head: over supervised tokens, of -log p(label), not scaled
+  double loss_sum = 0;      // of the head: over supervised tokens, of -log p(label) or a loss of one's own, not scaled
   uint32_t not_finite = 0;  // not zero: an element was not
 };
 

@@ -1,6 +1,7 @@
 #include "runtime/embed/parameters.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "models/nearest_name.h"
@@ -42,6 +43,35 @@ void widen(std::span<const std::byte> weights, Dtype dtype, std::span<float> val
   }
 }
 
+void refuse_other_size(const models::ParameterTensor& tensor, size_t given) {
+  if (static_cast<int64_t>(given) == tensor.elements) return;
+  throw SetupError(tensor.name + " has " + std::to_string(tensor.elements) + " elements, and " + std::to_string(given) +
+                       " are given",
+                   "parameters() tells each tensor's shape");
+}
+
+// The part of masters that compute sees (core/dtype.h), and what lies with the states beyond it.
+void put_weights(std::span<const float> masters, Dtype dtype, std::span<std::byte> weights) {
+  const auto put = [&](size_t i, auto weight) {
+    std::memcpy(weights.data() + i * sizeof weight, &weight, sizeof weight);
+  };
+  for (size_t i = 0; i < masters.size(); ++i) {
+    if (dtype == Dtype::f32) put(i, masters[i]);
+    if (dtype == Dtype::bf16) put(i, split_master(masters[i]).hi);
+    if (dtype == Dtype::f16) put(i, float_to_f16(masters[i]));
+  }
+}
+void put_masters(std::span<const float> masters, Dtype stored, std::span<std::byte> states) {
+  if (stored == Dtype::f32) {
+    std::memcpy(states.data(), masters.data(), masters.size_bytes());
+    return;
+  }
+  for (size_t i = 0; i < masters.size(); ++i) {
+    const int16_t low = split_master(masters[i]).lo;
+    std::memcpy(states.data() + i * sizeof low, &low, sizeof low);
+  }
+}
+
 // What a weight of the job's files becomes when it streams.
 float as_computed(float value, Dtype dtype) {
   if (dtype == Dtype::bf16) return bf16_to_float(float_to_bf16(value));
@@ -72,10 +102,7 @@ std::vector<Parameter> parameters_of(const train::Job& job) {
 
 void read_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name, std::span<float> values) {
   const auto [group, g, tensor] = find(job, name);
-  if (std::ssize(values) != tensor->elements)
-    throw SetupError(name + " has " + std::to_string(tensor->elements) + " elements, and there is room for " +
-                         std::to_string(values.size()),
-                     "parameters() tells each tensor's shape");
+  refuse_other_size(*tensor, values.size());
   if (group->packed && size_of(tensor->packed_as) == 1)
     throw SetupError(name + " is in low bits, frozen", "read it from base_model's files");
   const plan::GroupPlan* where = run ? &job.planned.plan.groups[static_cast<size_t>(g)] : nullptr;
@@ -85,6 +112,37 @@ void read_parameter(const train::Job& job, train::TrainingRun* run, const std::s
   run->read_weights(g, [&](int, std::span<const std::byte> weights) {
     widen(weights.subspan(static_cast<size_t>(tensor->offset * size_of(dtype))), dtype, values);
   });
+}
+
+void write_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name,
+                     std::span<const float> values) {
+  const auto [group, g, tensor] = find(job, name);
+  refuse_other_size(*tensor, values.size());
+  if (!group->trainable) throw SetupError(name + " is frozen", "parameters() tells which are trained");
+  const Dtype dtype = job.setup.model.compute_dtype;
+  const auto outside = std::find_if(values.begin(), values.end(),
+                                    [&](float value) { return !std::isfinite(as_computed(value, dtype)); });
+  if (outside != values.end())
+    throw SetupError(name + ": " + std::to_string(*outside) + " is not finite in " + std::string(name_of(dtype)),
+                     "give finite numbers that it holds");
+  if (run == nullptr || !run->has_changed())
+    throw SetupError("nothing has been trained since this Trainer was made: " + name + " is still that of the files",
+                     "change the files of base_model, or write it after a step");
+  const StateLayout& layout = job.shape.groups[static_cast<size_t>(g)].states;
+  const int64_t first = tensor->offset, last = first + tensor->elements;
+  run->change(
+      g, first, last,
+      [&](std::span<std::byte> weights) {
+        put_weights(values, dtype, weights.subspan(static_cast<size_t>(first * size_of(dtype))));
+      },
+      [&](int64_t begin, int64_t end, std::span<std::byte> states) {
+        const int64_t from = std::max(first, begin), to = std::min(last, end);
+        const StateSpan masters = layout.span(StatePart::master, begin, end);
+        if (masters.count == 0) return;
+        put_masters(
+            values.subspan(static_cast<size_t>(from - first), static_cast<size_t>(to - from)), masters.dtype,
+            states.subspan(static_cast<size_t>(masters.offset + (from - masters.begin) * size_of(masters.dtype))));
+      });
 }
 
 std::optional<ParameterView> view_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name) {

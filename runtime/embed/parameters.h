@@ -22,4 +22,10 @@ void read_parameter(const train::Job& job, train::TrainingRun* run, const std::s
 // The same where they lie; nothing where that is not in RAM.
 std::optional<ParameterView> view_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name);
 
+// Puts values in the place of a trained tensor's newest ones: its master becomes these fp32 numbers. Moments stay.
+// Throws SetupError: no such tensor, frozen, another size, a number that compute's dtype does not hold, before the
+// first step; RunError.
+void write_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name,
+                     std::span<const float> values);
+
 }  // namespace sluice::embed

@@ -29,7 +29,10 @@ train::Config config_of(const Job& job) {
     text.yaml = train::read_job_file(job.file);
     text.origin = job.file.string();
   }
-  return train::load_config(text);
+  train::Config config = train::load_config(text);
+  if (job.loss && job.loss_name.empty()) throw SetupError("the job's loss has no name", "set Job::loss_name");
+  if (job.loss) config.own_loss = job.loss_name;
+  return config;
 }
 
 namespace {

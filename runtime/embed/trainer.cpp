@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/core/console.h"
+#include "runtime/embed/own_loss.h"
 #include "runtime/embed/parameters.h"
 #include "runtime/embed/prepared_job.h"
 #include "runtime/train/job_text.h"
@@ -72,6 +73,7 @@ class Trainer::Impl : private train::RunObserver {
     train::allow_open_files(2 * static_cast<int64_t>(job_.sources.files.size()));
     folder_.make_and_lock();
     if (job_.nothing_left()) return;
+    if (source_.loss) job_.loss = &loss_;
     plan_ = embed::plan_of(job_);
     train::with_way_on(job_, [&] {
       run_.emplace(job_, folder_, static_cast<train::RunObserver&>(*this));
@@ -160,6 +162,10 @@ class Trainer::Impl : private train::RunObserver {
   void read_parameter(const std::string& name, std::span<float> values) {
     acting([&] { embed::read_parameter(job_, run_ ? &*run_ : nullptr, name, values); });
   }
+  void write_parameter(const std::string& name, std::span<const float> values) {
+    refuse_after_finish();
+    acting([&] { embed::write_parameter(job_, run_ ? &*run_ : nullptr, name, values); });
+  }
   std::optional<ParameterView> view_parameter(const std::string& name) {
     return acting([&] { return embed::view_parameter(job_, run_ ? &*run_ : nullptr, name); });
   }
@@ -209,6 +215,7 @@ class Trainer::Impl : private train::RunObserver {
       } catch (const RunError& error) {
         failed_ = true;
         failure_ = error.what();
+        if (loss_.thrown()) std::rethrow_exception(loss_.thrown());
         throw;
       } catch (const embed::ThrownBySource& thrown) {
         std::rethrow_exception(thrown.exception);
@@ -254,6 +261,7 @@ class Trainer::Impl : private train::RunObserver {
   }
 
   const Job source_;
+  embed::OwnLoss loss_{source_.loss};
   const Callbacks callbacks_;
   Console errors_{STDERR_FILENO};
   const pid_t process_ = getpid();
@@ -299,6 +307,9 @@ void Trainer::finish() { open().finish(); }
 std::optional<fs::path> Trainer::stop() { return open().stop(); }
 std::vector<Parameter> Trainer::parameters() const { return open().parameters(); }
 void Trainer::read_parameter(const std::string& name, std::span<float> values) { open().read_parameter(name, values); }
+void Trainer::write_parameter(const std::string& name, std::span<const float> values) {
+  open().write_parameter(name, values);
+}
 std::optional<ParameterView> Trainer::view_parameter(const std::string& name) { return open().view_parameter(name); }
 
 void Trainer::request_stop() noexcept {

@@ -129,6 +129,14 @@ class OneGpu final : public CudaDevice {
       check_cuda(cudaMemcpy(to + begin, from + begin, count, cudaMemcpyDeviceToHost), "copying from the GPU");
     });
   }
+  void write(std::byte* to, const std::byte* from, Bytes bytes) override {
+    select(device_);
+    pinned_.parts().for_parts(from, static_cast<size_t>(bytes.count), [&](size_t begin, size_t count) {
+      check_cuda(cudaMemcpy(to + begin, from + begin, count, cudaMemcpyHostToDevice), "copying to the GPU");
+    });
+    // A copy from memory that is not registered may return when the driver has it, before the GPU does.
+    check_cuda(cudaStreamSynchronize(nullptr), "copying to the GPU");
+  }
 
   void begin_phase(const plan::Schedule& schedule) override {
     schedule_ = &schedule;

@@ -57,6 +57,8 @@ class Device {
   virtual GroupKernels* group_kernels() = 0;
   // From the device's memory to the host's; blocks. Between phases.
   virtual void read(std::byte* to, const std::byte* from, Bytes bytes) = 0;
+  // The other way.
+  virtual void write(std::byte* to, const std::byte* from, Bytes bytes) = 0;
   // After a failure somewhere: what is posted ends without being run, what it waits for may never come.
   virtual void abandon() = 0;
 };

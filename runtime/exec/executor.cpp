@@ -536,6 +536,10 @@ void Executor::read_back(bool odd, ReadBackOf of, const WeightsSink& weights, co
 void Executor::read_weights(int group, bool odd, const WeightsSink& sink) {
   impl_->trained().weights(group, odd, sink);
 }
+void Executor::change(int group, bool odd, int64_t first, int64_t last, const WeightsChange& weights,
+                      const StatesChange& states) {
+  impl_->trained().change(group, odd, first, last, weights, states);
+}
 std::vector<TrainedExtent> Executor::trained_extents(bool odd) const { return impl_->trained().extents(odd); }
 
 const std::vector<std::string>& Executor::notes() const { return impl_->notes; }

@@ -79,6 +79,9 @@ class Executor {
   void read_back(bool odd, ReadBackOf of, const WeightsSink& weights, const StatesSink& states);
   // The same of one trained group's weights.
   void read_weights(int group, bool odd, const WeightsSink& sink);
+  // Changes elements [first, last) of one trained group (ReadBack::change).
+  void change(int group, bool odd, int64_t first, int64_t last, const WeightsChange& weights,
+              const StatesChange& states);
   // The part of it that lies on disk, of the newest set.
   std::vector<TrainedExtent> trained_extents(bool odd) const;
 

@@ -27,6 +27,7 @@ class ThreadDevice final : public Device {
   void read(std::byte* to, const std::byte* from, Bytes bytes) override {
     std::memcpy(to, from, static_cast<size_t>(bytes.count));
   }
+  void write(std::byte* to, const std::byte* from, Bytes bytes) override { read(to, from, bytes); }
 
   void post_copy(DeviceOp op, std::byte* to, const std::byte* from, Bytes bytes) override {
     const bool to_device = op.lane == Lane::h2d;

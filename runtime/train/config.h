@@ -115,6 +115,9 @@ struct Config {
   DeviceKind device = DeviceKind::automatic;  // key `device: auto | cpu | cuda | emulated`
   OffloadConfig offload;
 
+  // What checkpoints remember a loss by that the embedding program brings (Job::loss). Empty: cross-entropy.
+  std::string own_loss;
+
   // What the user should know but need not change: keys of other trainers that have no influence here.
   std::vector<std::string> notes;
 };

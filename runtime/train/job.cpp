@@ -288,6 +288,10 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.batch = batch_shape(job);
   fill_forced(job);
   job.gpu = target ? nullptr : gpu_for(config.device, config.file.string());
+  if (job.gpu && !config.own_loss.empty())
+    throw SetupError(
+        "a loss of the program's own sees logits in the host's memory, and the job computes on " + job.gpu->name(),
+        "set device: cpu, or leave the loss out");
   if (target) {
     plan_for(*target, job);
   } else {

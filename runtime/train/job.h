@@ -25,6 +25,7 @@ struct Job {
   std::optional<Resume> resume;
   ModelSetup setup;
   std::unique_ptr<RunData> data;
+  models::LossFunction* loss = nullptr;  // in place of cross-entropy, where config.own_loss names one; must outlive it
   LearningRate learning_rate;
   BatchShape batch;
   exec::JobSources sources;

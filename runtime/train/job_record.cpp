@@ -9,6 +9,8 @@
 namespace sluice::train {
 namespace {
 
+const std::string kCrossEntropy = "cross_entropy";
+
 std::string_view name_of(LearningRateSchedule schedule) {
   switch (schedule) {
     case LearningRateSchedule::constant:
@@ -67,6 +69,7 @@ nlohmann::ordered_json record_of(const Config& config) {
       {"train_on_inputs", config.train_on_inputs},
       {"shuffle_merged_datasets", config.shuffle_merged_datasets},
       {"curriculum_sampling", config.sequential_order},
+      {"loss", config.own_loss.empty() ? kCrossEntropy : config.own_loss},
       {"changeable", changeable(config)},
   };
 }
@@ -78,6 +81,7 @@ void refuse_other_record(const nlohmann::json& recorded, const nlohmann::ordered
     nlohmann::json before = value;
     if (key == "update_rule") before = name_of(UpdateRule::adamw);
     if (key == "optimizer_state") before = name_of(MomentFormat::f32);
+    if (key == "loss") before = kCrossEntropy;
     if (recorded.contains(key)) before = recorded[key];
     if (nlohmann::json(value) == before) continue;
     throw SetupError(

@@ -141,7 +141,7 @@ ModelSetup set_up_model(const Config& config, const std::filesystem::path& weigh
     setup.adapter = adapter_from(config, setup.spec);
   }
   setup.model = models::build_decoder(setup.spec, setup.adapter, config.compute_dtype, models::cpu_ops(),
-                                      setup.low_bits.formats());
+                                      setup.low_bits.formats(), !config.own_loss.empty());
   setup.places = models::locate_base_weights(setup.base, setup.spec, setup.model.groups);
   for (const models::ParameterGroup& group : setup.model.groups)
     setup.states.push_back(

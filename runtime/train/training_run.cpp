@@ -62,6 +62,8 @@ SpacePatience patience_of(const Config& config, const std::function<void(const s
   return patience;
 }
 
+constexpr uint64_t kNotTraining = 0;  // MicroBatch::step
+
 bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 
 }  // namespace
@@ -135,6 +137,15 @@ class TrainingRun::Impl {
     flush();
     executor_->read_weights(group, progress_.odd(), sink);
   }
+  void change(int group, int64_t first, int64_t last, const exec::WeightsChange& weights,
+              const exec::StatesChange& states) {
+    SLUICE_CHECK(has_changed(), "weights are changed before a step");
+    flush();
+    kept_.before_training();
+    executor_->change(group, progress_.odd(), first, last, weights, states);
+    saved_step_.reset();
+  }
+  bool has_changed() const { return log_ && progress_.has_changed(); }
   bool is_as_it_began() const { return !progress_.has_changed() && !job_.resume; }
 
   std::optional<fs::path> save() {
@@ -251,7 +262,7 @@ class TrainingRun::Impl {
   StepRecord train_step(int64_t step) {
     const StepData data = job_.data->training(step);
     kept_.before_training();
-    std::vector<models::MicroBatch> micro_batches = views_of(data, step);
+    std::vector<models::MicroBatch> micro_batches = views_of(data, static_cast<uint64_t>(step + 1));
     const bool early = has_early_ && (!job_.planned.plan.undoable || speculates());
     const plan::Phase phase = progress_.step(static_cast<int>(micro_batches.size()), early);
     const optim::AdamWSettings unclipped = update_of(step, 1);
@@ -320,7 +331,8 @@ class TrainingRun::Impl {
     return std::min(1.0f, static_cast<float>(config_.max_grad_norm) / (static_cast<float>(norm) + 1e-6f));
   }
 
-  std::vector<models::MicroBatch> views_of(const StepData& data, int64_t step) const {
+  // `step`: MicroBatch::step.
+  std::vector<models::MicroBatch> views_of(const StepData& data, uint64_t step) const {
     std::vector<models::MicroBatch> views;
     for (const MicroBatchData& batch : data.micro_batches) {
       models::MicroBatch view;
@@ -331,8 +343,9 @@ class TrainingRun::Impl {
       view.document_starts = batch.document_starts;
       view.loss_scale = data.supervised > 0 ? loss_scale_.value() / static_cast<double>(data.supervised) : 0;
       view.seed = config_.seed;
-      view.step = static_cast<uint64_t>(step + 1);
+      view.step = step;
       view.index = views.size();
+      view.loss = job_.loss;
       views.push_back(view);
     }
     return views;
@@ -344,7 +357,7 @@ class TrainingRun::Impl {
     double sum = 0;
     int64_t supervised = 0;
     while (const std::optional<StepData> data = next()) {
-      const std::vector<models::MicroBatch> views = views_of(*data, 0);
+      const std::vector<models::MicroBatch> views = views_of(*data, kNotTraining);
       const exec::PhaseResult result = run_phase(
           progress_.phase(plan::PhaseKind::evaluate, static_cast<int>(views.size())), views, {}, when_not_finite());
       for (const double each : result.loss_sums) sum += each;
@@ -470,6 +483,11 @@ StepRecord TrainingRun::step() { return impl_->step(); }
 double TrainingRun::evaluate() { return impl_->evaluate(); }
 double TrainingRun::evaluate(const NextBatch& next) { return impl_->evaluate(next); }
 void TrainingRun::read_weights(int group, const exec::WeightsSink& sink) { impl_->read_weights(group, sink); }
+void TrainingRun::change(int group, int64_t first, int64_t last, const exec::WeightsChange& weights,
+                         const exec::StatesChange& states) {
+  impl_->change(group, first, last, weights, states);
+}
+bool TrainingRun::has_changed() const { return impl_->has_changed(); }
 bool TrainingRun::is_as_it_began() const { return impl_->is_as_it_began(); }
 std::optional<fs::path> TrainingRun::save() { return impl_->save(); }
 void TrainingRun::finish() { impl_->finish(); }

@@ -75,6 +75,12 @@ class TrainingRun {
 
   // The newest weights of a trained group, as compute sees them.
   void read_weights(int group, const exec::WeightsSink& sink);
+  // Changes elements [first, last) of a trained group: its weights, and chunk by chunk its states (exec::ReadBack),
+  // which hold what masters have beyond the weights. A checkpoint of this step is written anew, when it is next asked
+  // for. Only where has_changed(): some step of this run was not skipped.
+  void change(int group, int64_t first, int64_t last, const exec::WeightsChange& weights,
+              const exec::StatesChange& states);
+  bool has_changed() const;
   // Nothing has been trained yet: weights that the plan keeps on disk are still those of the job's files alone.
   bool is_as_it_began() const;
   // A checkpoint of now, beside those that the job asks for; nothing where no step has changed anything. Returns its

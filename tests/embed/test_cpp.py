@@ -92,7 +92,7 @@ def test_each_misuse_is_refused_by_what_it_was(probe, judged, tmp_path):
     assert said == {
         "early": "finish() after step 0 of 10",
         "unknown": "the model has no tensor 'model.norms.weight'",
-        "room": "model.norm.weight has 40 elements, and there is room for 0",
+        "room": "model.norm.weight has 40 elements, and 0 are given",
         "fork": "the Trainer belongs to the process that this one was forked from",
         "late": "a step after the last one",
         "finished": "the training has been finished",

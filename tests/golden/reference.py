@@ -82,11 +82,14 @@ def padded(rows, labels):
     return ids, mask, targets
 
 
-def loss_sum(model, rows, labels):
+def cross_entropy(logits, labels):
+    return torch.nn.functional.cross_entropy(logits, labels, ignore_index=MASKED, reduction="sum")
+
+
+def loss_sum(model, rows, labels, loss_of=cross_entropy):
     ids, mask, targets = padded(rows, labels)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].float().reshape(-1, logits.shape[-1]),
-                                             targets[:, 1:].reshape(-1), ignore_index=MASKED, reduction="sum")
+    return loss_of(logits[:, :-1].float().reshape(-1, logits.shape[-1]), targets[:, 1:].reshape(-1))
 
 
 def supervised_tokens(labels):
@@ -134,27 +137,30 @@ def end_step(curve, recipe, optimizer, schedule, scaler):
     optimizer.zero_grad()
 
 
-def train(model, rows, recipe, labels=None, scaler=None):
+def train(model, rows, recipe, labels=None, scaler=None, loss_of=cross_entropy, before_step=None):
     """`rows` in order, recipe.rows_per_step of them per step; every token but the first is trained on by default."""
     batches = [rows[i:i + recipe.rows_per_micro_batch] for i in range(0, recipe.rows, recipe.rows_per_micro_batch)]
     labels = labels or rows
     targets = [labels[i:i + recipe.rows_per_micro_batch] for i in range(0, recipe.rows, recipe.rows_per_micro_batch)]
-    return train_on(model, batches, targets, recipe, scaler)
+    return train_on(model, batches, targets, recipe, scaler, loss_of, before_step)
 
 
-def train_on(model, batches, targets, recipe, scaler=None):
-    """`batches` and `targets`: a list of rows per micro-batch, recipe.micro_batches of them per step."""
+def train_on(model, batches, targets, recipe, scaler=None, loss_of=cross_entropy, before_step=None):
+    """`batches` and `targets`: a list of rows per micro-batch, recipe.micro_batches of them per step. `loss_of` gives the
+    sum of logits [rows, vocabulary] and their labels; `before_step` is given each step, counted from 0, and the model."""
     model.train()
     optimizer = optimizer_of(model, recipe)
     schedule = transformers.get_scheduler(recipe.schedule, optimizer, recipe.warmup_steps, recipe.steps)
     curve = Curve([], [], [], model)
     for step in range(recipe.steps):
+        if before_step is not None:
+            before_step(step, model)
         begin = step * recipe.micro_batches
         pairs = list(zip(batches, targets))[begin:begin + recipe.micro_batches]
         supervised = sum(supervised_tokens(labels) for _, labels in pairs)
         step_loss = 0.0
         for rows, labels in pairs:
-            loss = loss_sum(model, rows, labels) / supervised
+            loss = loss_sum(model, rows, labels, loss_of) / supervised
             (loss if scaler is None else scaler.scale(loss)).backward()
             step_loss += loss.item()
         curve.loss.append(step_loss)

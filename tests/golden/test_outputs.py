@@ -46,7 +46,7 @@ class Runs:
             keys = dict(self.keys)
             if keys:
                 adapter_dir = new_adapter(model_dir, directory / "adapter", TARGETS)
-                keys = lora_keys(adapter_dir, TARGETS)
+                keys = {**lora_keys(adapter_dir, TARGETS), "lora_dropout": 0.3}  # of training alone
             job = self.workshop.job(model_dir, Recipe(steps=8), val_set_size=VALIDATION_ROWS,
                                     dataset_prepared_path=str(directory / "cache"), **keys)
             self.done[name] = (model_dir, sluice_run.train(job, directory), directory / "cache")

@@ -69,14 +69,39 @@ sluice::RowSource row_source(nb::object row_of) {
   };
 }
 
-sluice::Job job_of(const std::filesystem::path& file, const std::string& yaml, const std::vector<std::string>& settings,
-                   const nb::object& batch_of, int64_t rows, const nb::object& row_of, const std::string& data_name) {
-  sluice::Job job{.file = file, .yaml = yaml, .settings = settings, .data_name = data_name};
-  if (!batch_of.is_none()) job.data = data_source(batch_of);
-  if (!row_of.is_none()) {
-    job.rows = rows;
-    job.row = row_source(row_of);
+// Numbers where they lie, for the length of a call.
+template <class Number>
+nb::object seen(std::span<Number> numbers, std::vector<size_t> shape) {
+  return nb::cast(nb::ndarray<nb::numpy, Number>(numbers.data(), shape.size(), shape.data(), nb::handle()),
+                  nb::rv_policy::reference);
+}
+
+// `sum_of`: what sluice/_loss.py makes of a program's loss. It gives the sum, and writes gradients over the logits.
+sluice::Loss loss_of(nb::object sum_of) {
+  return [held = shared(std::move(sum_of))](const sluice::LossChunk& chunk) {
+    nb::gil_scoped_acquire gil;
+    const auto rows = static_cast<size_t>(chunk.rows);
+    return nb::cast<double>((*held)(seen(chunk.logits, {rows, static_cast<size_t>(chunk.vocabulary)}),
+                                    seen(chunk.labels, {rows}), seen(chunk.positions, {rows}),
+                                    seen(chunk.token_ids, {chunk.token_ids.size()}), chunk.step, chunk.micro_batch,
+                                    chunk.wants_gradient));
+  };
+}
+
+// Keys as sluice/__init__.py's _job gives them.
+sluice::Job job_of(const nb::dict& given) {
+  sluice::Job job{.file = nb::cast<std::filesystem::path>(given["file"]),
+                  .yaml = nb::cast<std::string>(given["yaml"]),
+                  .settings = nb::cast<std::vector<std::string>>(given["settings"]),
+                  .data_name = nb::cast<std::string>(given["data_name"]),
+                  .loss_name = nb::cast<std::string>(given["loss_name"])};
+  const auto object = [&](const char* key) { return nb::object(given[key]); };
+  if (!object("batch_of").is_none()) job.data = data_source(object("batch_of"));
+  if (!object("row_of").is_none()) {
+    job.rows = nb::cast<int64_t>(given["rows"]);
+    job.row = row_source(object("row_of"));
   }
+  if (!object("sum_of").is_none()) job.loss = loss_of(object("sum_of"));
   return job;
 }
 
@@ -126,6 +151,12 @@ nb::object read_parameter(Trainer& trainer, const std::string& name) {
   float* data = values.release();
   nb::capsule owner(data, [](void* held) noexcept { delete[] static_cast<float*>(held); });
   return nb::cast(nb::ndarray<nb::numpy, float>(data, shape.size(), shape.data(), owner));
+}
+
+void write_parameter(Trainer& trainer, const std::string& name,
+                     nb::ndarray<const float, nb::c_contig, nb::device::cpu> values) {
+  nb::gil_scoped_release no_gil;
+  trainer.write_parameter(name, {values.data(), values.size()});
 }
 
 nb::dlpack::dtype dtype_of(const std::string& name) {
@@ -222,30 +253,25 @@ NB_MODULE(_sluice, m) {
 
   m.def(
       "plan_of",
-      [](const std::filesystem::path& file, const std::string& yaml, const std::vector<std::string>& settings,
-         const nb::object& batch_of, int64_t rows, const nb::object& row_of, const std::string& data_name) {
-        const sluice::Job job = job_of(file, yaml, settings, batch_of, rows, row_of, data_name);
+      [](const nb::dict& given) {
+        const sluice::Job job = job_of(given);
         nb::gil_scoped_release no_gil;
         return sluice::plan_of(job);
       },
-      nb::arg("file"), nb::arg("yaml"), nb::arg("settings"), nb::arg("batch_of").none(), nb::arg("rows"),
-      nb::arg("row_of").none(), nb::arg("data_name"));
+      nb::arg("job"));
 
   nb::class_<Trainer>(m, "Trainer")
       .def(
           "__init__",
-          [](Trainer* self, const std::filesystem::path& file, const std::string& yaml,
-             const std::vector<std::string>& settings, const nb::object& batch_of, int64_t rows,
-             const nb::object& row_of, const std::string& data_name, const nb::object& step,
-             const nb::object& checkpoint, const nb::object& validation, const nb::object& should_stop) {
-            const sluice::Job job = job_of(file, yaml, settings, batch_of, rows, row_of, data_name);
+          [](Trainer* self, const nb::dict& given, const nb::object& step, const nb::object& checkpoint,
+             const nb::object& validation, const nb::object& should_stop) {
+            const sluice::Job job = job_of(given);
             sluice::Callbacks callbacks = callbacks_of(step, checkpoint, validation, should_stop);
             nb::gil_scoped_release no_gil;
             new (self) Trainer(job, std::move(callbacks));
           },
-          nb::arg("file"), nb::arg("yaml"), nb::arg("settings"), nb::arg("batch_of").none(), nb::arg("rows"),
-          nb::arg("row_of").none(), nb::arg("data_name"), nb::arg("step").none(), nb::arg("checkpoint").none(),
-          nb::arg("validation").none(), nb::arg("should_stop").none())
+          nb::arg("job"), nb::arg("step").none(), nb::arg("checkpoint").none(), nb::arg("validation").none(),
+          nb::arg("should_stop").none())
       .def_prop_ro("plan", [](const Trainer& trainer) { return trainer.plan(); })
       .def_prop_ro("output_dir", [](const Trainer& trainer) { return trainer.output_dir(); })
       .def_prop_ro("steps_done", &Trainer::steps_done)
@@ -266,6 +292,7 @@ NB_MODULE(_sluice, m) {
       .def("request_stop", &Trainer::request_stop)
       .def("parameters", &Trainer::parameters)
       .def("read_parameter", &read_parameter)
+      .def("write_parameter", &write_parameter)
       .def("view_parameter",
            [](nb::handle self, const std::string& name) { return view_parameter(nb::borrow(self), name); })
       .def("close", &close_if_unseen);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,25 @@ using DataSource = std::function<bool(const BatchRequest& request, Batch& batch)
 // Fills an empty batch with one document: that of a row, counted from 0. Otherwise as DataSource.
 using RowSource = std::function<void(int64_t row, Batch& document)>;
 
+// Logits of R supervised tokens of a micro-batch of N. All spans end with the call.
+struct LossChunk {
+  int64_t step = 0;  // counted from 0; -1: of an evaluation
+  int64_t micro_batch = 0;
+  int64_t rows = 0, vocabulary = 0;    // R, V
+  std::span<const int32_t> token_ids;  // [N]
+  std::span<const int32_t> positions;  // [R], ascending: the token that predicts
+  std::span<const int32_t> labels;     // [R]: what it must predict, the token after it
+  std::span<float> logits;             // [R, V], row-major
+  bool wants_gradient = false;         // logits are to become the gradient of what is returned, in place
+};
+
+// A loss in place of cross-entropy: its sum over the chunk's rows. Step::loss is the sum of all chunks over the step's
+// supervised tokens, and gradients are of that; logits of all tokens never exist at once. A pure function of the chunk.
+// Called inside Trainer::step() and evaluate(), on a thread of the runtime's. What it throws comes out of that call,
+// and ends the training as a failed drive does: another Trainer goes on from the newest checkpoint. Memory that it
+// takes is not counted in offload.max_cpu, nor its time in the plan. The job computes on the CPU (or `emulated`).
+using Loss = std::function<double(const LossChunk& chunk)>;
+
 struct Job {
   // Keys as in a job file: where it lies, or its text.
   std::filesystem::path file;
@@ -54,6 +74,10 @@ struct Job {
   RowSource row;
   // What checkpoints remember them by: with another name they are not resumed.
   std::string data_name = "data";
+
+  Loss loss;  // empty: cross-entropy
+  // What checkpoints remember it by: with another name, or without one, they are not resumed.
+  std::string loss_name = "loss";
 };
 
 // What a job would do here. Peaks are upper bounds that training keeps to.

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <sluice/trainer.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace sluice {
@@ -18,6 +21,12 @@ inline at::Tensor read_tensor(Trainer& trainer, const std::string& name) {
   at::Tensor values = at::empty(found == all.end() ? std::vector<int64_t>{0} : found->shape, at::kFloat);
   trainer.read_parameter(name, {values.data_ptr<float>(), static_cast<size_t>(values.numel())});
   return values;
+}
+
+// `values` of any dtype, of the tensor's shape. Throws as Trainer::write_parameter.
+inline void write_tensor(Trainer& trainer, const std::string& name, const at::Tensor& values) {
+  const at::Tensor exact = values.detach().to(at::kCPU, at::kFloat).contiguous();
+  trainer.write_parameter(name, {exact.data_ptr<float>(), static_cast<size_t>(exact.numel())});
 }
 
 // The tensor where it lies in the runtime's memory, for reading; undefined where it does not lie in RAM. It ends as
@@ -49,6 +58,26 @@ inline Batch batch_of(const at::Tensor& token_ids_BT, const at::Tensor& labels_B
     if (labels_BT.defined()) append(labels_BT, batch.labels);
   }
   return batch;
+}
+
+// A loss that autograd differentiates. `of` gives the sum, a scalar, of logits [R, V], fp32, and labels [R], int64; the
+// tensors end with the call.
+inline Loss loss_of(std::function<at::Tensor(const at::Tensor& logits_RV, const at::Tensor& labels_R)> of) {
+  return [of = std::move(of)](const LossChunk& chunk) {
+    const at::Tensor logits_RV = at::from_blob(chunk.logits.data(), {chunk.rows, chunk.vocabulary}, at::kFloat);
+    const at::Tensor labels_R =
+        at::from_blob(const_cast<int32_t*>(chunk.labels.data()), {chunk.rows}, at::kInt).to(at::kLong);
+    const c10::AutoGradMode differentiates(chunk.wants_gradient);
+    const at::Tensor leaf = logits_RV.detach().requires_grad_(chunk.wants_gradient);
+    const at::Tensor sum = of(leaf, labels_R);
+    TORCH_CHECK(sum.defined() && sum.numel() == 1, "a loss is one number, the sum over the rows");
+    if (chunk.wants_gradient) {
+      sum.backward();
+      const c10::AutoGradMode no_graph(false);
+      logits_RV.copy_(leaf.grad());
+    }
+    return sum.item<double>();
+  };
 }
 
 }  // namespace sluice

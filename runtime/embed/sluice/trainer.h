@@ -59,7 +59,7 @@ struct Parameter {
 };
 
 // Where a tensor's values lie in the runtime's memory, row-major. For reading: an optimizer's other half of them would
-// not know of a change.
+// not know of a change; Trainer::write_parameter changes both.
 struct ParameterView {
   const void* data = nullptr;
   std::string dtype;  // "f32", "bf16" or "f16", as compute has it
@@ -108,6 +108,10 @@ class Trainer {
   std::vector<Parameter> parameters() const;
   // The newest values of a tensor, as compute sees them, in row-major order; `values` has as many elements as it.
   void read_parameter(const std::string& name, std::span<float> values);
+  // Puts values in the place of a trained tensor's, for all that follows: the fp32 master becomes these numbers, the
+  // optimizer's moments stay. After a step of this Trainer: until then a tensor is that of the files. They must be
+  // finite as compute sees them.
+  void write_parameter(const std::string& name, std::span<const float> values);
   // The same where they lie, without a copy: until the next call other than these. Nothing where the plan keeps them
   // elsewhere than in RAM, and of frozen tensors.
   std::optional<ParameterView> view_parameter(const std::string& name);

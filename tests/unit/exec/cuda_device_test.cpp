@@ -102,6 +102,11 @@ TEST_F(CudaDeviceTest, CopiesCrossTheBordersOfPinnedMemory) {
   device_->post_copy({1, Lane::d2h, {}}, memory.data() + KiB(4).count, device_->memory().data(), all);
   EXPECT_FALSE(events(1).front().error);
   EXPECT_EQ(std::memcmp(memory.data(), before.data(), before.size()), 0);
+
+  device_->write(device_->memory().data(), memory.data() + KiB(4).count, all);  // and between phases
+  std::memset(memory.data() + KiB(4).count, 0, static_cast<size_t>(all.count));
+  device_->read(memory.data() + KiB(4).count, device_->memory().data(), all);
+  EXPECT_EQ(std::memcmp(memory.data(), before.data(), before.size()), 0);
   device_.reset();  // before the memory that it pinned
 }
 

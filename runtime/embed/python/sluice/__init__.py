@@ -16,12 +16,13 @@ from pathlib import Path
 import torch as _torch  # the LibTorch that the runtime computes with: its libraries are then loaded
 
 from . import _data
+from ._loss import LossChunk, sum_of
 from ._sluice import Checkpoint, JobError, Parameter, Plan, Step, TrainingError, Validated, __version__
 from ._sluice import Trainer as _Trainer
 from ._sluice import plan_of as _plan_of
 
-__all__ = ["Checkpoint", "JobError", "Parameter", "Plan", "Step", "Trainer", "TrainingError", "Validated", "__version__",
-           "plan"]
+__all__ = ["Checkpoint", "JobError", "LossChunk", "Parameter", "Plan", "Step", "Trainer", "TrainingError", "Validated",
+           "__version__", "plan"]
 
 
 def _plain(value):
@@ -33,10 +34,11 @@ def _plain(value):
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _job(model_dir, args, train_dataset, data_name):
+def _job(model_dir, args, train_dataset, data_name="data", loss=None, loss_name="loss"):
     """What _sluice's functions take."""
     settings = [] if model_dir is None else [f"base_model={json.dumps(os.fspath(model_dir))}"]
-    job = {"file": "", "yaml": "", "settings": settings, "batch_of": None, "rows": 0, "row_of": None, "data_name": data_name}
+    job = {"file": "", "yaml": "", "settings": settings, "batch_of": None, "rows": 0, "row_of": None, "data_name": data_name,
+           "sum_of": None if loss is None else sum_of(loss), "loss_name": loss_name}
     if isinstance(args, dict):
         job["yaml"] = json.dumps(_plain(args))
     elif isinstance(args, (str, os.PathLike)):
@@ -68,7 +70,7 @@ def plan(model_dir, args, *, train_dataset=None):
 
     Arguments as of Trainer. Returns a Plan, whose text says where each byte would live and why.
     """
-    return _plan_of(**_job(model_dir, args, train_dataset, "data"))
+    return _plan_of(_job(model_dir, args, train_dataset))
 
 
 class Trainer:
@@ -85,6 +87,12 @@ class Trainer:
     on_step, on_checkpoint, on_validation: called with a Step, Checkpoint, Validated once that is whole.
     should_stop: called after each step of train(); True ends it with a checkpoint.
     data_name: what checkpoints remember train_dataset by; with another name they are not resumed.
+    loss: in place of cross-entropy, a function of logits [R, V] (a torch tensor, fp32), labels [R] (int64) and a LossChunk,
+        R supervised tokens of a micro-batch: their sum of losses, a tensor with one number, which torch differentiates. The
+        tensors end with the call. Step.loss and the gradients are of the mean over a step's supervised tokens. A pure
+        function: a step may ask twice. On a thread of the runtime's; what it raises comes out of the call that trains,
+        which ends as where a drive fails: another Trainer goes on from the newest checkpoint. The job computes on the CPU.
+    loss_name: what checkpoints remember it by; with another name, or without it, they are not resumed.
 
     All memory and disk that training will need is taken here. Raises JobError (a ValueError) where the job, its data or
     the call is wrong, TrainingError (a RuntimeError) where a running job failed; the texts are those of `sluice train`.
@@ -93,10 +101,10 @@ class Trainer:
     """
 
     def __init__(self, model_dir, args, *, train_dataset=None, on_step=None, on_checkpoint=None, on_validation=None,
-                 should_stop=None, data_name="data"):
+                 should_stop=None, data_name="data", loss=None, loss_name="loss"):
         self._native = None
-        self._native = _Trainer(**_job(model_dir, args, train_dataset, data_name), step=on_step, checkpoint=on_checkpoint,
-                                validation=on_validation, should_stop=should_stop)
+        self._native = _Trainer(_job(model_dir, args, train_dataset, data_name, loss, loss_name), step=on_step,
+                                checkpoint=on_checkpoint, validation=on_validation, should_stop=should_stop)
 
     def train(self):
         """Trains to the end and writes the result to output_dir: True. Stopped by should_stop: False.
@@ -142,6 +150,19 @@ class Trainer:
         NumPy's; torch.from_dlpack(array) shares its memory.
         """
         return self._native.read_parameter(name)
+
+    def write_parameter(self, name, values):
+        """Puts values in the place of a trained tensor's, for all that follows.
+
+        values: numbers of the tensor's shape, a torch tensor or an array. The fp32 master becomes these, the optimizer's
+        moments stay. After a step of this Trainer: until then a tensor is that of the files.
+        """
+        shapes = {each.name: each.shape for each in self._native.parameters()}
+        values = _torch.as_tensor(values).detach().to("cpu", _torch.float32).contiguous()
+        if name in shapes and tuple(values.shape) != shapes[name]:
+            raise JobError(f"{name} has the shape {shapes[name]}, and {tuple(values.shape)} is given"
+                           "\n  fix: parameters() tells each tensor's shape")
+        self._native.write_parameter(name, values.numpy())
 
     def view_parameter(self, name):
         """The same where it lies in the runtime's memory, without a copy: a torch tensor of compute's type, for reading only.

@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,12 @@ class Plan:
     text: str
     json: str
 
+class LossChunk(NamedTuple):
+    step: int
+    micro_batch: int
+    token_ids: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
+
 class Parameter:
     name: str
     shape: tuple[int, ...]
@@ -79,6 +85,8 @@ class Trainer:
         on_validation: Callable[[Validated], object] | None = None,
         should_stop: Callable[[], bool] | None = None,
         data_name: str = "data",
+        loss: Callable[[torch.Tensor, torch.Tensor, LossChunk], torch.Tensor] | None = None,
+        loss_name: str = "loss",
     ) -> None: ...
     def train(self) -> bool: ...
     def step(self) -> Step: ...
@@ -89,6 +97,7 @@ class Trainer:
     def request_stop(self) -> None: ...
     def parameters(self) -> list[Parameter]: ...
     def read_parameter(self, name: str) -> npt.NDArray[np.float32]: ...
+    def write_parameter(self, name: str, values: torch.Tensor | npt.ArrayLike) -> None: ...
     def view_parameter(self, name: str) -> torch.Tensor | None: ...
     @property
     def plan(self) -> Plan: ...
