@@ -94,13 +94,21 @@ TEST(SwapFolder, AFileInItsPlaceIsNamed) {
   EXPECT_NE(refusal_of(folder.path()).find("sluice-swap/extents"), std::string::npos);
 }
 
+// The limit is gone when the exception is looked at: UBSan takes descriptors to see that an object is one.
 std::string refusal_with_files(int more) {
   const Folder folder;
-  const FewFiles few(more);
-  return refusal_of(folder.path());
+  try {
+    const FewFiles few(more);
+    const SwapEngine engine(threads_in(folder.path()));
+  } catch (const SetupError& error) {
+    return error.what();
+  }
+  return "accepted";
 }
 
 TEST(SwapEngine, FilesThatTheLimitRefusesAreNamed) {
+  // UBSan asks of each type once: while there are descriptors.
+  EXPECT_EQ(refusal_with_files(16), "accepted");
   EXPECT_NE(refusal_with_files(0).find("sluice-swap/owner: Too many open files"), std::string::npos);
   EXPECT_NE(refusal_with_files(1).find("sluice-swap/extents: Too many open files"), std::string::npos);
   EXPECT_NE(refusal_with_files(2).find("no file descriptor left\n  fix: raise `ulimit -n`"), std::string::npos);
