@@ -52,6 +52,21 @@ TEST(Executor, HighWaterEqualsTheSimulatedPeakAndNothingIsAllocatedAfterwards) {
   }
 }
 
+TEST(Executor, WhatIsChangedBetweenPhasesStaysChangedWhereverItLives) {
+  std::vector<ToyJob> all = kOthers;
+  all.push_back(kMemory);
+  for (const ToyJob& arrangement : all) {
+    Toy toy(arrangement);
+    Outcome expected = toy.train(3);
+    toy.change();
+    for (float& weight : expected.weights) weight *= 2;
+    for (float& state : expected.states) state *= 3;
+    const Outcome found = toy.read_back();
+    EXPECT_EQ(found.weights, expected.weights) << arrangement.name;
+    EXPECT_EQ(found.states, expected.states) << arrangement.name;
+  }
+}
+
 void expect_failure_at(const ToyJob& arrangement, int64_t request) {
   swap::Faults faults;
   faults.fail_at = request;

@@ -100,10 +100,24 @@ class Toy {
     return execute(progress_.next(plan::PhaseKind::train, shape_.micro_batches), when_not_finite);
   }
 
-  // All weights and states once more, for nothing but what happens meanwhile.
-  void read_back() {
+  // All weights and states once more.
+  Outcome read_back() {
     Outcome outcome;
     read_back(outcome);
+    return outcome;
+  }
+
+  // All weights twice as large, all states three times.
+  void change() {
+    const auto multiply = [](std::span<std::byte> bytes, float factor) {
+      auto* values = reinterpret_cast<float*>(bytes.data());
+      for (size_t i = 0; i < bytes.size() / 4; ++i) values[i] *= factor;
+    };
+    for (size_t g = 0; g < shape_.groups.size(); ++g)
+      executor_->change(
+          static_cast<int>(g), progress_.odd(), 0, shape_.groups[g].elements,
+          [&](std::span<std::byte> weights) { multiply(weights, 2); },
+          [&](int64_t, int64_t, std::span<std::byte> states) { multiply(states, 3); });
   }
 
   Executor& executor() { return *executor_; }
