@@ -86,6 +86,21 @@ def test_step_by_step_with_reading_between_gives_the_same_bits(run_python, job, 
     outcome.assert_identical(judged, run_of(tmp_path), "step by step")
 
 
+SCRIPT = START + """
+trainer = sluice.Trainer(None, keys, train_dataset=rows, on_step=lambda step: print(step.step, step.loss))
+trainer.train()
+"""
+
+
+def test_a_script_of_a_few_lines_leaves_what_the_binary_leaves_and_says_nothing_else(run_python, job, judged, rows, tmp_path):
+    done = run_python(SCRIPT, keys=own(job, output_dir=str(tmp_path / "out")), rows=rows)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.count("\n") == 10, done.stderr
+    outcome.assert_identical(judged, run_of(tmp_path), "a script")
+    files = [sorted(path.relative_to(folder).as_posix().count("/") for path in folder.rglob("*"))
+             for folder in (tmp_path / "out", judged.output_dir)]
+    assert files[0] == files[1], sorted((tmp_path / "out").rglob("*"))
+
+
 VIEWS = START + """
 import gc
 import torch

@@ -204,6 +204,8 @@ void close_if_unseen(Trainer& trainer) {
 }  // namespace
 
 NB_MODULE(_sluice, m) {
+  // A script's globals, which its callbacks refer to, end after the module: what they hold is no leak.
+  nb::set_leak_warnings(false);
   m.attr("__version__") = sluice::library_version();
   nb::exception<sluice::JobError>(m, "JobError", PyExc_ValueError);
   nb::exception<sluice::TrainingError>(m, "TrainingError", PyExc_RuntimeError);

@@ -9,8 +9,10 @@ Keys are those of a job file (`sluice train --help` lists them). sluice.transfor
 transformers.TrainingArguments in their place.
 """
 
+import atexit
 import json
 import os
+import weakref
 from pathlib import Path
 
 import torch as _torch  # the LibTorch that the runtime computes with: its libraries are then loaded
@@ -23,6 +25,19 @@ from ._sluice import plan_of as _plan_of
 
 __all__ = ["Checkpoint", "JobError", "LossChunk", "Parameter", "Plan", "Step", "Trainer", "TrainingError", "Validated",
            "__version__", "plan"]
+
+
+_open = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all():
+    """Of a script's own Trainers: callbacks that see its globals keep them for as long as the interpreter has those."""
+    for trainer in list(_open):
+        try:
+            trainer.close()
+        except JobError:
+            pass  # tensors lie in its memory
 
 
 def _plain(value):
@@ -97,12 +112,13 @@ class Trainer:
     All memory and disk that training will need is taken here. Raises JobError (a ValueError) where the job, its data or
     the call is wrong, TrainingError (a RuntimeError) where a running job failed; the texts are those of `sluice train`.
     The GIL is released while the runtime works. Not to be used by two threads at once, nor after a fork by the child.
-    Close it, or use `with`: Python does not find a Trainer whose own callbacks refer to it.
+    Close it, or use `with`: Python does not find a Trainer whose own callbacks refer to it before the program ends.
     """
 
     def __init__(self, model_dir, args, *, train_dataset=None, on_step=None, on_checkpoint=None, on_validation=None,
                  should_stop=None, data_name="data", loss=None, loss_name="loss"):
         self._native = None
+        _open.add(self)
         self._native = _Trainer(_job(model_dir, args, train_dataset, data_name, loss, loss_name), step=on_step,
                                 checkpoint=on_checkpoint, validation=on_validation, should_stop=should_stop)
 
