@@ -130,19 +130,17 @@ void write_parameter(const train::Job& job, train::TrainingRun* run, const std::
                      "change the files of base_model, or write it after a step");
   const StateLayout& layout = job.shape.groups[static_cast<size_t>(g)].states;
   const int64_t first = tensor->offset, last = first + tensor->elements;
-  run->change(
-      g, first, last,
-      [&](std::span<std::byte> weights) {
-        put_weights(values, dtype, weights.subspan(static_cast<size_t>(first * size_of(dtype))));
-      },
-      [&](int64_t begin, int64_t end, std::span<std::byte> states) {
-        const int64_t from = std::max(first, begin), to = std::min(last, end);
-        const StateSpan masters = layout.span(StatePart::master, begin, end);
-        if (masters.count == 0) return;
-        put_masters(
-            values.subspan(static_cast<size_t>(from - first), static_cast<size_t>(to - from)), masters.dtype,
-            states.subspan(static_cast<size_t>(masters.offset + (from - masters.begin) * size_of(masters.dtype))));
-      });
+  const auto change_weights = [&](std::span<std::byte> weights) {
+    put_weights(values, dtype, weights.subspan(static_cast<size_t>(first * size_of(dtype))));
+  };
+  const auto change_masters = [&](int64_t begin, int64_t end, std::span<std::byte> states) {
+    const int64_t from = std::max(first, begin), to = std::min(last, end);
+    const StateSpan masters = layout.span(StatePart::master, begin, end);
+    put_masters(values.subspan(static_cast<size_t>(from - first), static_cast<size_t>(to - from)), masters.dtype,
+                states.subspan(static_cast<size_t>(masters.offset + (from - masters.begin) * size_of(masters.dtype))));
+  };
+  // fp32 weights are their own masters.
+  run->change(g, first, last, change_weights, dtype == Dtype::f32 ? exec::StatesChange() : change_masters);
 }
 
 std::optional<ParameterView> view_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name) {

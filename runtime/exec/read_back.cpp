@@ -34,6 +34,7 @@ void ReadBack::change(int group, bool odd, int64_t first, int64_t last, const We
   const int set = plan::newest_set(planned_.plan, group, odd);
   weights(bring_weights(group, set));
   put_weights(group, set);
+  if (!states) return;
   for_each_chunk(group, [&](const Chunk& chunk) {
     if (chunk.end <= first || chunk.begin >= last) return;
     states(chunk.begin, chunk.end, bring_states(group, set, chunk));

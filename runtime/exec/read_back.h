@@ -55,7 +55,7 @@ class ReadBack {
   // Of one trained group.
   void weights(int group, bool odd, const WeightsSink& sink);
   // Weights of one trained group, and the states of each chunk that has elements of [first, last), are changed and put
-  // back. Blocks. Throws RunError; some of it may have been put back then.
+  // back; states where there is a change for them. Blocks. Throws RunError; some of it may have been put back then.
   void change(int group, bool odd, int64_t first, int64_t last, const WeightsChange& weights,
               const StatesChange& states);
   // Those of the newest set.

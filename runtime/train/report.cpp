@@ -1,12 +1,10 @@
 #include "runtime/train/report.h"
 
-#include <cerrno>
-#include <cstdio>
 #include <fstream>
 #include <iterator>
 
 #include "runtime/core/result.h"
-#include "runtime/train/output_file.h"
+#include "runtime/train/durable_folders.h"
 #include "runtime/train/shipped_folder.h"
 
 namespace sluice::train {
@@ -66,9 +64,7 @@ void write_report(const fs::path& file, const std::string& json) {
   fill(page, "/*script*/", content_of(folder / "page.js", kFix));
   fill(page, "/*data*/", inside_script(json));
   fill(page, "/*plotly*/", bundle(folder));
-  const fs::path partial = file.string() + ".partial";
-  write_file(partial, page);
-  if (std::rename(partial.c_str(), file.c_str()) != 0) throw_file_error(file, "rename", errno);
+  replace_file(fs::absolute(file), page);
 }
 
 }  // namespace sluice::train

@@ -35,12 +35,13 @@ DocumentValue read_document(const fs::path& file) {
 // What a study's file says goes on in command lines, YAML and JSON.
 void refuse_other_encodings(const DocumentValue& value, const fs::path& file) {
   const auto check = [&](const std::string& text, Position position) {
-    if (nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::ignore) ==
-        nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))
-      return;
-    throw SetupError(file.string() + ":" + std::to_string(position.line) + ":" + std::to_string(position.column) +
-                         ": this is not UTF-8",
-                     "write the file in UTF-8");
+    try {
+      nlohmann::json(text).dump();
+    } catch (const nlohmann::json::exception&) {
+      throw SetupError(file.string() + ":" + std::to_string(position.line) + ":" + std::to_string(position.column) +
+                           ": this is not UTF-8",
+                       "write the file in UTF-8");
+    }
   };
   check(value.text, value.position);
   for (const DocumentValue& item : value.items) refuse_other_encodings(item, file);
@@ -265,9 +266,10 @@ class StudyReader {
     constexpr std::string_view kOrigin = "command line: ";
     const bool of_no_cell = error.message.starts_with(study_.base.string() + ":");
     if (of_no_cell || is_error_of(overrides_, error)) throw SetupError(std::move(error));
+    const std::string place = place_of(error, cell);
     // Settings of a cell reach the job's reader as those of a command line do.
     if (error.message.starts_with(kOrigin)) error.message.erase(0, kOrigin.size());
-    error.message = place_of(error, cell) + ": " + error.message;
+    error.message = place + ": " + error.message;
     throw SetupError(std::move(error));
   }
 
@@ -285,10 +287,9 @@ class StudyReader {
     return study_.file.string() + ", " + cell.name();
   }
 
-  // With or without "command line: ".
   bool is_error_of(const std::vector<std::string>& overrides, const Error& error) const {
     const std::optional<Error> same = load_error(overrides);
-    return same && same->message.ends_with(error.message);
+    return same && same->message == error.message;
   }
 
   std::optional<Error> load_error(const std::vector<std::string>& overrides) const {

@@ -10,7 +10,6 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/train/durable_folders.h"
-#include "runtime/train/output_file.h"
 
 namespace sluice::train {
 namespace {
@@ -20,11 +19,6 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr std::array<const char*, 5> kStates = {"open", "planned", "measured", "skipped", "failed"};
-
-std::string text_of(const fs::path& file) {
-  std::ifstream stream(file);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
 
 std::string settings_text(const StudyCell& cell) {
   std::string text;
@@ -180,6 +174,11 @@ fs::path CellStore::file_of(const StudyCell& cell) const {
   return folder_ / name;
 }
 
+std::string text_of(const fs::path& file) {
+  std::ifstream stream(file);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
 bool is_json(const std::string& text) { return !json::parse(text, nullptr, false).is_discarded(); }
 
 std::optional<CellResult> CellStore::find(const StudyCell& cell) const {
@@ -207,10 +206,7 @@ void CellStore::save(const StudyCell& cell, const CellResult& result) const {
                                {"plan", result.plan},
                                {"profile", result.profile}};
   make_folders(folder_);
-  const fs::path file = file_of(cell), partial = file.string() + ".partial";
-  write_file(partial, stored.dump(-1, ' ', false, json::error_handler_t::replace));
-  if (std::rename(partial.c_str(), file.c_str()) != 0) throw_file_error(file, "rename", errno);
-  sync_folder(folder_);
+  replace_file(file_of(cell), stored.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
 std::string to_json(const Study& study, const StudyResults& results, Details details) {

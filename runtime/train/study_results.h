@@ -26,6 +26,8 @@ struct CellResult {
   double plan_seconds = 0;  // that planning took, the job's preparation included
 };
 
+// A file's bytes; empty where there is none.
+std::string text_of(const std::filesystem::path& file);
 // Whether it is one whole JSON value.
 bool is_json(const std::string& text);
 

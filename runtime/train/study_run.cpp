@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -11,12 +10,13 @@
 #include <thread>
 
 #include "runtime/core/console.h"
+#include "runtime/core/processor.h"
 #include "runtime/core/result.h"
 #include "runtime/core/units.h"
 #include "runtime/train/child_process.h"
+#include "runtime/train/durable_folders.h"
 #include "runtime/train/entry.h"
 #include "runtime/train/machine_file.h"
-#include "runtime/train/output_file.h"
 #include "runtime/train/output_folder.h"
 #include "runtime/train/report.h"
 #include "runtime/train/stop_request.h"
@@ -31,11 +31,6 @@ using nlohmann::json;
 constexpr int kSetupFailed = 2;
 constexpr std::string_view kFixOfReason = "; fix: ";
 
-std::string text_of(const fs::path& file) {
-  std::ifstream stream(file);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
 // What follows `key` and a colon in a file of such lines.
 std::string line_of(const fs::path& file, const std::string& key) {
   std::ifstream stream(file);
@@ -49,8 +44,7 @@ std::string line_of(const fs::path& file, const std::string& key) {
 
 // Processor, cores and GPUs.
 std::string this_machine() {
-  std::string text =
-      line_of("/proc/cpuinfo", "model name") + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores";
+  std::string text = processor_name() + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores";
   std::error_code ignored;
   for (const auto& gpu : fs::directory_iterator("/proc/driver/nvidia/gpus", ignored))
     text += ", " + line_of(gpu.path() / "information", "Model");
@@ -244,11 +238,7 @@ class StudyRun {
     return true;
   }
 
-  void write(const char* name, const std::string& text) const {
-    const fs::path file = study_.output_dir / name, partial = file.string() + ".partial";
-    write_file(partial, text);
-    if (std::rename(partial.c_str(), file.c_str()) != 0) throw_file_error(file, "rename", errno);
-  }
+  void write(const char* name, const std::string& text) const { replace_file(study_.output_dir / name, text); }
   void write_tables() const {
     folder_.check_in_place();
     write("study.csv", to_csv(study_, results_));

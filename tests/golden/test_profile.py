@@ -1,5 +1,6 @@
 """`sluice profile`: what it says of a job adds up and is what the run did; nothing is kept. A study goes on after a kill."""
 
+import contextlib
 import csv
 import json
 import re
@@ -114,12 +115,19 @@ def test_the_text_says_what_the_json_says(workshop, tmp_path):
     assert {event["pid"] for event in events} == {"executed", "simulated"}
 
 
+@contextlib.contextmanager
+def profiling(job, directory):
+    """The process of a profile without end, once it runs."""
+    with subprocess.Popen([sluice_run.binary(), "profile", str(job), "--steps", "1000000"], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE) as process:
+        while not list(directory.glob(".sluice-scratch-*/trainer_log.jsonl")) and process.poll() is None:
+            time.sleep(0.05)
+        yield process
+
+
 def test_a_profile_that_is_stopped_leaves_nothing(workshop, tmp_path):
     job = write_job(workshop, tmp_path)
-    with subprocess.Popen([sluice_run.binary(), "profile", str(job), "--steps", "1000000"], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE) as process:
-        while not list(tmp_path.glob(".sluice-scratch-*/trainer_log.jsonl")) and process.poll() is None:
-            time.sleep(0.05)
+    with profiling(job, tmp_path) as process:
         process.send_signal(signal.SIGINT)
         process.wait(60)
         assert process.returncode == 128 + signal.SIGINT, process.stderr.read()
@@ -128,10 +136,7 @@ def test_a_profile_that_is_stopped_leaves_nothing(workshop, tmp_path):
 
 def test_what_a_killed_profile_left_goes_with_the_next(workshop, tmp_path):
     job = write_job(workshop, tmp_path)
-    with subprocess.Popen([sluice_run.binary(), "profile", str(job), "--steps", "1000000"], stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.glob(".sluice-scratch-*/trainer_log.jsonl")) and process.poll() is None:
-            time.sleep(0.05)
+    with profiling(job, tmp_path) as process:
         process.kill()
     assert list(tmp_path.glob(".sluice-scratch-*"))
     profile(job, "--steps", 1)
