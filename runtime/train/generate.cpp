@@ -1,5 +1,7 @@
 #include "runtime/train/generate.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -7,7 +9,10 @@
 #include <numeric>
 
 #include "models/adapter_files.h"
+#include "runtime/core/console.h"
+#include "runtime/core/live_line.h"
 #include "runtime/core/result.h"
+#include "runtime/core/work_line.h"
 #include "runtime/exec/source_table.h"
 #include "runtime/plan/plan.h"
 #include "runtime/train/model_setup.h"
@@ -23,7 +28,7 @@ namespace {
 // All weights in memory, laid out as the programs read them.
 class LoadedModel {
  public:
-  LoadedModel(const std::filesystem::path& model, const std::filesystem::path& adapter) {
+  LoadedModel(const std::filesystem::path& model, const std::filesystem::path& adapter, WorkObserver& observer) {
     Config config;
     config.base_model = model;
     config.adapter = adapter.empty() ? Adapter::none : Adapter::lora;
@@ -34,8 +39,14 @@ class LoadedModel {
       config.compute_dtype = stored;
       setup_ = set_up_model(config, {});
     }
-    setup_.low_bits.make(setup_.stored);
-    for (size_t g = 0; g < setup_.model.groups.size(); ++g) load_group(g);
+    setup_.low_bits.make(setup_.stored, observer);
+    int64_t bytes = 0;
+    for (const models::ParameterGroup& group : setup_.model.groups) bytes += bytes_in_memory(group);
+    Work work(observer, "loading the model", bytes, WorkUnit::bytes);
+    for (size_t g = 0; g < setup_.model.groups.size(); ++g) {
+      load_group(g);
+      work.add(bytes_in_memory(setup_.model.groups[g]));
+    }
   }
 
   const models::Model& model() const { return setup_.model; }
@@ -46,13 +57,17 @@ class LoadedModel {
   }
 
  private:
+  int64_t bytes_in_memory(const models::ParameterGroup& group) const {
+    return group.weight_bytes(setup_.model.compute_dtype);
+  }
+
   void load_group(size_t g) {
     const models::ParameterGroup& group = setup_.model.groups[g];
     const bool adapter = models::is_adapter_group(group);
     const std::vector<std::filesystem::path>& files = adapter ? setup_.adapter_tensors->files : setup_.base.files;
     const exec::GroupSource source = exec::locate(group, setup_.places[g], 0, plan::Plan().chunk_elements);
     const Dtype dtype = setup_.model.compute_dtype;
-    weights_.push_back(std::make_unique<swap::HostSlab>(Bytes{group.weight_bytes(dtype)}));
+    weights_.push_back(std::make_unique<swap::HostSlab>(Bytes{bytes_in_memory(group)}));
     std::vector<std::byte> staging(static_cast<size_t>(source.staging_bytes_max));
     for (size_t c = 0; c < source.chunks.size(); ++c) {
       const exec::SourceChunk& chunk = source.chunks[c];
@@ -173,7 +188,10 @@ void write_logits(Decoder& decoder, const std::vector<int32_t>& ids, int64_t voc
 
 int generate_text(const GenerateOptions& options) {
   TextServer text(options.model);
-  const LoadedModel loaded(options.model, options.adapter);
+  LiveLine live(STDERR_FILENO);
+  Console errors(STDERR_FILENO, &live);
+  WorkLine line(live, errors);
+  const LoadedModel loaded(options.model, options.adapter, line);
   std::vector<int32_t> next = encode_prompt(text, options);
   if (next.empty()) throw SetupError("the prompt has no tokens", "give --prompt a text");
   const int64_t positions = static_cast<int64_t>(next.size()) + options.max_new_tokens;

@@ -395,8 +395,10 @@ class TrainingRun::Impl {
 
   // Updates that run before their next forward leave this step's states on the drive when the next step ends, whose own
   // updates are still to come. A checkpoint waits for that: done now, it would hold up all updates for itself alone.
+  // What is updated behind backward has its next update by then, which only a second set keeps apart.
   void save_soon(int64_t step) {
-    const bool flushes = has_early_ || (job_.data->validates() && due(config_.eval_steps, step));
+    const bool overwrites = has_early_ && !job_.planned.plan.undoable;
+    const bool flushes = overwrites || (job_.data->validates() && due(config_.eval_steps, step));
     if (flushes || !saves_manifests(config_) || !has_trained_extents() || !progress_.has_changed())
       save_at(step);
     else

@@ -65,6 +65,18 @@ def test_a_stop_between_changes_nothing(workshop, tmp_path, kind, limit):
 
 
 @pytest.mark.parametrize("checkpoint", ("two_sets", "in_place"))
+def test_a_checkpoint_holds_up_no_update(workshop, tmp_path, checkpoint):
+    """Each is of the step before, and the updates of both steps run where they would without it."""
+    job = {**job_at(workshop, "disk", BEHIND, "full", "bf16", "fp32", 1.0), "checkpoint": checkpoint}
+    without = sluice_run.train(job, tmp_path / "without")
+    assert assert_behind(without)["undoable"]
+    every = sluice_run.train({**job, "save_steps": 1, "save_total_limit": 1}, tmp_path / "every")
+    outcome.assert_identical(every, without, "a run with a checkpoint after every step")
+    for moved in ("disk_read_bytes", "disk_write_bytes"):
+        assert every.column(moved) == without.column(moved)
+
+
+@pytest.mark.parametrize("checkpoint", ("two_sets", "in_place"))
 @pytest.mark.parametrize("end", (jobs.RECIPE.steps // 2, jobs.RECIPE.steps // 2 + 1), ids=("odd", "even"))
 def test_either_of_two_sets_is_gone_on_from(workshop, tmp_path, kind, end, checkpoint):
     """The newest set lies in one place after an odd number of steps and in the other after an even one, and the first step

@@ -1,6 +1,7 @@
 """What a job's first start measured, the next one plans with: a file in the cache folder, used while it holds."""
 
 import json
+import time
 
 import pytest
 from equivalence import jobs
@@ -87,15 +88,54 @@ def test_a_folder_that_cannot_be_written_costs_nothing_else(workshop, tmp_path, 
     assert forecast(workshop, tmp_path)["step_seconds"] > 0
 
 
-def test_the_pace_of_past_steps_is_planned_with(workshop, tmp_path, cache):
-    job = jobs.job_of(workshop, jobs.SMOLLM2_LIKE, "lora", "bf16", output_dir=str(tmp_path / "out"), max_steps=6)
-    sluice_run.train(job, tmp_path)
-    file, = kept(cache, "pace")
+def lora_job(workshop, tmp_path, **keys):
+    return jobs.job_of(workshop, jobs.SMOLLM2_LIKE, "lora", "bf16", output_dir=str(tmp_path / "out"), **keys)
+
+
+def planned(job, tmp_path):
+    done = sluice_run.sluice("plan", sluice_run.write_job(tmp_path / "job.yaml", job))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_pace_of_steps_is_kept(workshop, tmp_path, cache):
+    job = lora_job(workshop, tmp_path, max_steps=6)
+    planned(job, tmp_path)
+    file, = kept(cache, "passes")
     document = json.loads(file.read_text())
-    assert len(document["value"]) == 1 and 0.5 <= document["value"][0] <= 4
-    document["value"] = [1.25, 1.25, 9.0]
+    # Paces from 0.5 to 4 are kept. From near their middle, either measuring or the steps may be disturbed.
+    document["value"]["blocks_us"] = [[0.75 * us for us in block] for block in document["value"]["blocks_us"]]
     file.write_text(json.dumps(document))
-    kept(cache, "passes")[0].unlink()
-    sluice_run.train(job | {"output_dir": str(tmp_path / "again")}, tmp_path)
+    sluice_run.train(job, tmp_path)
+    pace, = kept(cache, "pace")
+    assert len(json.loads(pace.read_text())["value"]) == 1
+
+
+def short_hash(text):
+    value = 0xcbf29ce484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001b3 % 2**64
+    return f"{value:016x}"
+
+
+def keep_paces(cache, key, paces):
+    """As if jobs had run at them, whatever the order of magnitude that passes are measured at here."""
+    for digits in range(1, 9):
+        of_digits = key | {"digits_of_the_longest_pass": digits}
+        file = cache / f"{short_hash(json.dumps(of_digits, separators=(',', ':')))}.json"
+        file.write_text(json.dumps({"measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "key": of_digits,
+                                    "value": paces}))
+
+
+def test_the_pace_of_past_steps_is_planned_with(workshop, tmp_path, cache):
+    job = lora_job(workshop, tmp_path, max_steps=6)
+    planned(job, tmp_path)
+    passes, = kept(cache, "passes")
+    document = json.loads(passes.read_text())
+    assert document["value"]["pace"] == 1
+    key_of_passes = document["key"]
+    key = {"kind": "pace"} | {name: key_of_passes[name] for name in ("build", "host", "threads")}
+    keep_paces(cache, key | {"computed_by": "cpu", "compute_dtype": key_of_passes["compute_dtype"]}, [1.25, 1.25, 9.0])
+    passes.unlink()
+    planned(job, tmp_path)
     passes, = kept(cache, "passes")
     assert json.loads(passes.read_text())["value"]["pace"] == 1.25

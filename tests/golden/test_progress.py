@@ -177,3 +177,11 @@ def test_verifying_a_checkpoint_and_writing_the_result_are_shown(job, tmp_path):
     for work in ("verifying checkpoint-8", "loading checkpoint-8", "writing "):
         assert any(frame.startswith(work) for frame in screen.frames), (work, screen.frames)
     assert not any(line.startswith(("verifying", "loading", "writing")) for line in screen.lines)
+
+
+def test_loading_a_model_to_generate_with_is_shown(job, tmp_path):
+    model = yaml.safe_load(job.read_text())["base_model"]
+    command = [sluice_run.binary(), "generate", "--model", model, "--raw-prompt", "a", "--max-new-tokens", "1"]
+    code, _, screen = on_a_terminal(command, 100)
+    assert code == 0 and any(frame.startswith("loading the model") for frame in screen.frames), screen.frames
+    assert not any("loading" in line for line in screen.lines)
