@@ -48,7 +48,7 @@ ExtentId ExtentTable::create(Bytes bytes, std::string_view tag) {
 
 ExtentId ExtentTable::create_at(Bytes bytes, std::span<const Piece> pieces) {
   space_.hold(pieces);
-  extents_.push_back({bytes.count, false, {pieces.begin(), pieces.end()}});
+  extents_.push_back({bytes.count, true, {pieces.begin(), pieces.end()}});
   return static_cast<ExtentId>(extents_.size() - 1);
 }
 

@@ -74,8 +74,8 @@ class SwapEngine {
   // Reserves (fallocate) `bytes`, any length. All before step 0. Throws SetupError when the disk is too small,
   // with what is needed and free. O_DIRECT where the file system allows it.
   ExtentId create_extent(Bytes bytes, std::string_view tag);
-  // The same where its bytes lie already, as a checkpoint in place has them: they stay what they are until it is
-  // written. Once, of pieces that nobody holds.
+  // The same where its bytes lie already, as a checkpoint in place has them, with their checksums: it is written, and
+  // they stay what they are until it is written again. Once, of pieces that nobody holds.
   ExtentId create_extent_at(Bytes bytes, std::span<const Piece> pieces);
   SourceId open_source(const std::filesystem::path& file);
 

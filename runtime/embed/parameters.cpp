@@ -7,6 +7,8 @@
 #include "models/nearest_name.h"
 #include "runtime/core/half.h"
 #include "runtime/core/result.h"
+#include "runtime/train/checkpoint_folders.h"
+#include "runtime/train/checkpoint_sources.h"
 #include "runtime/train/stored_tensors.h"
 
 namespace sluice::embed {
@@ -105,13 +107,19 @@ void read_parameter(const train::Job& job, train::TrainingRun* run, const std::s
   refuse_other_size(*tensor, values.size());
   if (group->packed && size_of(tensor->packed_as) == 1)
     throw SetupError(name + " is in low bits, frozen", "read it from base_model's files");
-  const plan::GroupPlan* where = run ? &job.planned.plan.groups[static_cast<size_t>(g)] : nullptr;
-  if (!group->trainable || where == nullptr || (run->is_as_it_began() && where->weights == Tier::disk))
-    return read_stored(job, *tensor, values);
+  if (!group->trainable) return read_stored(job, *tensor, values);
   const Dtype dtype = job.setup.model.compute_dtype;
-  run->read_weights(g, [&](int, std::span<const std::byte> weights) {
+  const auto take = [&](std::span<const std::byte> weights) {
     widen(weights.subspan(static_cast<size_t>(tensor->offset * size_of(dtype))), dtype, values);
-  });
+  };
+  const auto index = static_cast<size_t>(g);
+  // What the plan keeps on disk is not there before a step.
+  if (run && (run->has_changed() || job.planned.plan.groups[index].weights != Tier::disk))
+    run->read_weights(g, [&](int, std::span<const std::byte> weights) { take(weights); });
+  else if (job.resume && train::has_manifest(job.resume->folder))
+    take(train::read_weights(train::sources_in(job.resume->folder, job.setup), job.setup, index));
+  else
+    read_stored(job, *tensor, values);
 }
 
 void write_parameter(const train::Job& job, train::TrainingRun* run, const std::string& name,

@@ -326,7 +326,13 @@ struct Executor::Impl {
     return locate_states(sources.states[static_cast<size_t>(op.group)], layout_of(op), op.begin, op.end);
   }
 
+  bool lies_there(const Op& op) const {
+    return inputs.restores_in_place && op.kind == OpKind::write &&
+           options.places.contains(buffer(operand_of(op, Role::destination).buffer).name);
+  }
+
   void issue_transfer(OpId id, const Op& op) {
+    if (lies_there(op)) return events.push({id, now_us(), now_us()});
     result.ops[static_cast<size_t>(id)].begin = {now_us()};
     const auto token = static_cast<uint64_t>(id);
     transfers_left[static_cast<size_t>(id)] = 1;

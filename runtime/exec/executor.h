@@ -46,6 +46,8 @@ struct PhaseInputs {
   // applies to decayed parameters only.
   optim::AdamWSettings update, early_update;
   WhenNotFinite when_not_finite = WhenNotFinite::fails;
+  // Of a restore: what lies in ExecutorOptions::places stays, byte for byte what a checkpoint names.
+  bool restores_in_place = false;
   // Told of each op that has ended, on the driver's thread; empty: nobody.
   std::function<void(plan::OpId)> op_ended = {};
 };

@@ -131,14 +131,7 @@ Manifest manifest_of(const std::vector<exec::TrainedExtent>& extents, const swap
   for (const exec::TrainedExtent& each : extents) {
     const auto g = static_cast<size_t>(each.group);
     ManifestExtent extent{each.name, setup.model.groups[g].name, each.begin, each.end, each.bytes, {}, {}};
-    if (each.content == plan::Tag::states) {
-      const StateSpans spans = setup.states[g].spans(each.begin, each.end);
-      for (size_t part = 0; part < spans.size(); ++part)
-        if (spans[part].count > 0)
-          extent.parts.push_back({std::string(name_of(static_cast<StatePart>(part))),
-                                  std::string(name_of(spans[part].dtype)), spans[part].begin, spans[part].count,
-                                  spans[part].offset});
-    }
+    if (each.content == plan::Tag::states) extent.parts = parts_of(setup.states[g], each.begin, each.end);
     for (const swap::Piece& piece : swap.pieces(each.extent))
       extent.pieces.push_back({piece.path, piece.offset, piece.bytes, piece.checksum});
     manifest.extents.push_back(std::move(extent));

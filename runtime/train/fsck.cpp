@@ -63,6 +63,11 @@ void check_extents(const fs::path& folder, WorkObserver& observer, Findings& fou
 
 // Whether it is whole.
 bool check_checkpoint(const fs::path& folder) {
+  if (is_void(folder)) {
+    std::printf("%s: void: the run went on in its place (checkpoint: in_place), and was not stopped cleanly\n",
+                folder.c_str());
+    return false;
+  }
   Findings found;
   const auto begin = Clock::now();
   LiveLine live(STDERR_FILENO);
@@ -79,11 +84,6 @@ bool check_checkpoint(const fs::path& folder) {
   if (!found.damages.empty()) {
     std::printf("%s: DAMAGED (%s read, %s/s)\n", folder.c_str(), read.c_str(), rate.c_str());
     for (const std::string& damage : found.damages) std::printf("  %s\n", damage.c_str());
-    return false;
-  }
-  if (is_void(folder)) {
-    std::printf("%s: void: the run went on in its place (checkpoint: in_place), and was not stopped cleanly\n",
-                folder.c_str());
     return false;
   }
   std::printf("%s: whole%s (%s read, %s/s)\n", folder.c_str(),
@@ -121,7 +121,7 @@ bool check_swap_folder(const fs::path& folder) {
     std::printf("%s: %s, %s\n", each.file.c_str(), to_string(each.bytes).c_str(),
                 each.claim == SwapClaim::orphaned
                     ? "ORPHANED: no checkpoint names it. The next run there removes it, unless one is running now"
-                    : ("of " + each.output_dir.string() + ", which is not there").c_str());
+                    : ("of " + each.owner.output_dir.string() + ", which is not there").c_str());
   }
   return clean;
 }

@@ -41,6 +41,22 @@ void remove_elsewhere(const Manifest& manifest, const std::vector<fs::path>& nvm
   }
 }
 
+// What the plan's extent of that name would hold, in the same order: its bytes are good as they lie.
+bool lies_as_planned(const ManifestExtent& extent, const Job& job) {
+  const std::vector<models::ParameterGroup>& groups = job.setup.model.groups;
+  const auto group = std::find_if(groups.begin(), groups.end(),
+                                  [&](const models::ParameterGroup& each) { return each.name == extent.group; });
+  if (group == groups.end()) return false;
+  const auto g = static_cast<int>(group - groups.begin());
+  const std::string name = plan::of_first_set(extent.name);
+  if (extent.parts.empty())
+    return name == plan::weights_extent_name(g, 0) && extent.begin == 0 && extent.end == group->elements;
+  const int64_t each = job.planned.plan.chunk_elements, chunk = extent.begin / each;
+  return name == plan::states_extent_name(g, chunk, 0) && extent.begin == chunk * each &&
+         extent.end == std::min(extent.begin + each, group->elements) &&
+         extent.parts == parts_of(job.setup.states[static_cast<size_t>(g)], extent.begin, extent.end);
+}
+
 }  // namespace
 
 bool saves_manifests(const Config& config) { return config.adapter == Adapter::none && !config.save_only_model; }
@@ -50,35 +66,36 @@ int checkpoint_sets(const Config& config) {
   return config.save_total_limit > 0 ? static_cast<int>(std::min<int64_t>(config.save_total_limit, 1 << 20)) : 1;
 }
 
-KeptCheckpoints::KeptCheckpoints(const Config& config, const SwapPlace& place, const fs::path& resumes_from,
-                                 const plan::Layout& layout, swap::SwapEngine& swap, const SpacePatience& patience)
-    : config_(config), place_(place), swap_(swap), patience_(patience) {
-  const bool in_place = config.checkpoint == CheckpointPlace::in_place;
+KeptCheckpoints::KeptCheckpoints(const Job& job, const OutputFolder& output, swap::SwapEngine& swap,
+                                 const SpacePatience& patience)
+    : job_(job), config_(job.config), place_(job.swap_place), output_(output), swap_(swap), patience_(patience) {
+  const bool in_place = config_.checkpoint == CheckpointPlace::in_place;
   HeldPieces others;
   const HeldCheckpoint* goes_on = nullptr;
-  for (const HeldCheckpoint& held : place.held) {
-    if (in_place && same_folder(held.folder, resumes_from)) {
+  for (const HeldCheckpoint& held : place_.held) {
+    if (in_place && job.resume && same_folder(held.folder, job.resume->folder)) {
       goes_on = &held;
       continue;
     }
-    HeldPieces pieces = pieces_on(config.offload.nvme_path, place.file_name, held.manifest);
+    HeldPieces pieces = pieces_on(config_.offload.nvme_path, place_.file_name, held.manifest);
     kept_.push_back({held.folder, swap_.adopt(pieces_of(pieces))});
     others.merge(pieces);
   }
-  if (goes_on != nullptr) find_places(*goes_on, layout, others);
-  const bool uses_disk = std::any_of(layout.buffers().begin(), layout.buffers().end(),
+  if (goes_on != nullptr) find_places(*goes_on, others);
+  const std::vector<plan::Buffer>& buffers = job.planned.layout.buffers();
+  const bool uses_disk = std::any_of(buffers.begin(), buffers.end(),
                                      [](const plan::Buffer& buffer) { return is_trained_on_disk(buffer); });
-  if (saves_manifests(config) && uses_disk)
-    for (size_t path = 0; path < config.offload.nvme_path.size(); ++path)
-      record_owner(swap_.file(static_cast<int>(path)), config.output_dir, patience_);
+  if (saves_manifests(config_) && uses_disk)
+    for (size_t path = 0; path < config_.offload.nvme_path.size(); ++path)
+      record_owner(swap_.file(static_cast<int>(path)), config_.output_dir, patience_);
 }
 
-void KeptCheckpoints::find_places(const HeldCheckpoint& held, const plan::Layout& layout, const HeldPieces& others) {
+void KeptCheckpoints::find_places(const HeldCheckpoint& held, const HeldPieces& others) {
   HeldPieces all = pieces_on(config_.offload.nvme_path, place_.file_name, held.manifest), unmatched = all;
   in_place_ = pieces_of(all);
   adopted_in_place_ = swap_.adopt(in_place_);
   std::map<std::string, int64_t> lengths;
-  for (const plan::Buffer& buffer : layout.buffers())
+  for (const plan::Buffer& buffer : job_.planned.layout.buffers())
     if (is_trained_on_disk(buffer)) lengths[buffer.name] = buffer.wanted_bytes;
   for (const ManifestExtent& extent : held.manifest.extents) {
     Manifest alone{held.manifest.files, {extent}};
@@ -88,7 +105,8 @@ void KeptCheckpoints::find_places(const HeldCheckpoint& held, const plan::Layout
     const auto length = lengths.find(name);
     const bool shared =
         std::any_of(pieces.begin(), pieces.end(), [&](const auto& piece) { return others.contains(piece); });
-    if (length == lengths.end() || length->second != extent.bytes || pieces.size() != extent.pieces.size() || shared)
+    if (length == lengths.end() || length->second != extent.bytes || pieces.size() != extent.pieces.size() || shared ||
+        !lies_as_planned(extent, job_))
       continue;
     std::vector<swap::Piece>& places = places_[name];
     for (const ManifestPiece& piece : extent.pieces)  // in their order
@@ -101,7 +119,7 @@ void KeptCheckpoints::find_places(const HeldCheckpoint& held, const plan::Layout
   }
   elsewhere_ = pieces_of(unmatched);
   for (const swap::Piece& piece : elsewhere_) beside_ += Bytes{piece.bytes};
-  kept_.push_back({held.folder, std::nullopt});
+  kept_.push_back({held.folder, std::nullopt, true});
 }
 
 void KeptCheckpoints::extents_created() {
@@ -110,17 +128,22 @@ void KeptCheckpoints::extents_created() {
   swap_.release(*adopted_in_place_);
 }
 
+// An output_dir whose drive has gone may come back with all of them.
+bool KeptCheckpoints::may_be_there(const Kept& kept) const {
+  if (!output_.is_in_place()) return true;
+  std::error_code failed;
+  const bool there = fs::exists(kept.folder / kManifestFile, failed);
+  return failed || (there && !fs::exists(kept.folder / kVoidFile, failed));
+}
+
 KeptCheckpoints::~KeptCheckpoints() {
-  const bool needed = std::any_of(kept_.begin(), kept_.end(), [](const Kept& kept) {
-    std::error_code failed;
-    return fs::exists(kept.folder / kManifestFile, failed) && !is_void(kept.folder);
-  });
+  const bool needed = std::any_of(kept_.begin(), kept_.end(), [this](const Kept& kept) { return may_be_there(kept); });
   swap_.keep_files(needed);
   // The extents go with the engine, and what nobody holds goes back to the drive.
   if (needed && !in_place_.empty()) swap_.adopt(in_place_);
   if (needed) return;
   for (size_t path = 0; path < config_.offload.nvme_path.size(); ++path)
-    remove_record(swap_.file(static_cast<int>(path)));
+    remove_owner(swap_.file(static_cast<int>(path)));
 }
 
 void KeptCheckpoints::saved(const fs::path& folder, std::span<const swap::ExtentId> extents) {
@@ -130,7 +153,7 @@ void KeptCheckpoints::saved(const fs::path& folder, std::span<const swap::Extent
   if (in_place)
     for (const swap::ExtentId extent : extents)
       in_place_.insert(in_place_.end(), swap_.pieces(extent).begin(), swap_.pieces(extent).end());
-  kept_.push_back({folder, in_place ? std::nullopt : std::optional(swap_.freeze(extents))});
+  kept_.push_back({folder, in_place ? std::nullopt : std::optional(swap_.freeze(extents)), in_place});
   keep_newest();
 }
 
@@ -193,10 +216,10 @@ void KeptCheckpoints::drop_copies() {
   }
 }
 
-void KeptCheckpoints::before_training() {
-  if (config_.checkpoint != CheckpointPlace::in_place) return;
+void KeptCheckpoints::before_writing() {
   for (const Kept& kept : kept_)
-    if (fs::exists(kept.folder / kManifestFile) && !is_void(kept.folder)) mark_void(kept.folder, patience_);
+    if (kept.in_place && fs::exists(kept.folder / kManifestFile) && !is_void(kept.folder))
+      mark_void(kept.folder, patience_);
 }
 
 }  // namespace sluice::train

@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "runtime/plan/layout.h"
 #include "runtime/train/config.h"
+#include "runtime/train/job.h"
+#include "runtime/train/output_folder.h"
 #include "runtime/train/swap_files.h"
 #include "swap/swap_engine.h"
 
@@ -24,11 +25,9 @@ class KeptCheckpoints {
  public:
   using Places = std::map<std::string, std::vector<swap::Piece>>;  // by buffer
 
-  // Adopts what lies in the swap files already; all must outlive it. `resumes_from`: empty: none. Before extents are
-  // created. Throws RunError.
-  KeptCheckpoints(const Config& config, const SwapPlace& place, const std::filesystem::path& resumes_from,
-                  const plan::Layout& layout, swap::SwapEngine& swap, const SpacePatience& patience);
-  ~KeptCheckpoints();  // the swap files stay when a checkpoint needs them
+  // Adopts what lies in the swap files already; all must outlive it. Before extents are created. Throws RunError.
+  KeptCheckpoints(const Job& job, const OutputFolder& output, swap::SwapEngine& swap, const SpacePatience& patience);
+  ~KeptCheckpoints();  // the swap files stay unless it is known that no checkpoint needs them
   KeptCheckpoints(const KeptCheckpoints&) = delete;
   KeptCheckpoints& operator=(const KeptCheckpoints&) = delete;
 
@@ -43,21 +42,25 @@ class KeptCheckpoints {
   // The same where `from` was renewed: the bytes are those that it names. Throws RunError.
   void renewed(const std::filesystem::path& folder, const std::filesystem::path& from);
   // A checkpoint in place ends here, on the drive before anything is written in its place. Throws RunError.
-  void before_training();
+  void before_writing();
 
  private:
   struct Kept {
     std::filesystem::path folder;
-    std::optional<swap::FrozenId> frozen;  // none: in place
+    std::optional<swap::FrozenId> frozen;  // of one in place: what lies elsewhere, if anything
+    bool in_place = false;                 // the run trains in its bytes
   };
-  void find_places(const HeldCheckpoint& held, const plan::Layout& layout, const HeldPieces& others);
+  void find_places(const HeldCheckpoint& held, const HeldPieces& others);
+  bool may_be_there(const Kept& kept) const;
   void forget(const std::filesystem::path& folder);
   void keep_newest();
   void drop(const Kept& kept);
   void drop_copies();
 
+  const Job& job_;
   const Config& config_;
   const SwapPlace& place_;
+  const OutputFolder& output_;
   swap::SwapEngine& swap_;
   const SpacePatience patience_;
   std::vector<Kept> kept_;  // oldest first

@@ -187,6 +187,16 @@ std::optional<std::string> damage_of(const SwapReader& file, const ManifestExten
 
 }  // namespace
 
+std::vector<ManifestPart> parts_of(const StateLayout& layout, int64_t begin, int64_t end) {
+  std::vector<ManifestPart> parts;
+  const StateSpans spans = layout.spans(begin, end);
+  for (size_t part = 0; part < spans.size(); ++part)
+    if (spans[part].count > 0)
+      parts.push_back({std::string(name_of(static_cast<StatePart>(part))), std::string(name_of(spans[part].dtype)),
+                       spans[part].begin, spans[part].count, spans[part].offset});
+  return parts;
+}
+
 std::string to_json(const Manifest& manifest, const fs::path& checkpoint) {
   ordered_json files = ordered_json::array(), extents = ordered_json::array();
   for (const fs::path& file : manifest.files) files.push_back(file_json(file, checkpoint));

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/core/state_layout.h"
 #include "runtime/core/work.h"
 
 namespace sluice::train {
@@ -24,7 +25,11 @@ struct ManifestPiece {
 struct ManifestPart {
   std::string name, dtype;  // name_of(StatePart), name_of(Dtype)
   int64_t begin = 0, count = 0, offset = 0;
+  bool operator==(const ManifestPart&) const = default;
 };
+
+// Of the states of elements [begin, end).
+std::vector<ManifestPart> parts_of(const StateLayout& layout, int64_t begin, int64_t end);
 
 struct ManifestExtent {
   std::string name;                 // the plan's buffer

@@ -64,11 +64,15 @@ void OutputFolder::make_and_lock() {
   lock_if_there();
 }
 
-void OutputFolder::check_in_place() const {
+bool OutputFolder::is_in_place() const {
   struct stat locked {
   }, there{};
-  if (fd_ < 0 || fstat(fd_, &locked) != 0) return;
-  if (stat(folder_.c_str(), &there) == 0 && locked.st_dev == there.st_dev && locked.st_ino == there.st_ino) return;
+  if (fd_ < 0 || fstat(fd_, &locked) != 0) return true;
+  return stat(folder_.c_str(), &there) == 0 && locked.st_dev == there.st_dev && locked.st_ino == there.st_ino;
+}
+
+void OutputFolder::check_in_place() const {
+  if (is_in_place()) return;
   throw RunError({ErrorCode::io,
                   "output_dir " + folder_.string() +
                       " has gone, or is another folder now: it was removed, or its drive " + "was unmounted",

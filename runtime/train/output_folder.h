@@ -17,8 +17,9 @@ class OutputFolder {
   void lock_if_there();
   // Makes it first.
   void make_and_lock();
-  // Throws RunError when the path no longer leads to what was locked: removed, unmounted, or something mounted over it.
-  void check_in_place() const;
+  // Whether the path leads to what was locked: not removed, not unmounted, nothing mounted over it.
+  bool is_in_place() const;
+  void check_in_place() const;  // throws RunError
 
  private:
   std::filesystem::path folder_;

@@ -26,6 +26,8 @@ class Progress {
   bool has_pending() const { return pending_ || early_pending_; }
   // Since the start some step was not skipped. After a flush: weights and states are where the plan keeps them.
   bool has_changed() const { return pending_ || early_pending_ || weights_stored_ || early_weights_stored_; }
+  // All trained weights are where the plan keeps them: none is read from the files that the run began with any more.
+  bool has_all_weights() const { return weights_stored_ && (early_weights_stored_ || !has_early_); }
   bool odd() const { return odd_; }
 
  private:

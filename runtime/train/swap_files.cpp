@@ -4,16 +4,12 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <random>
 
 #include "runtime/core/result.h"
 #include "runtime/train/checkpoint_folders.h"
 #include "runtime/train/checksums.h"
-#include "runtime/train/durable_folders.h"
-#include "runtime/train/output_file.h"
 #include "swap/extent_space.h"
 #include "swap/extent_store.h"
 
@@ -23,9 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kEnding = ".extents";
-constexpr const char* kRecordEnding = ".output";
-
-fs::path record_of(fs::path swap_file) { return swap_file.replace_extension(kRecordEnding); }
 
 std::string new_name() {
   std::random_device random;
@@ -44,16 +37,6 @@ bool same_file(const fs::path& a, const fs::path& b) {
   return fs::equivalent(a, b, failed);
 }
 
-// Relative to the swap folder where that lies inside: a job's folder may be moved.
-fs::path recorded_output(const fs::path& swap_file) {
-  std::ifstream record(record_of(swap_file));
-  std::string text{std::istreambuf_iterator<char>(record), {}};
-  if (text.ends_with('\n')) text.pop_back();
-  if (text.empty()) return {};
-  const fs::path output = text;
-  return output.is_absolute() ? output : (swap_file.parent_path() / output).lexically_normal();
-}
-
 // A manifest that cannot be read may name it: nothing is taken from under a damaged checkpoint.
 bool names(const fs::path& checkpoint, const fs::path& swap_file) {
   if (!has_manifest(checkpoint) || is_void(checkpoint)) return false;
@@ -66,13 +49,25 @@ bool names(const fs::path& checkpoint, const fs::path& swap_file) {
   }
 }
 
-SwapClaim claim_on(const fs::path& swap_file, const fs::path& output_dir) {
-  if (output_dir.empty()) return SwapClaim::orphaned;  // its job never came to a checkpoint
+SwapClaim claim_on(const fs::path& swap_file, const SwapOwner& owner) {
+  if (owner.output_dir.empty()) return SwapClaim::orphaned;  // its job never came to a checkpoint
+  const std::vector<fs::path> all = find_checkpoints(owner.output_dir);
+  if (std::any_of(all.begin(), all.end(), [&](const fs::path& each) { return names(each, swap_file); }))
+    return SwapClaim::named;
+  if (owner.is_away()) return SwapClaim::away;
   std::error_code failed;
-  if (!fs::is_directory(output_dir, failed)) return SwapClaim::unknown;
-  const std::vector<fs::path> all = find_checkpoints(output_dir);
-  const bool named = std::any_of(all.begin(), all.end(), [&](const fs::path& each) { return names(each, swap_file); });
-  return named ? SwapClaim::named : SwapClaim::orphaned;
+  return fs::is_directory(owner.output_dir, failed) ? SwapClaim::orphaned : SwapClaim::unknown;
+}
+
+// What is known to be nobody's may go, and what was the job's own when its output_dir was removed.
+bool may_go(const SwapLeftover& leftover, const fs::path& output_dir) {
+  if (leftover.claim == SwapClaim::orphaned) return true;
+  const bool own = leftover.owner.is(output_dir);
+  if (own && leftover.claim == SwapClaim::away)
+    throw SetupError(leftover.file.string() + " holds checkpoints of " + leftover.owner.output_dir.string() +
+                         ", where another file system is now",
+                     "mount its drive; to start anew, remove that file");
+  return own;
 }
 
 void remove_orphans_in(const fs::path& nvme_path, const fs::path& output_dir, const fs::path& resumes_from) {
@@ -81,15 +76,15 @@ void remove_orphans_in(const fs::path& nvme_path, const fs::path& output_dir, co
   const swap::SwapFolder locked(nvme_path);
   for (const SwapLeftover& each : find_swap_files(locked.path())) {
     if (each.claim == SwapClaim::named || (!resumes_from.empty() && names(resumes_from, each.file))) continue;
-    const bool own = each.output_dir == fs::absolute(output_dir).lexically_normal();
-    if (each.claim == SwapClaim::unknown && !own) {
+    const fs::path& owner = each.owner.output_dir;
+    if (!may_go(each, output_dir)) {
       std::fprintf(stderr,
                    "note: %s (%s) belongs to %s, which is not there; it is kept. If that job is gone for good, remove "
                    "the file\n",
-                   each.file.c_str(), to_string(each.bytes).c_str(), each.output_dir.c_str());
+                   each.file.c_str(), to_string(each.bytes).c_str(), owner.c_str());
       continue;
     }
-    if (!each.output_dir.empty())
+    if (!owner.empty())
       std::fprintf(stderr, "note: removed %s (%s): no checkpoint names it any more\n", each.file.c_str(),
                    to_string(each.bytes).c_str());
     remove_swap_file(each.file);
@@ -103,34 +98,18 @@ std::vector<SwapLeftover> find_swap_files(const fs::path& swap_folder) {
   std::error_code failed;
   for (const fs::directory_entry& entry : fs::directory_iterator(swap_folder, failed)) {
     if (entry.path().extension() != kEnding) continue;
-    const fs::path output = recorded_output(entry.path());
-    found.push_back({entry.path(), output, allocated(entry.path()), claim_on(entry.path(), output)});
+    SwapOwner owner = owner_of(entry.path());
+    const SwapClaim claim = claim_on(entry.path(), owner);
+    found.push_back({entry.path(), std::move(owner), allocated(entry.path()), claim});
   }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.file < b.file; });
   return found;
 }
 
-void record_owner(const fs::path& swap_file, const fs::path& output_dir, const SpacePatience& patience) {
-  const fs::path folder = fs::weakly_canonical(swap_file.parent_path()), output = fs::weakly_canonical(output_dir);
-  const fs::path inside = folder.lexically_relative(output);
-  const bool moves_along = !inside.empty() && *inside.begin() != "..";
-  const fs::path named = moves_along ? output.lexically_relative(folder) : fs::absolute(output_dir).lexically_normal();
-  until_synced(patience, [&] {
-    write_file(record_of(swap_file), named.string() + "\n", patience);
-    fs::permissions(record_of(swap_file), fs::perms::owner_read | fs::perms::owner_write);
-    sync_folder(swap_file.parent_path(), patience);
-  });
-}
-
-void remove_record(const fs::path& swap_file) {
-  std::error_code ignored;
-  fs::remove(record_of(swap_file), ignored);
-}
-
 void remove_swap_file(const fs::path& swap_file) {
   std::error_code ignored;
   fs::remove(swap_file, ignored);
-  remove_record(swap_file);
+  remove_owner(swap_file);
 }
 
 void remove_orphans(const std::vector<fs::path>& nvme_paths, const fs::path& output_dir, const fs::path& resumes_from) {
@@ -165,6 +144,18 @@ Manifest whole_manifest(const fs::path& checkpoint) {
   return manifest;
 }
 
+// A copy of another job's folder names that job's files, which only that job may write.
+bool is_anothers(const std::string& name, const Config& config) {
+  const std::vector<fs::path>& paths = config.offload.nvme_path;
+  return std::any_of(paths.begin(), paths.end(), [&](const fs::path& path) {
+    const fs::path file = swap::SwapFolder::in(path) / name;
+    const SwapOwner owner = owner_of(file);
+    if (owner.is(config.output_dir)) return false;
+    const SwapClaim claim = claim_on(file, owner);
+    return claim == SwapClaim::named || claim == SwapClaim::away;
+  });
+}
+
 }  // namespace
 
 SwapPlace find_swap_place(const Config& config, const fs::path& resumes_from) {
@@ -181,8 +172,9 @@ SwapPlace find_swap_place(const Config& config, const fs::path& resumes_from) {
   // The one that is resumed decides, else the newest.
   for (const HeldCheckpoint& each : own) {
     const std::string name = name_on_our_paths(each.manifest);
-    if (!name.empty()) place.file_name = name;
-    if (!name.empty() && same_file(each.folder, resumes_from)) break;
+    if (name.empty() || is_anothers(name, config)) continue;
+    place.file_name = name;
+    if (same_file(each.folder, resumes_from)) break;
   }
   if (place.file_name.empty()) {
     place.file_name = new_name();

@@ -1,5 +1,4 @@
-// Swap files that outlive a process because checkpoints name pieces of them: `<job>.extents` in a drive's swap folder,
-// with `<job>.output` beside it, which says whose output_dir to ask before the file may go.
+// Swap files that outlive a process because checkpoints name pieces of them: `<job>.extents` in a drive's swap folder.
 #pragma once
 
 #include <filesystem>
@@ -8,32 +7,30 @@
 #include <string>
 #include <vector>
 
-#include "runtime/core/space_wait.h"
 #include "runtime/core/units.h"
 #include "runtime/train/config.h"
 #include "runtime/train/manifest.h"
+#include "runtime/train/swap_owner.h"
 
 namespace sluice::train {
 
-// `named`: by a checkpoint that is there. `unknown`: the output_dir is not there, so that nobody can say.
-enum class SwapClaim { named, orphaned, unknown };
+// `named`: by a checkpoint that is there. `unknown`: the output_dir is not there, so that nobody can say; `away`: nor
+// is the file system that it lay on.
+enum class SwapClaim { named, orphaned, unknown, away };
 
 struct SwapLeftover {
-  std::filesystem::path file, output_dir;
+  std::filesystem::path file;
+  SwapOwner owner;
   Bytes bytes;  // that it takes of the drive
   SwapClaim claim = SwapClaim::orphaned;
 };
 // Kept files in a swap folder. Reads manifests, nothing else.
 std::vector<SwapLeftover> find_swap_files(const std::filesystem::path& swap_folder);
 
-// Written before the first checkpoint names the file. Throws RunError.
-void record_owner(const std::filesystem::path& swap_file, const std::filesystem::path& output_dir,
-                  const SpacePatience& patience = {});
-void remove_swap_file(const std::filesystem::path& swap_file);  // and its record
-void remove_record(const std::filesystem::path& swap_file);
+void remove_swap_file(const std::filesystem::path& swap_file);  // and what says whose it is
 
-// Of all drives, what no checkpoint names any more, with a note each; of the job's own output_dir also when that is not
-// there yet. Throws SetupError: a folder is in use.
+// Of all drives, what no checkpoint names any more, with a note each; of the job's own output_dir also when that was
+// removed. Throws SetupError: a folder is in use, or the job's own checkpoints are on a drive that is not mounted.
 // What the checkpoint names that the job resumes from is kept, too (empty: none).
 void remove_orphans(const std::vector<std::filesystem::path>& nvme_paths, const std::filesystem::path& output_dir,
                     const std::filesystem::path& resumes_from);

@@ -77,8 +77,7 @@ class TrainingRun::Impl {
         observer_(observer),
         patience_(patience_of(config_, [this](const std::string& line) { observer_.note(line); })),
         swap_(swap_options_of(job, patience_)),
-        kept_(config_, job.swap_place, job.resume ? job.resume->folder : fs::path(), job.planned.layout, swap_,
-              patience_),
+        kept_(job, folder, swap_, patience_),
         progress_(job.planned.plan),
         loss_scale_(config_, job.resume ? job.resume->loss_scale : std::nullopt),
         meter_(job),
@@ -99,6 +98,7 @@ class TrainingRun::Impl {
   void load() {
     if (job_.resume) progress_.resumed();
     load_model();
+    refuse_lost_source();
     if (!initial_adapter_.empty()) fs::remove(initial_adapter_);
     write_file(config_.output_dir / "plan.yaml",
                plan::to_yaml(job_.planned.plan, job_.shape) + "io_backend: " + backend_name() + "\n" + predicted(),
@@ -110,7 +110,9 @@ class TrainingRun::Impl {
 
   StepRecord step() {
     SLUICE_CHECK(log_ && steps_done_ < steps_total(), "a step before load() or after the last one");
+    const bool reads_source = !progress_.has_all_weights();
     const StepRecord record = train_step(steps_done_);
+    if (reads_source) refuse_lost_source();
     folder_.check_in_place();
     log_->append(record);
     ++steps_done_;
@@ -141,12 +143,11 @@ class TrainingRun::Impl {
               const exec::StatesChange& states) {
     SLUICE_CHECK(has_changed(), "weights are changed before a step");
     flush();
-    kept_.before_training();
+    kept_.before_writing();
     executor_->change(group, progress_.odd(), first, last, weights, states);
     saved_step_.reset();
   }
   bool has_changed() const { return log_ && progress_.has_changed(); }
-  bool is_as_it_began() const { return !progress_.has_changed() && !job_.resume; }
 
   std::optional<fs::path> save() {
     SLUICE_CHECK(log_, "a checkpoint before load()");
@@ -230,6 +231,7 @@ class TrainingRun::Impl {
     Work work(observer_, job_.resume ? "loading " + job_.resume->folder.filename().string() : "loading the model",
               bytes, WorkUnit::bytes);
     exec::PhaseInputs inputs;
+    inputs.restores_in_place = true;
     inputs.op_ended = [&](plan::OpId op) { work.add(read_by(schedule.ops[static_cast<size_t>(op)])); };
     const double begin_us = std::chrono::duration<double, std::micro>(Clock::now() - begin_).count();
     const exec::PhaseResult result = executor_->run(schedule, inputs);
@@ -253,15 +255,31 @@ class TrainingRun::Impl {
                      "raise it, or give the same offload settings as when the checkpoint was written");
   }
 
+  // Another job may write over a checkpoint of its own as soon as that is no longer there.
+  void refuse_lost_source() const {
+    if (!reads_anothers_) return;
+    const fs::path& from = job_.resume->folder;
+    if (has_manifest(from) && !is_void(from)) return;
+    throw RunError({ErrorCode::io,
+                    from.string() + " was removed or replaced while this run still read from it: what was read may be "
+                                    "another step's",
+                    "resume from a copy of the checkpoint's model, or from one that its own job keeps"});
+  }
+  bool is_own(const fs::path& checkpoint) const {
+    std::error_code failed;
+    return fs::equivalent(checkpoint.parent_path(), config_.output_dir, failed);
+  }
+
   void flush() {
     if (!progress_.has_pending()) return;
+    kept_.before_writing();
     run_phase(progress_.phase(plan::PhaseKind::flush, job_.shape.micro_batches), {});
     progress_.updated();
   }
 
   StepRecord train_step(int64_t step) {
     const StepData data = job_.data->training(step);
-    kept_.before_training();
+    kept_.before_writing();
     std::vector<models::MicroBatch> micro_batches = views_of(data, static_cast<uint64_t>(step + 1));
     const bool early = has_early_ && (!job_.planned.plan.undoable || speculates());
     const plan::Phase phase = progress_.step(static_cast<int>(micro_batches.size()), early);
@@ -282,8 +300,7 @@ class TrainingRun::Impl {
     meter_.add(phase, result);
     const float factor = clip_factor(record.grad_norm);
     const optim::AdamWSettings clipped = update_of(step, factor);
-    record.skipped =
-        loss_scale_.judge(step + 1, {result.squared_gradient_norm, result.bad_output, result.bad_gradient}).has_value();
+    record.skipped = overflowed(step + 1, result);
     if (!record.skipped && early && job_.planned.plan.undoable && factor < 1) redo(clipped);
     meter_.fill(record, *executor_, swap_.counters());
     // In a skipped step updates behind backward wrote the second set, which stays the older one, and what waits for the
@@ -295,6 +312,17 @@ class TrainingRun::Impl {
     constexpr double kNewest = 0.25;
     clipped_share_ += kNewest * ((factor < 1 ? 1.0 : 0.0) - clipped_share_);
     return record;
+  }
+
+  // Where that ends the run, nothing of the step before has been lost yet: its checkpoint may be due.
+  bool overflowed(int64_t step, const exec::PhaseResult& result) {
+    try {
+      return loss_scale_.judge(step, {result.squared_gradient_norm, result.bad_output, result.bad_gradient})
+          .has_value();
+    } catch (const RunError&) {
+      if (waiting_) save_extents(*std::exchange(waiting_, std::nullopt));
+      throw;
+    }
   }
 
   // Of step `step`, counted from 0: skipped ones before it do not count. Gradients are those of the scaled loss.
@@ -378,8 +406,8 @@ class TrainingRun::Impl {
     observer_.validated({loss, steps_done_, when});
   }
 
-  // Not while fp16 has skipped every step: a run from the start finds the same again.
-  bool has_something_to_save() const { return progress_.has_changed() || job_.resume; }
+  // Not while fp16 has skipped every step: a run from where this one began finds the same again.
+  bool has_something_to_save() const { return progress_.has_changed() || (job_.resume && is_own(job_.resume->folder)); }
 
   CheckpointState state_at(int64_t step) const {
     return {step,
@@ -408,9 +436,10 @@ class TrainingRun::Impl {
   fs::path save_at(int64_t step) {
     if (saved_step_ == step) return saved_;
     flush();
+    folder_.check_in_place();
     log_->sync();
     const CheckpointState state = state_at(step);
-    if (!progress_.has_changed() && job_.resume) return renew(state);
+    if (!progress_.has_changed()) return job_.resume->step == step ? job_.resume->folder : renew(state);
     if (saves_manifests(config_) && has_trained_extents()) return save_extents(state);
     const fs::path saved =
         save_copy(*executor_, job_.setup, config_, state,
@@ -433,6 +462,7 @@ class TrainingRun::Impl {
 
   // Nothing is copied: what the manifest names is not written any more.
   fs::path save_extents(const CheckpointState& state) {
+    folder_.check_in_place();
     std::vector<swap::ExtentId> extents;
     for (const exec::TrainedExtent& each : executor_->trained_extents(state.odd)) extents.push_back(each.extent);
     if (const Result<void> synced = swap_.sync(); !synced.ok()) throw RunError(synced.error());
@@ -463,6 +493,8 @@ class TrainingRun::Impl {
   double clipped_share_ = 0;     // of the last steps, the newest counting most
   std::optional<StepLog> log_;   // once loaded
   StepMeter meter_;
+  // Resumed from bytes in another job's swap files.
+  const bool reads_anothers_ = job_.resume && has_manifest(job_.resume->folder) && !is_own(job_.resume->folder);
   const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
   fs::path initial_adapter_;
   int64_t steps_done_;
@@ -490,7 +522,6 @@ void TrainingRun::change(int group, int64_t first, int64_t last, const exec::Wei
   impl_->change(group, first, last, weights, states);
 }
 bool TrainingRun::has_changed() const { return impl_->has_changed(); }
-bool TrainingRun::is_as_it_began() const { return impl_->is_as_it_began(); }
 std::optional<fs::path> TrainingRun::save() { return impl_->save(); }
 void TrainingRun::finish() { impl_->finish(); }
 std::optional<fs::path> TrainingRun::stop() { return impl_->stop(); }

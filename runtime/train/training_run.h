@@ -81,8 +81,6 @@ class TrainingRun {
   void change(int group, int64_t first, int64_t last, const exec::WeightsChange& weights,
               const exec::StatesChange& states);
   bool has_changed() const;
-  // Nothing has been trained yet: weights that the plan keeps on disk are still those of the job's files alone.
-  bool is_as_it_began() const;
   // A checkpoint of now, beside those that the job asks for; nothing where no step has changed anything. Returns its
   // folder.
   std::optional<std::filesystem::path> save();

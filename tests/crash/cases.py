@@ -58,6 +58,8 @@ ALL = (
     Case("full-bf16-states-bf16", states="bf16"),
     Case("full-bf16-states-8bit", states="8bit", save_total_limit=1),
     Case("full-in-place", save_total_limit=1, mode="in_place"),
+    Case("full-in-place-late", offload={**ON_DISK, "update": "before_forward"}, save_steps=5, save_total_limit=1,
+         mode="in_place"),
     Case("full-fp16", precision="fp16", save_steps=1),
     Case("full-speculating", states="8bit", offload={**ON_DISK, "update": "behind_backward"}),
     Case("full-in-memory", offload=IN_MEMORY, save_total_limit=1),

@@ -31,3 +31,11 @@ def test_a_loss_of_power_while_old_checkpoints_go(training):
     calls = training.last_calls()
     call = calls[len(calls) * (1 + cases.ALL.index(training.case)) // (1 + len(cases.ALL))]
     check(training, training.endure_at(call, "torn", 3))
+
+
+def test_losses_of_power_while_the_last_step_overwrites_one_in_place(workshop, tmp_path):
+    """Its checkpoint is written one step late, at the end of the run, and the last step's update follows at once."""
+    training = Training(workshop, cases.BY_NAME["full-in-place-late"], tmp_path)
+    calls = range(training.boundaries // 2, 3 * training.boundaries // 4)
+    for call in calls[::len(calls) // 12]:
+        check(training, training.endure_at(call, "torn", 3))

@@ -61,6 +61,9 @@ class LiveRun:
     def wait_for_step(self, step):
         self.wait_until(lambda: self.steps_done() >= step, f"step {step}")
 
+    def wait_for_checkpoint(self, step):
+        self.wait_until(lambda: (self.output_dir / f"checkpoint-{step}").exists(), f"the checkpoint of step {step}")
+
     def wait_for_line(self, text):
         self.wait_until(lambda: text in self.stderr, text)
 

@@ -13,12 +13,12 @@ from golden import sluice_run
 
 STEPS = jobs.RECIPE.steps
 PAUSED = "paused: no space left on the file system "
-DISTURBED_FROM = 3  # a checkpoint of step 2 is there
+FIRST_SAVED = 2
 
 
 def disturbed(job, directory, faults):
     run = LiveRun(job, directory, faults)
-    run.wait_for_step(DISTURBED_FROM)
+    run.wait_for_checkpoint(FIRST_SAVED)
     run.trigger.touch()
     return run
 
@@ -153,7 +153,7 @@ def test_a_checkpoint_waits_for_room_on_a_real_file_system(job, straight, tmp_pa
     job = with_patience({**job, "output_dir": str(small_drive / "out"), "save_total_limit": 1}, 20,
                         nvme_path=str(tmp_path / "swap"))
     run = LiveRun(job, tmp_path)
-    run.wait_for_step(DISTURBED_FROM)
+    run.wait_for_checkpoint(FIRST_SAVED)
     filler = fill(small_drive)
     run.wait_for_line(f"{PAUSED}{small_drive}:")
     steps = run.steps_done()
@@ -167,7 +167,7 @@ def test_a_checkpoint_waits_for_room_on_a_real_file_system(job, straight, tmp_pa
 def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(job, straight, tmp_path, small_drive):
     job = with_patience({**job, "output_dir": str(small_drive / "out")}, 2, nvme_path=str(tmp_path / "swap"))
     run = LiveRun(job, tmp_path)
-    run.wait_for_step(DISTURBED_FROM)
+    run.wait_for_checkpoint(FIRST_SAVED)
     filler = fill(small_drive)
     run = run.finish(EXIT_RUN)
     assert_one_error(run.stderr, f"no space left on the file system {small_drive}:", "after waiting for 2.00 s")
@@ -219,12 +219,40 @@ def test_two_signals_end_a_run_whose_drive_does_not_answer(job, tmp_path):
 
 def test_an_output_folder_that_disappears_stops_the_run(job, tmp_path):
     run = LiveRun(job, tmp_path)
-    run.wait_for_step(DISTURBED_FROM)
+    run.wait_for_checkpoint(FIRST_SAVED)
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     run.output_dir = tmp_path / "elsewhere"
     run = run.finish(EXIT_RUN)
     assert_one_error(run.stderr, f"{tmp_path}/out", "has gone", "its drive was unmounted")
     assert not (tmp_path / "out").exists(), "it was made anew, perhaps on another drive"
+
+
+def test_an_output_folder_that_comes_back_finds_its_bytes(job, straight, tmp_path):
+    """They are on another drive, which was there all the time."""
+    job = {**job, "offload": {**job["offload"], "nvme_path": [str(tmp_path / "swap")]}}
+    run = LiveRun(job, tmp_path)
+    run.wait_for_checkpoint(FIRST_SAVED)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    run.output_dir = tmp_path / "elsewhere"
+    run.finish(EXIT_RUN)
+    (tmp_path / "elsewhere").rename(tmp_path / "out")
+    resumed = sluice_run.train({**job, "auto_resume_from_checkpoints": True}, tmp_path)
+    outcome.assert_identical(resumed, straight, "a run whose output_dir was away")
+
+
+def test_a_checkpoint_that_its_own_job_drops_is_not_read_any_further(job, tmp_path):
+    """What was read of it may have been written over meanwhile."""
+    first = sluice_run.train({**job, "max_steps": FIRST_SAVED, "lr_scheduler": "constant"}, tmp_path / "first")
+    tmp_path.joinpath("trigger").touch()
+    second = LiveRun({**job, "resume_from_checkpoint": str(newest_checkpoint(first)), "lr_scheduler": "constant"}, tmp_path,
+                     "write .extents hang")
+    second.wait_until(lambda: (tmp_path / "out").exists(), "the second job's start")
+    time.sleep(1)
+    shutil.rmtree(newest_checkpoint(first))
+    second.trigger.unlink()
+    run = second.finish(EXIT_RUN)
+    assert_one_error(run.stderr, "was removed or replaced while this run still read from it")
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
 def test_a_run_killed_after_its_last_step_exports_and_gives_back_at_the_next_start(job, straight, tmp_path):
@@ -258,7 +286,7 @@ def test_swap_files_of_a_run_killed_after_its_last_step_go_where_no_checkpoint_n
 
 def remove_the_swap_folder_of(job, tmp_path):
     run = LiveRun({**job, "offload": {**job["offload"], "nvme_path": str(tmp_path / "swap")}}, tmp_path)
-    run.wait_for_step(DISTURBED_FROM)
+    run.wait_for_checkpoint(FIRST_SAVED)
     shutil.rmtree(tmp_path / "swap")
     return run
 

@@ -77,7 +77,7 @@ def test_closed_streams_do_not_become_files_of_the_result(job, straight, tmp_pat
 
 def test_a_clock_that_goes_back_changes_nothing(job, straight, tmp_path):
     run = LiveRun(job, tmp_path, "clock - back")
-    run.wait_for_step(3)
+    run.wait_for_checkpoint(2)
     run.trigger.touch()
     run = run.finish()
     outcome.assert_identical(run, straight, "a run whose clock went back")
@@ -86,7 +86,7 @@ def test_a_clock_that_goes_back_changes_nothing(job, straight, tmp_path):
 
 def test_a_second_run_in_the_same_output_folder_is_refused_by_name(job, straight, tmp_path):
     first = LiveRun(job, tmp_path, "read .extents hang")
-    first.wait_for_step(3)
+    first.wait_for_checkpoint(2)
     first.trigger.touch()
     again = {**job, "auto_resume_from_checkpoints": True, "offload": {**job["offload"], "nvme_path": str(tmp_path / "other")}}
     second = sluice_run.try_train({**again, "output_dir": str(tmp_path / "out")}, tmp_path / "second")
@@ -100,7 +100,7 @@ def test_a_second_run_in_the_same_output_folder_is_refused_by_name(job, straight
 def test_a_second_run_on_the_same_swap_folder_is_refused_by_name(job, tmp_path):
     job = {**job, "offload": {**job["offload"], "nvme_path": str(tmp_path / "swap")}}
     first = LiveRun(job, tmp_path, "read .extents hang")
-    first.wait_for_step(3)
+    first.wait_for_checkpoint(2)
     first.trigger.touch()
     second = sluice_run.try_train(job, tmp_path / "second")
     assert second.exit_code == EXIT_SETUP
@@ -135,7 +135,7 @@ def test_a_run_that_the_kernel_kills_for_its_memory_goes_on_afterwards(job, stra
     folder, limit, usage = memory_cgroup
     run = LiveRun(job, tmp_path, "read .extents hang",
                   preexec_fn=lambda: (folder / "cgroup.procs").write_text(str(os.getpid())))
-    run.wait_for_step(3)
+    run.wait_for_checkpoint(2)
     run.trigger.touch()
     time.sleep(0.3)
     # A neighbour takes what the limit leaves, and more; the kernel prefers the run.

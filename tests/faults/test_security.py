@@ -22,7 +22,7 @@ def held(job, tmp_path_factory):
     directory = tmp_path_factory.mktemp("held")
     job = {**job, "offload": {**job["offload"], "nvme_path": str(directory / "swap")}}
     run = LiveRun(job, directory, "read .extents hang", environment=SECRETS, preexec_fn=lambda: os.umask(0))
-    run.wait_for_step(3)
+    run.wait_for_checkpoint(2)
     run.trigger.touch()
     time.sleep(0.3)
     yield run

@@ -2,6 +2,9 @@
 #include "runtime/train/manifest.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include <fstream>
@@ -194,6 +197,74 @@ TEST_F(ManifestTest, ASwapFileOfAnOutputDirThatIsNotThereIsKept) {
   EXPECT_TRUE(fs::exists(file)) << "its drive may not be mounted";
   remove_orphans({drive}, folder_ / "gone", {});
   EXPECT_FALSE(fs::exists(file)) << "the job itself starts anew";
+}
+
+// A folder of another file system stands for a drive, as a mount needs root.
+TEST_F(ManifestTest, ASwapFileOfTheJobIsKeptWhileAnotherFileSystemIsWhereItsOutputDirWas) {
+  const fs::path mounted = "/dev/shm/sluice_manifest_test." + std::to_string(getpid());
+  struct statfs here {
+  }, there{};
+  fs::create_directories(mounted / "job");
+  ASSERT_TRUE(statfs(folder_.c_str(), &here) == 0 && statfs(mounted.c_str(), &there) == 0);
+  if (here.f_type == there.f_type) GTEST_SKIP() << folder_ << " is no other file system than /dev/shm";
+  const fs::path drive = folder_ / "drive", file = drive / "sluice-swap" / "b.extents",
+                 output = folder_ / "mnt" / "job";
+  fs::create_directories(file.parent_path());
+  fs::copy_file(swap_file(), file);
+  fs::create_symlink(mounted, output.parent_path());
+  record_owner(file, output);
+
+  fs::remove(output.parent_path());
+  for (const fs::path& empty : {output.parent_path(), output}) {
+    fs::create_directory(empty);
+    EXPECT_THROW(remove_orphans({drive}, output, {}), SetupError);
+    remove_orphans({drive}, folder_ / "other", {});
+    EXPECT_TRUE(fs::exists(file));
+  }
+  fs::remove_all(output.parent_path());
+  fs::create_symlink(mounted, output.parent_path());
+  fs::remove_all(mounted / "job");
+  remove_orphans({drive}, output, {});
+  EXPECT_FALSE(fs::exists(file)) << "it was removed, and the job starts anew";
+  fs::remove_all(mounted);
+}
+
+TEST_F(ManifestTest, WhoseASwapFileIsIsWrittenOnce) {
+  const fs::path record = out() / "sluice-swap" / "a.output";
+  record_owner(swap_file(), out());
+  const auto written = [&] {
+    struct stat about {};
+    EXPECT_EQ(stat(record.c_str(), &about), 0);
+    return std::pair(about.st_ino, about.st_mtim.tv_nsec);
+  };
+  const auto before = written();
+  record_owner(swap_file(), out());
+  EXPECT_EQ(written(), before);
+  record_owner(swap_file(), folder_ / "other");
+  EXPECT_NE(written().first, before.first) << "it is replaced, never rewritten";
+  EXPECT_EQ(fs::status(record).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+}
+
+TEST_F(ManifestTest, ACopyOfAJobsFolderLeavesThatJobsSwapFileAlone) {
+  const fs::path drive = folder_ / "drive", file = drive / "sluice-swap" / "a.extents";
+  fs::create_directories(file.parent_path());
+  fs::rename(swap_file(), file);
+  Manifest elsewhere = manifest();
+  elsewhere.files = {file};
+  std::ofstream(checkpoint() / kManifestFile) << to_json(elsewhere, checkpoint());
+  record_owner(file, out());
+  fs::copy(out(), folder_ / "copy", fs::copy_options::recursive);
+
+  Config config;
+  config.offload.nvme_path = {drive};
+  config.output_dir = folder_ / "copy";
+  EXPECT_FALSE(find_swap_place(config, {}).adopts());
+  EXPECT_NE(find_swap_place(config, {}).file_name, "a.extents");
+  config.output_dir = out();
+  EXPECT_EQ(find_swap_place(config, {}).file_name, "a.extents");
+  fs::rename(out(), folder_ / "moved");
+  config.output_dir = folder_ / "moved";
+  EXPECT_TRUE(find_swap_place(config, {}).adopts()) << "a folder that was moved takes its file along";
 }
 
 TEST_F(ManifestTest, FsckTellsWholeFromDamagedAndWhatIsLeftOver) {
