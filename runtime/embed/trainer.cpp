@@ -122,7 +122,8 @@ class Trainer::Impl : private train::RunObserver {
   }
 
   double evaluate(const DataSource& data) {
-    const train::OwnLimits limits(config_, job_.setup.model.vocabulary);
+    train::OwnLimits limits(config_, job_.setup.model.vocabulary);
+    limits.keep_to(job_.batch.document_max, job_.batch.tokens_max, job_.batch.micro_batches);
     const train::OwnSource source = embed::source_of(data, limits);
     return acting([&] {
       return has_run().evaluate([&, step = int64_t{0}]() mutable { return read_if_any(source, step++, limits); });

@@ -29,6 +29,8 @@ class OwnBatchReader {
     data_.document_starts.push_back(0);
     for (size_t d = 0; d < starts.size(); ++d)
       append_document(starts[d], d + 1 < starts.size() ? starts[d + 1] : static_cast<int64_t>(batch_.token_ids.size()));
+    if (std::ssize(data_.token_ids) > limits_.tokens_max)
+      refuse(counted(std::ssize(data_.token_ids), "token"), limits_.tokens_fix);
     return std::move(data_);
   }
 
@@ -50,8 +52,7 @@ class OwnBatchReader {
       refuse("a document from token " + std::to_string(begin) + " to " + std::to_string(end),
              "document_starts ascends, and stays below the number of tokens");
     if (end - begin > limits_.document_max)
-      refuse("a document of " + counted(end - begin, "token"),
-             "sequence_len allows " + std::to_string(limits_.document_max) + ": raise it, or cut the document");
+      refuse("a document of " + counted(end - begin, "token"), limits_.document_fix);
     for (int64_t i = begin; i < end; ++i) {
       const auto at = static_cast<size_t>(i);
       data_.token_ids.push_back(inside(batch_.token_ids[at], "token", i));
@@ -158,8 +159,22 @@ class OwnRows final : public OwnRunData {
 OwnLimits::OwnLimits(const Config& config, int64_t vocabulary)
     : documents_max(config.micro_batch_size),
       document_max(config.sequence_len),
+      tokens_max(documents_max * document_max),
       micro_batches_max(config.gradient_accumulation_steps),
-      vocabulary(vocabulary) {}
+      vocabulary(vocabulary),
+      document_fix("sequence_len allows " + std::to_string(document_max) + ": raise it, or cut the document") {}
+
+void OwnLimits::keep_to(int64_t longest_document, int64_t tokens, int64_t micro_batches) {
+  if (longest_document < document_max) {
+    document_max = longest_document;
+    document_fix = "the job's longest row has " + std::to_string(document_max) + ": cut the document";
+  }
+  if (tokens < tokens_max) {
+    tokens_max = tokens;
+    tokens_fix = "the job's longest micro-batch has " + std::to_string(tokens_max) + ": give fewer documents at once";
+  }
+  micro_batches_max = std::min(micro_batches_max, micro_batches);
+}
 
 std::unique_ptr<RunData> own_data(Config& config, OwnData data, int64_t vocabulary) {
   const OwnLimits limits(config, vocabulary);

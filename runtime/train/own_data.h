@@ -39,7 +39,11 @@ struct OwnData {
 // What every batch must keep to: the job's `micro_batch_size` documents of `sequence_len` tokens at most.
 struct OwnLimits {
   OwnLimits(const Config& config, int64_t vocabulary);
-  int64_t documents_max = 0, document_max = 0, micro_batches_max = 0, vocabulary = 0;
+  // Beside a job that was planned for its own rows: not more than those.
+  void keep_to(int64_t longest_document, int64_t tokens, int64_t micro_batches);
+
+  int64_t documents_max = 0, document_max = 0, tokens_max = 0, micro_batches_max = 0, vocabulary = 0;
+  std::string document_fix, tokens_fix;  // where one is longer, or all together
 };
 
 // Sets `save_steps` where the job gives it per epoch. Throws SetupError when the job does not say how many steps there

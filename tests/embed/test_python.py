@@ -292,3 +292,26 @@ def test_ten_lines_fine_tune_smollm2_s_shape_on_disk(run_python, workshop, tmp_p
     losses = [float(line) for line in done.stdout.split()]
     assert len(losses) == 16 and losses[-1] < losses[0]
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+LONGER = START + """
+trainer = sluice.Trainer(None, keys)
+trainer.step()
+before = trainer.evaluate([[3, 4, 5]])
+try:
+    trainer.evaluate([[3] * 60])
+except sluice.JobError as error:
+    print(error)
+assert trainer.evaluate([[3, 4, 5]]) == before
+trainer.close()
+"""
+
+
+def test_an_evaluation_keeps_to_what_the_job_was_planned_for(run_python, job, tmp_path):
+    """Its arenas are as large as its longest rows, whatever sequence_len would allow."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "the disk reads"}\n' * 60)
+    done = run_python(LONGER, keys={**job, "sequence_len": 64, "datasets": [{"path": str(file), "type": "completion"}],
+                                    "output_dir": str(tmp_path / "out")})
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"document of 60 tokens\n  fix: the job's longest row has \d+: cut the document", done.stdout), done.stdout
