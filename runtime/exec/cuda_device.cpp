@@ -53,7 +53,11 @@ class Stream {
     check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, urgent ? greatest : least),
                "creating a stream");
   }
-  ~Stream() { cudaStreamDestroy(stream_); }
+  // After a failure some of an op's parts may be on their way still, and the memory they use goes next.
+  ~Stream() {
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   cudaStream_t get() const { return stream_; }

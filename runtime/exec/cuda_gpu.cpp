@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -80,7 +81,11 @@ void hold_transient(Bytes bytes, int device) try {
 class CudaPlace final : public PassPlace {
  public:
   // Ops that the calling thread runs outside of `time` go to the same stream.
-  explicit CudaPlace(int device) : device_(device) { models::cuda::use_stream(stream_.get(), device_); }
+  explicit CudaPlace(int device) : device_(device), callers_(c10::cuda::getCurrentCUDAStream(index())) {
+    models::cuda::use_stream(stream_.get(), device_);
+  }
+  // The program around us may go on with LibTorch.
+  ~CudaPlace() override { c10::cuda::setCurrentCUDAStream(callers_); }
 
   std::unique_ptr<Memory> allocate(Bytes bytes) override { return std::make_unique<DeviceMemory>(bytes); }
   void write(std::byte* to, std::span<const std::byte> from) override { copy_to_device(to, from, "what a pass reads"); }
@@ -92,6 +97,7 @@ class CudaPlace final : public PassPlace {
     return stream_.time();
   }
   void begin_transient() override {
+    limit_all(1);
     allocator::emptyCache();
     allocator::resetPeakStats(index());
     before_ = reserved().current;
@@ -102,6 +108,10 @@ class CudaPlace final : public PassPlace {
     return most;
   }
 
+  // Of what LibTorch may hold of the GPU, which is one limit for the whole process.
+  void limit_all(double share) const { allocator::setMemoryFraction(share, index()); }
+  Bytes held() const { return Bytes{reserved().current}; }
+
  private:
   c10::DeviceIndex index() const { return static_cast<c10::DeviceIndex>(device_); }
   // With what fragmentation costs.
@@ -111,6 +121,7 @@ class CudaPlace final : public PassPlace {
   }
 
   int device_;
+  c10::cuda::CUDAStream callers_;
   TimedStream stream_;
   int64_t before_ = 0;
 };
@@ -124,6 +135,8 @@ class CudaGpu final : public Gpu {
         taken_at_begin_((at::globalContext().lazyInitDevice(at::kCUDA), taken_by_all())),
         others_(taken_at_begin_ - taken_by_us(taken_at_begin_)),
         place_(device) {}
+  ~CudaGpu() override try { place_.limit_all(1); } catch (const c10::Error&) {
+  }
 
   std::string name() const override {
     cudaDeviceProp about{};
@@ -209,8 +222,8 @@ class CudaGpu final : public Gpu {
 
   void limit_transient(Bytes most) override {
     const double total = static_cast<double>(cuda_usage(device_).total.count);
-    allocator::setMemoryFraction(std::min(1.0, static_cast<double>(most.count) / total),
-                                 static_cast<c10::DeviceIndex>(device_));
+    // What the program around us holds there is not ours to limit.
+    place_.limit_all(std::min(1.0, static_cast<double>((place_.held() + most).count) / total));
     transient_ = Bytes{round_down(std::max(most - kSmallBlocks, Bytes{}).count, MiB(2).count)};
   }
 
@@ -256,8 +269,8 @@ std::unique_ptr<Gpu> open_gpu(int device, std::string& why) {
     return nullptr;
   }
   if (why = too_old(device); !why.empty()) return nullptr;
-  // Before the first call that makes a context.
-  const std::optional<Bytes> used = Nvml().used(pci_bus_id(device));
+  // Before the first call that makes a context: later jobs of this process find it there.
+  static const std::optional<Bytes> used = Nvml().used(pci_bus_id(device));
   auto gpu = std::make_unique<CudaGpu>(device, used);
   models::cuda::check_arithmetic(device);
   return gpu;
