@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import bitsandbytes
 import peft
 import torch
 import transformers
@@ -105,11 +104,14 @@ def optimizer_of(model, recipe):
         {"params": [p for name, p in trainable.items() if name not in decayed], "weight_decay": 0.0},
     ]
     settings = {"lr": recipe.learning_rate, "betas": (0.9, recipe.beta2)}
+    if recipe.optimizer == "adamw_torch":
+        return torch.optim.AdamW(groups, **settings, eps=recipe.epsilon)
+    import bitsandbytes  # not there on every machine with a GPU
+
     lion = {"lion_32bit": bitsandbytes.optim.Lion32bit, "lion_8bit": bitsandbytes.optim.Lion8bit}
     if recipe.optimizer in lion:
         return lion[recipe.optimizer](groups, **settings)
-    kind = {"adamw_torch": torch.optim.AdamW, "adamw_bnb_8bit": bitsandbytes.optim.AdamW8bit}[recipe.optimizer]
-    return kind(groups, **settings, eps=recipe.epsilon)
+    return {"adamw_bnb_8bit": bitsandbytes.optim.AdamW8bit}[recipe.optimizer](groups, **settings, eps=recipe.epsilon)
 
 
 def fp16_scaler(init_scale=65536.0, growth_interval=2000):
