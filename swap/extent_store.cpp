@@ -15,6 +15,7 @@ namespace sluice::swap {
 namespace {
 
 constexpr const char* kFolder = "sluice-swap";
+constexpr int kOwnersMax = 1000;  // that go, one after the other, while we come
 
 std::string owner_of(int lock_fd) {
   char text[32] = {};
@@ -30,27 +31,59 @@ void make_private(const std::filesystem::path& folder) {
                      "give offload.nvme_path a folder that you may write to");
   struct stat about {};
   const bool ours = lstat(folder.c_str(), &about) == 0 && S_ISDIR(about.st_mode) && about.st_uid == geteuid();
-  if (!ours || chmod(folder.c_str(), 0700) != 0)
-    throw SetupError(folder.string() + " is no folder of your own",
-                     "remove it, or give this job another offload.nvme_path");
+  if (ours && chmod(folder.c_str(), 0700) == 0) return;
+  if (errno == ENOENT) return;  // its owner went meanwhile, and took it along
+  throw SetupError(folder.string() + " is no folder of your own",
+                   "remove it, or give this job another offload.nvme_path");
 }
 
-int take_lock(const std::filesystem::path& folder) {
+bool leads_to(const std::filesystem::path& file, int fd) {
+  struct stat named {
+  }, opened{};
+  return stat(file.c_str(), &named) == 0 && fstat(fd, &opened) == 0 && named.st_ino == opened.st_ino &&
+         named.st_dev == opened.st_dev;
+}
+
+SetupError in_use(const std::filesystem::path& folder, const std::string& owner) {
+  return {folder.string() + " is in use by " + owner, "wait for it, or give this job another offload.nvme_path"};
+}
+
+// -1: its owner went meanwhile, and took the file along. Who locks that one locks nothing.
+int lock_owner_file(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "owner";
   const int fd = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0 && errno == ENOENT) return -1;
   if (fd < 0)
     throw SetupError("cannot create " + file.string() + ": " + std::strerror(errno),
                      "give offload.nvme_path a folder that you may write to");
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const std::string owner = owner_of(fd);
     close(fd);
-    throw SetupError(folder.string() + " is in use by " + owner,
-                     "wait for it, or give this job another offload.nvme_path");
+    throw in_use(folder, owner);
   }
+  if (leads_to(file, fd)) return fd;
+  close(fd);
+  return -1;
+}
+
+void write_owner(int lock_fd, const std::filesystem::path& folder) {
   const std::string pid = std::to_string(getpid());
-  if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
-    throw SetupError("cannot write " + file.string() + ": " + std::strerror(errno), "free space on that file system");
-  return fd;
+  if (ftruncate(lock_fd, 0) == 0 && pwrite(lock_fd, pid.data(), pid.size(), 0) == static_cast<ssize_t>(pid.size()))
+    return;
+  const std::string why = std::strerror(errno);
+  close(lock_fd);
+  throw SetupError("cannot write " + (folder / "owner").string() + ": " + why, "free space on that file system");
+}
+
+int make_and_lock(const std::filesystem::path& folder) {
+  for (int tries = 0; tries < kOwnersMax; ++tries) {
+    make_private(folder);
+    const int fd = lock_owner_file(folder);
+    if (fd < 0) continue;
+    write_owner(fd, folder);
+    return fd;
+  }
+  throw in_use(folder, "other processes, one after the other");
 }
 
 }  // namespace
@@ -60,13 +93,13 @@ std::filesystem::path SwapFolder::in(const std::filesystem::path& nvme_path) { r
 SwapFolder::SwapFolder(const std::filesystem::path& nvme_path) : folder_(in(nvme_path)) {
   std::error_code failed;
   std::filesystem::create_directories(nvme_path, failed);
-  make_private(folder_);
-  lock_fd_ = take_lock(folder_);
+  lock_fd_ = make_and_lock(folder_);
 }
 
 SwapFolder::~SwapFolder() {
   std::error_code ignored;
-  std::filesystem::remove(folder_ / "owner", ignored);
+  // Where somebody has removed the folder, what is there is the next owner's.
+  if (leads_to(folder_ / "owner", lock_fd_)) std::filesystem::remove(folder_ / "owner", ignored);
   std::filesystem::remove(folder_, ignored);
   close(lock_fd_);
 }
@@ -143,16 +176,9 @@ void SwapFile::keep(bool keeps, std::map<int64_t, int64_t> without) {
   without_ = std::move(without);
 }
 
-bool SwapFile::has_its_name() const {
-  struct stat named {
-  }, opened{};
-  return stat(file_.c_str(), &named) == 0 && fstat(fd_, &opened) == 0 && named.st_ino == opened.st_ino &&
-         named.st_dev == opened.st_dev;
-}
-
 int SwapFile::sync() {
   if (fdatasync(fd_) != 0) return errno;
-  if (!has_its_name()) return ENOENT;
+  if (!leads_to(file_, fd_)) return ENOENT;
   if (named_) return 0;
   for (const std::filesystem::path& folder : {folder_.path(), folder_.path().parent_path()}) {
     const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
