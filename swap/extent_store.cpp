@@ -23,6 +23,28 @@ std::string owner_of(int lock_fd) {
   return got > 0 ? "process " + std::string(text) : "another process";
 }
 
+// errno, or 0.
+int sync_folder(const std::filesystem::path& folder) {
+  const int fd = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno;
+  const int failed = fsync(fd) != 0 ? errno : 0;
+  close(fd);
+  return failed;
+}
+
+// With those around it, each safe in the one around it. Where one cannot be made, the first use of `folder` says so.
+void make_folders(const std::filesystem::path& folder) {
+  std::error_code refused;
+  if (folder.empty() || std::filesystem::is_directory(folder, refused)) return;
+  const std::filesystem::path around = (folder.has_filename() ? folder : folder.parent_path()).parent_path();
+  make_folders(around);
+  if (!std::filesystem::create_directory(folder, refused)) return;
+  if (const int failed = sync_folder(around); failed != 0)
+    throw SetupError(
+        "cannot sync " + around.string() + ", where " + folder.string() + " is new: " + std::strerror(failed),
+        "check the folder's permissions and the drive");
+}
+
 // One that is there already may be a trap of another user's: a link, or a folder that they own.
 void make_private(const std::filesystem::path& folder) {
   if (mkdir(folder.c_str(), 0700) == 0) return;
@@ -91,8 +113,7 @@ int make_and_lock(const std::filesystem::path& folder) {
 std::filesystem::path SwapFolder::in(const std::filesystem::path& nvme_path) { return nvme_path / kFolder; }
 
 SwapFolder::SwapFolder(const std::filesystem::path& nvme_path) : folder_(in(nvme_path)) {
-  std::error_code failed;
-  std::filesystem::create_directories(nvme_path, failed);
+  make_folders(nvme_path);
   lock_fd_ = make_and_lock(folder_);
 }
 
@@ -180,13 +201,8 @@ int SwapFile::sync() {
   if (fdatasync(fd_) != 0) return errno;
   if (!leads_to(file_, fd_)) return ENOENT;
   if (named_) return 0;
-  for (const std::filesystem::path& folder : {folder_.path(), folder_.path().parent_path()}) {
-    const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const bool synced = fd >= 0 && fsync(fd) == 0;
-    const int error = errno;
-    if (fd >= 0) close(fd);
-    if (!synced) return error;
-  }
+  for (const std::filesystem::path& folder : {folder_.path(), folder_.path().parent_path()})
+    if (const int failed = sync_folder(folder); failed != 0) return failed;
   named_ = true;
   return 0;
 }

@@ -6,6 +6,7 @@ from crash.machine import Crash
 from crash.outcome import SURVIVED
 from crash.training import Training, numbers
 from equivalence.outcome import NUMBERS
+from golden import sluice_run
 
 CASE = cases.BY_NAME["full-bf16"]  # saves after each step, keeps one checkpoint
 
@@ -63,3 +64,13 @@ def test_a_step_that_fp16_skips_right_after_a_start_is_saved(workshop, tmp_path)
     skipped = NUMBERS.index("skipped")
     step = next(i for i, line in enumerate(numbers(training.undisturbed), 1) if i > 1 and line[skipped] == "True")
     check(training, Crash("killed", 1, call=committing(step - 1), later=4))
+
+
+def test_the_names_of_new_folders_are_safe_before_a_checkpoint_names_files_in_them(training, tmp_path):
+    job = CASE.job(training.workshop, tmp_path / "out")
+    job["offload"] = {**job["offload"], "nvme_path": [str(tmp_path / "drives" / "fast")]}
+    command = machine.train_command(sluice_run.write_job(tmp_path / "job.yaml", job))
+    ended = machine.run(command, tmp_path, Crash("dropped", call="/checkpoint-5.partial"), training.environment)
+    assert ended.stopped, ended
+    assert (tmp_path / "out" / "checkpoint-4").is_dir()
+    assert list((tmp_path / "drives" / "fast" / "sluice-swap").glob("*.extents"))
