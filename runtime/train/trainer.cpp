@@ -84,6 +84,7 @@ class CommandObserver : public StreamObserver {
     if (!job.config.tensorboard) return;
     SpacePatience patience = SpacePatience::of(job.config.offload.enospc_timeout);
     patience.say = [this](const std::string& text) { note(text); };
+    patience.stops = [] { return StopRequest::noted() != 0; };
     events_.emplace(job.config.output_dir / "runs", (job.resume ? job.resume->step : 0) + 1, patience);
   }
 

@@ -149,6 +149,20 @@ def test_a_signal_ends_a_wait_for_room(job, straight, tmp_path, faults):
     outcome.assert_identical(resumed, straight, "a run that was stopped while it waited for room")
 
 
+def test_a_signal_ends_the_wait_of_tensorboard_s_file_for_room(job, straight, tmp_path):
+    """The checkpoint, which has room, is saved all the same."""
+    run = disturbed({**job, "report_to": "tensorboard"}, tmp_path, f"write out/runs/ {ENOSPC}")
+    run.wait_for_line(PAUSED)
+    run.process.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    run = run.finish(128 + signal.SIGTERM)
+    assert time.monotonic() - begin < 15, "it waited for its next try"
+    assert "warning: nothing more for TensorBoard: no space left on the file system " in run.stderr
+    assert f"stopped by SIGTERM after step {len(run.log)} of {STEPS}; checkpoint: " in run.stdout
+    resumed = sluice_run.train({**job, "auto_resume_from_checkpoints": True}, tmp_path)
+    outcome.assert_identical(resumed, straight, "a run that was stopped while TensorBoard's file waited for room")
+
+
 def test_a_checkpoint_waits_for_room_on_a_real_file_system(job, straight, tmp_path, small_drive):
     job = with_patience({**job, "output_dir": str(small_drive / "out"), "save_total_limit": 1}, 20,
                         nvme_path=str(tmp_path / "swap"))
