@@ -258,6 +258,24 @@ def test_a_run_killed_after_its_last_step_exports_and_gives_back_at_the_next_sta
     assert not (run.output_dir / ".result.partial").exists()
 
 
+def test_a_result_that_is_copied_from_another_drive_is_whole_or_not_there(lora, lora_straight, tmp_path, small_drive):
+    last = shutil.copytree(lora_straight.output_dir / f"checkpoint-{STEPS}", small_drive / f"checkpoint-{STEPS}")
+    job = {**lora, "resume_from_checkpoint": str(last)}
+    (tmp_path / "trigger").touch()
+    run = LiveRun(job, tmp_path, "write out/adapter_model hang")
+    run.wait_until(lambda: list(run.output_dir.glob("adapter_model*")), "the copy")
+    run.process.kill()
+    run.trigger.unlink()
+    run.finish(-signal.SIGKILL)
+    assert not (run.output_dir / "adapter_model.safetensors").exists(), "it has the result's name and is not whole"
+    again = sluice_run.train(job, tmp_path)
+    assert "nothing is left to train" in again.stdout
+    written = {path.name for path in run.output_dir.glob("adapter_*")}
+    assert written == {"adapter_config.json", "adapter_model.safetensors"}
+    for name in written:
+        assert (run.output_dir / name).read_bytes() == (lora_straight.output_dir / name).read_bytes()
+
+
 def test_swap_files_of_a_run_killed_after_its_last_step_go_where_no_checkpoint_names_them(lora, lora_straight, tmp_path):
     run = sluice_run.train(lora, tmp_path)
     (run.output_dir / "adapter_model.safetensors").unlink()  # as if the kill came before the result was there
