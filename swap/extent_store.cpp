@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "runtime/core/file_identity.h"
 #include "runtime/core/result.h"
 
 namespace sluice::swap {
@@ -57,13 +58,6 @@ void make_private(const std::filesystem::path& folder) {
   if (errno == ENOENT) return;  // its owner went meanwhile, and took it along
   throw SetupError(folder.string() + " is no folder of your own",
                    "remove it, or give this job another offload.nvme_path");
-}
-
-bool leads_to(const std::filesystem::path& file, int fd) {
-  struct stat named {
-  }, opened{};
-  return stat(file.c_str(), &named) == 0 && fstat(fd, &opened) == 0 && named.st_ino == opened.st_ino &&
-         named.st_dev == opened.st_dev;
 }
 
 SetupError in_use(const std::filesystem::path& folder, const std::string& owner) {

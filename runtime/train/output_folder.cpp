@@ -13,6 +13,7 @@
 #include <sstream>
 #include <string>
 
+#include "runtime/core/file_identity.h"
 #include "runtime/core/result.h"
 #include "runtime/train/durable_folders.h"
 
@@ -65,10 +66,7 @@ void OutputFolder::make_and_lock() {
 }
 
 void OutputFolder::check_in_place() const {
-  struct stat locked {
-  }, there{};
-  if (fd_ < 0 || fstat(fd_, &locked) != 0) return;
-  if (stat(folder_.c_str(), &there) == 0 && locked.st_dev == there.st_dev && locked.st_ino == there.st_ino) return;
+  if (fd_ < 0 || leads_to(folder_, fd_)) return;
   throw RunError({ErrorCode::io,
                   "output_dir " + folder_.string() +
                       " has gone, or is another folder now: it was removed, or its drive " + "was unmounted",
