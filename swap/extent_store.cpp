@@ -9,17 +9,41 @@
 #include <cerrno>
 #include <cstring>
 
+#include "runtime/core/file_identity.h"
 #include "runtime/core/result.h"
 
 namespace sluice::swap {
 namespace {
 
 constexpr const char* kFolder = "sluice-swap";
+constexpr int kOwnersMax = 1000;  // that go, one after the other, while we come
 
 std::string owner_of(int lock_fd) {
   char text[32] = {};
   const ssize_t got = pread(lock_fd, text, sizeof text - 1, 0);
   return got > 0 ? "process " + std::string(text) : "another process";
+}
+
+// errno, or 0.
+int sync_folder(const std::filesystem::path& folder) {
+  const int fd = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno;
+  const int failed = fsync(fd) != 0 ? errno : 0;
+  close(fd);
+  return failed;
+}
+
+// With those around it, each safe in the one around it. Where one cannot be made, the first use of `folder` says so.
+void make_folders(const std::filesystem::path& folder) {
+  std::error_code refused;
+  if (folder.empty() || std::filesystem::is_directory(folder, refused)) return;
+  const std::filesystem::path around = (folder.has_filename() ? folder : folder.parent_path()).parent_path();
+  make_folders(around);
+  if (!std::filesystem::create_directory(folder, refused)) return;
+  if (const int failed = sync_folder(around); failed != 0)
+    throw SetupError(
+        "cannot sync " + around.string() + ", where " + folder.string() + " is new: " + std::strerror(failed),
+        "check the folder's permissions and the drive");
 }
 
 // One that is there already may be a trap of another user's: a link, or a folder that they own.
@@ -30,27 +54,52 @@ void make_private(const std::filesystem::path& folder) {
                      "give offload.nvme_path a folder that you may write to");
   struct stat about {};
   const bool ours = lstat(folder.c_str(), &about) == 0 && S_ISDIR(about.st_mode) && about.st_uid == geteuid();
-  if (!ours || chmod(folder.c_str(), 0700) != 0)
-    throw SetupError(folder.string() + " is no folder of your own",
-                     "remove it, or give this job another offload.nvme_path");
+  if (ours && chmod(folder.c_str(), 0700) == 0) return;
+  if (errno == ENOENT) return;  // its owner went meanwhile, and took it along
+  throw SetupError(folder.string() + " is no folder of your own",
+                   "remove it, or give this job another offload.nvme_path");
 }
 
-int take_lock(const std::filesystem::path& folder) {
+SetupError in_use(const std::filesystem::path& folder, const std::string& owner) {
+  return {folder.string() + " is in use by " + owner, "wait for it, or give this job another offload.nvme_path"};
+}
+
+// -1: its owner went meanwhile, and took the file along. Who locks that one locks nothing.
+int lock_owner_file(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "owner";
   const int fd = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0 && errno == ENOENT) return -1;
   if (fd < 0)
     throw SetupError("cannot create " + file.string() + ": " + std::strerror(errno),
                      "give offload.nvme_path a folder that you may write to");
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const std::string owner = owner_of(fd);
     close(fd);
-    throw SetupError(folder.string() + " is in use by " + owner,
-                     "wait for it, or give this job another offload.nvme_path");
+    throw in_use(folder, owner);
   }
+  if (leads_to(file, fd)) return fd;
+  close(fd);
+  return -1;
+}
+
+void write_owner(int lock_fd, const std::filesystem::path& folder) {
   const std::string pid = std::to_string(getpid());
-  if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
-    throw SetupError("cannot write " + file.string() + ": " + std::strerror(errno), "free space on that file system");
-  return fd;
+  if (ftruncate(lock_fd, 0) == 0 && pwrite(lock_fd, pid.data(), pid.size(), 0) == static_cast<ssize_t>(pid.size()))
+    return;
+  const std::string why = std::strerror(errno);
+  close(lock_fd);
+  throw SetupError("cannot write " + (folder / "owner").string() + ": " + why, "free space on that file system");
+}
+
+int make_and_lock(const std::filesystem::path& folder) {
+  for (int tries = 0; tries < kOwnersMax; ++tries) {
+    make_private(folder);
+    const int fd = lock_owner_file(folder);
+    if (fd < 0) continue;
+    write_owner(fd, folder);
+    return fd;
+  }
+  throw in_use(folder, "other processes, one after the other");
 }
 
 }  // namespace
@@ -58,15 +107,14 @@ int take_lock(const std::filesystem::path& folder) {
 std::filesystem::path SwapFolder::in(const std::filesystem::path& nvme_path) { return nvme_path / kFolder; }
 
 SwapFolder::SwapFolder(const std::filesystem::path& nvme_path) : folder_(in(nvme_path)) {
-  std::error_code failed;
-  std::filesystem::create_directories(nvme_path, failed);
-  make_private(folder_);
-  lock_fd_ = take_lock(folder_);
+  make_folders(nvme_path);
+  lock_fd_ = make_and_lock(folder_);
 }
 
 SwapFolder::~SwapFolder() {
   std::error_code ignored;
-  std::filesystem::remove(folder_ / "owner", ignored);
+  // Where somebody has removed the folder, what is there is the next owner's.
+  if (leads_to(folder_ / "owner", lock_fd_)) std::filesystem::remove(folder_ / "owner", ignored);
   std::filesystem::remove(folder_, ignored);
   close(lock_fd_);
 }
@@ -143,24 +191,12 @@ void SwapFile::keep(bool keeps, std::map<int64_t, int64_t> without) {
   without_ = std::move(without);
 }
 
-bool SwapFile::has_its_name() const {
-  struct stat named {
-  }, opened{};
-  return stat(file_.c_str(), &named) == 0 && fstat(fd_, &opened) == 0 && named.st_ino == opened.st_ino &&
-         named.st_dev == opened.st_dev;
-}
-
 int SwapFile::sync() {
   if (fdatasync(fd_) != 0) return errno;
-  if (!has_its_name()) return ENOENT;
+  if (!leads_to(file_, fd_)) return ENOENT;
   if (named_) return 0;
-  for (const std::filesystem::path& folder : {folder_.path(), folder_.path().parent_path()}) {
-    const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const bool synced = fd >= 0 && fsync(fd) == 0;
-    const int error = errno;
-    if (fd >= 0) close(fd);
-    if (!synced) return error;
-  }
+  for (const std::filesystem::path& folder : {folder_.path(), folder_.path().parent_path()})
+    if (const int failed = sync_folder(folder); failed != 0) return failed;
   named_ = true;
   return 0;
 }

@@ -56,7 +56,6 @@ class SwapFile {
 
  private:
   void open_old(OldFile old_file);
-  bool has_its_name() const;
   void open_new();
 
   SwapFolder folder_;

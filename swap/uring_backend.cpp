@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "swap/io_backend.h"
 
@@ -14,6 +16,9 @@ namespace {
 constexpr uint64_t kWakeUser = ~uint64_t{0};
 // The kernel registers at most 1 GiB per buffer.
 constexpr size_t kRegisteredPieceBytes = size_t{1} << 30;
+// Of requests by the kernel, in a row: a minute without memory is given up.
+constexpr int kRefusalsMax = 60'000;
+constexpr std::chrono::milliseconds kRefusalPause{1};
 
 class UringBackend final : public IoBackend {
  public:
@@ -108,11 +113,19 @@ class UringBackend final : public IoBackend {
     io_uring_sqe_set_data64(sqe, kWakeUser);
     flush();
   }
+  // Without memory for requests the kernel takes a part of them, or none for the moment. What stayed in the ring would
+  // be waited for in vain.
   void flush() {
-    int submitted;
-    do submitted = io_uring_submit(&ring_);
-    while (submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY);
-    SLUICE_CHECK(submitted >= 0, std::string("io_uring_submit: ") + std::strerror(-submitted));
+    for (int refusals = 0; io_uring_sq_ready(&ring_) > 0;) {
+      const int taken = io_uring_submit(&ring_);
+      if (taken > 0) {
+        refusals = 0;
+        continue;
+      }
+      const bool passes = taken == 0 || taken == -EINTR || taken == -EAGAIN || taken == -EBUSY;
+      SLUICE_CHECK(passes && ++refusals < kRefusalsMax, std::string("io_uring_submit: ") + std::strerror(-taken));
+      std::this_thread::sleep_for(kRefusalPause);
+    }
   }
 
   io_uring ring_;

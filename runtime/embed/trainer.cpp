@@ -13,6 +13,7 @@
 #include "runtime/embed/own_loss.h"
 #include "runtime/embed/parameters.h"
 #include "runtime/embed/prepared_job.h"
+#include "runtime/train/checkpoint_folders.h"
 #include "runtime/train/job_text.h"
 #include "runtime/train/open_files.h"
 #include "runtime/train/output_folder.h"
@@ -69,6 +70,7 @@ class Trainer::Impl : private train::RunObserver {
     keep_freed_blocks();
     for (const std::string& each : config_.notes) note("note: " + each);
     folder_.lock_if_there();
+    train::restore_replaced_checkpoints(config_.output_dir);
     job_ = train::prepare_job(config_, train::Purpose::run, nullptr, nobody(), embed::data_of(source_));
     train::allow_open_files(2 * static_cast<int64_t>(job_.sources.files.size()));
     folder_.make_and_lock();

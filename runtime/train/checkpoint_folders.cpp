@@ -13,22 +13,33 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kPartialEnding = ".partial";
+constexpr std::string_view kRemovedEnding = ".removed.partial";
+constexpr std::string_view kReplacedEnding = ".replaced";  // still whole
 
 fs::path partial_of(const fs::path& output_dir, int64_t step) {
   return output_dir / (checkpoint_name(step) + std::string(kPartialEnding));
 }
 
-// Out of the way in one moment; what is left of it is partial.
-fs::path put_aside(const fs::path& checkpoint) {
+// Out of the way in one moment.
+fs::path put_aside(const fs::path& checkpoint, std::string_view ending, const SpacePatience& patience) {
   fs::path aside = checkpoint;
-  aside += ".removed" + std::string(kPartialEnding);
+  aside += ending;
   std::error_code failed;
   fs::remove_all(aside, failed);
-  if (!failed) fs::rename(checkpoint, aside, failed);
-  if (failed)
-    throw RunError({ErrorCode::io, "cannot remove " + checkpoint.string() + ": " + failed.message(),
-                    "check the folder's permissions and the drive"});
+  if (failed) throw_file_error(aside, "remove", failed.value());
+  rename_in_place(checkpoint, aside, patience);
   return aside;
+}
+
+// Where what had the name before lies now; empty: nothing had.
+fs::path put_in_place(const fs::path& partial, const fs::path& whole, const SpacePatience& patience) {
+  fs::path before;
+  if (fs::exists(whole)) {
+    if (exchange_in_place(partial, whole, patience)) return partial;
+    before = put_aside(whole, kReplacedEnding, patience);
+  }
+  rename_in_place(partial, whole, patience);
+  return before;
 }
 
 std::vector<fs::path> folders_in(const fs::path& output_dir) {
@@ -37,6 +48,18 @@ std::vector<fs::path> folders_in(const fs::path& output_dir) {
   for (const fs::directory_entry& entry : fs::directory_iterator(output_dir))
     if (entry.is_directory()) folders.push_back(entry.path());
   return folders;
+}
+
+// "checkpoint-7" of "checkpoint-7.partial"; empty: it is none of ours.
+fs::path checkpoint_of(const fs::path& left_over) {
+  const std::string name = left_over.filename().string();
+  const std::string checkpoint = name.substr(0, name.find('.'));
+  return step_of(checkpoint) ? left_over.parent_path() / checkpoint : fs::path();
+}
+
+bool is_replaced(const fs::path& folder) {
+  const fs::path checkpoint = checkpoint_of(folder);
+  return !checkpoint.empty() && folder.filename() == checkpoint.filename().string() + std::string(kReplacedEnding);
 }
 
 }  // namespace
@@ -90,17 +113,16 @@ fs::path begin_checkpoint(const fs::path& output_dir, int64_t step, const SpaceP
 fs::path commit_checkpoint(const fs::path& output_dir, int64_t step, const SpacePatience& patience) {
   const fs::path partial = partial_of(output_dir, step), whole = output_dir / checkpoint_name(step);
   sync_folders(partial, patience);
-  const fs::path before = fs::exists(whole) ? put_aside(whole) : fs::path();
-  rename_in_place(partial, whole, patience);
+  const fs::path before = put_in_place(partial, whole, patience);
   sync_folder(output_dir, patience);
   std::error_code ignored;
   if (!before.empty()) fs::remove_all(before, ignored);
   return whole;
 }
 
-void remove_checkpoint(const fs::path& checkpoint) {
-  const fs::path aside = put_aside(checkpoint);
-  sync_folder(checkpoint.parent_path());
+void remove_checkpoint(const fs::path& checkpoint, const SpacePatience& patience) {
+  const fs::path aside = put_aside(checkpoint, kRemovedEnding, patience);
+  until_synced(patience, [&] { sync_folder(checkpoint.parent_path(), patience); });
   std::error_code ignored;
   fs::remove_all(aside, ignored);
 }
@@ -108,13 +130,26 @@ void remove_checkpoint(const fs::path& checkpoint) {
 std::vector<fs::path> find_partial_checkpoints(const fs::path& output_dir) {
   std::vector<fs::path> found = folders_in(output_dir);
   std::erase_if(found, [](const fs::path& path) {
-    const std::string name = path.filename();
-    return !name.ends_with(kPartialEnding) || !step_of(name.substr(0, name.find('.')));
+    if (is_replaced(path)) return !fs::exists(checkpoint_of(path));
+    return !path.filename().string().ends_with(kPartialEnding) || checkpoint_of(path).empty();
   });
   return found;
 }
 
+std::vector<fs::path> find_replaced_checkpoints(const fs::path& output_dir) {
+  std::vector<fs::path> found = folders_in(output_dir);
+  std::erase_if(found, [](const fs::path& path) { return !is_replaced(path) || fs::exists(checkpoint_of(path)); });
+  return found;
+}
+
+void restore_replaced_checkpoints(const fs::path& output_dir) {
+  const std::vector<fs::path> replaced = find_replaced_checkpoints(output_dir);
+  for (const fs::path& each : replaced) rename_in_place(each, checkpoint_of(each));
+  if (!replaced.empty()) sync_folder(output_dir);
+}
+
 void remove_partial_checkpoints(const fs::path& output_dir) {
+  restore_replaced_checkpoints(output_dir);
   for (const fs::path& each : find_partial_checkpoints(output_dir)) fs::remove_all(each);
 }
 

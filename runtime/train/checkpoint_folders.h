@@ -37,11 +37,17 @@ bool is_void(const std::filesystem::path& checkpoint);
 // Where a checkpoint is written; made empty. Throws RunError.
 std::filesystem::path begin_checkpoint(const std::filesystem::path& output_dir, int64_t step,
                                        const SpacePatience& patience);
-// Gives it its name, in place of an older one of that name. When it returns, it is on the drive. Throws RunError.
+// Gives it its name, in place of an older one of that name: one of the two has it at any moment, but on file systems
+// that cannot exchange names (NFS is one). When it returns, it is on the drive. Throws RunError.
 std::filesystem::path commit_checkpoint(const std::filesystem::path& output_dir, int64_t step,
                                         const SpacePatience& patience = {});
 // From its first moment on, the folder is no checkpoint any more, whatever happens. Throws RunError.
-void remove_checkpoint(const std::filesystem::path& checkpoint);
+void remove_checkpoint(const std::filesystem::path& checkpoint, const SpacePatience& patience = {});
+
+// Those that a killed run had put aside to put another in their place, and did not: where names cannot be exchanged.
+std::vector<std::filesystem::path> find_replaced_checkpoints(const std::filesystem::path& output_dir);
+// Gives them their names back: before a run that holds the folder looks for checkpoints. Throws RunError.
+void restore_replaced_checkpoints(const std::filesystem::path& output_dir);
 
 // What killed runs left half written or half removed.
 std::vector<std::filesystem::path> find_partial_checkpoints(const std::filesystem::path& output_dir);

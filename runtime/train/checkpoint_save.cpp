@@ -269,7 +269,10 @@ void publish_result(const fs::path& checkpoint, const fs::path& output_dir, cons
       fs::remove(place);
       std::error_code cannot_link;
       fs::create_hard_link(file, place, cannot_link);
-      if (cannot_link) write_copy(file, place, patience);
+      if (!cannot_link) return;
+      const fs::path partial = place.string() + ".partial";
+      write_copy(file, partial, patience);
+      rename_in_place(partial, place, patience);
     });
   });
 }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 
 #include "runtime/core/result.h"
 #include "runtime/train/output_file.h"
@@ -55,6 +56,16 @@ void make_folders(const fs::path& folder, const SpacePatience& patience) {
 
 void rename_in_place(const fs::path& from, const fs::path& to, const SpacePatience& patience) {
   with_room(to, "rename", patience, [&](std::error_code& error) { fs::rename(from, to, error); });
+}
+
+bool exchange_in_place(const fs::path& one, const fs::path& other, const SpacePatience& patience) {
+  bool can = true;
+  with_room(other, "exchange", patience, [&](std::error_code& error) {
+    if (renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE) == 0) return;
+    can = errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP;
+    if (can) error.assign(errno, std::generic_category());
+  });
+  return can;
 }
 
 void replace_file(const fs::path& file, std::string_view text, const SpacePatience& patience) {

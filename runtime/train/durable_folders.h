@@ -20,6 +20,9 @@ void make_folders(const std::filesystem::path& folder, const SpacePatience& pati
 // Within one file system; what has that name goes, unless it is a folder. Waits as make_folders does.
 void rename_in_place(const std::filesystem::path& from, const std::filesystem::path& to,
                      const SpacePatience& patience = {});
+// The two names change places in one moment. False: the file system cannot do that. Waits as make_folders does.
+[[nodiscard]] bool exchange_in_place(const std::filesystem::path& one, const std::filesystem::path& other,
+                                     const SpacePatience& patience = {});
 
 // Writes a small file whole or not at all, whatever happens and whoever else does the same: under a name of this
 // process first. When it returns, it is on the drive. Waits as make_folders does.

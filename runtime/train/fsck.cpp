@@ -139,6 +139,10 @@ int run_fsck(const fs::path& output_dir) {
     all_whole &= whole;
     if (whole && is_resumable(each)) best = each;
   }
+  for (const fs::path& replaced : find_replaced_checkpoints(output_dir)) {
+    all_whole = false;
+    std::printf("%s: put aside by a run that was killed; the next one gives it its name back\n", replaced.c_str());
+  }
   for (const fs::path& partial : find_partial_checkpoints(output_dir)) {
     all_whole = false;
     std::printf("%s: left over from a run that was killed; the next one removes it\n", partial.c_str());

@@ -162,7 +162,7 @@ void KeptCheckpoints::renewed(const fs::path& folder, const fs::path& from) {
   if (config_.checkpoint == CheckpointPlace::in_place) {
     for (Kept& kept : kept_)
       if (same_folder(kept.folder, from)) kept.folder = folder;
-    remove_checkpoint(from);
+    remove_checkpoint(from, patience_);
   } else {
     const HeldPieces pieces = pieces_on(config_.offload.nvme_path, place_.file_name, read_manifest(folder));
     kept_.push_back({folder, swap_.adopt(pieces_of(pieces))});
@@ -196,7 +196,7 @@ void KeptCheckpoints::drop(const Kept& kept) {
     } catch (const SetupError&) {
       // Damaged since: what it named elsewhere waits for the next owner there.
     }
-    remove_checkpoint(kept.folder);
+    remove_checkpoint(kept.folder, patience_);
   }
   // Only now: a folder whose bytes are gone must not look whole.
   if (kept.frozen) swap_.release(*kept.frozen);
@@ -211,7 +211,7 @@ void KeptCheckpoints::drop_copies() {
     return std::any_of(kept_.begin(), kept_.end(), [&](const Kept& kept) { return same_folder(kept.folder, each); });
   });
   while (!copies.empty() && copies.size() + kept_.size() > static_cast<size_t>(config_.save_total_limit)) {
-    remove_checkpoint(copies.front());
+    remove_checkpoint(copies.front(), patience_);
     copies.erase(copies.begin());
   }
 }

@@ -1,18 +1,16 @@
 #include "runtime/train/low_bit_base.h"
 
-#include <signal.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 
 #include "models/decoder_groups.h"
 #include "runtime/core/result.h"
 #include "runtime/train/cache_folder.h"
 #include "runtime/train/durable_folders.h"
 #include "runtime/train/low_bit_writer.h"
+#include "runtime/train/partial_folder.h"
 #include "runtime/train/swap_folders.h"
 #include "runtime/train/tensor_file_writer.h"
 #include "runtime/train/weights_sample.h"
@@ -25,7 +23,6 @@ using models::LowBit;
 using models::LowBitFormat;
 
 constexpr const char* kVersion = "1";  // of what is in the files: another is another cache
-constexpr std::string_view kPartial = ".partial-";
 
 std::string text_of(LowBitFormat format) {
   return std::string(name_of(format.kind)) + (format.double_quant && format.kind != LowBit::int8 ? "-double" : "");
@@ -37,37 +34,6 @@ fs::path caches_folder(const Config& config) {
   const std::vector<fs::path>& drives = config.offload.nvme_path;
   const bool chosen = !drives.empty() && drives != std::vector<fs::path>{config.output_dir};
   return (chosen ? drives[0] : cache_folder()) / "quantised";
-}
-
-// `folder` while this process makes it.
-fs::path partial_folder(const fs::path& folder) {
-  return folder.parent_path() / (folder.filename().string() + std::string(kPartial) + std::to_string(getpid()));
-}
-
-// What processes that are no more began to make.
-void remove_abandoned(const fs::path& folder) {
-  const std::string begin = folder.filename().string() + std::string(kPartial);
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder.parent_path())) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(begin)) continue;
-    const pid_t maker = static_cast<pid_t>(std::atoll(name.c_str() + begin.size()));
-    if (maker == getpid() || (kill(maker, 0) != 0 && errno == ESRCH)) fs::remove_all(entry.path());
-  }
-}
-
-// Where another process was faster, that one's stays.
-void publish_folder(const fs::path& partial, const fs::path& folder) {
-  std::error_code failed;
-  fs::rename(partial, folder, failed);
-  if (failed && fs::exists(folder)) {
-    fs::remove_all(partial);
-    return;
-  }
-  if (failed)
-    throw RunError({ErrorCode::io,
-                    partial.string() + " cannot be renamed to " + folder.string() + ": " + failed.message(),
-                    "check the folder's permissions"});
-  sync_folder(folder.parent_path());
 }
 
 }  // namespace
@@ -193,22 +159,15 @@ void LowBitBase::make(const models::TensorIndex& stored, WorkObserver& observer)
     throw SetupError(caches.string() + " has " + to_string(free) + " free, and the base in low bits takes " +
                          to_string(file_bytes()),
                      "free space, or name a drive that has it in offload.nvme_path");
-  const fs::path partial = partial_folder(folder_);
+  std::optional<PartialFolder> partial;
   try {
     make_folders(caches);
-    remove_abandoned(folder_);
-    make_folders(partial);
+    partial.emplace(folder_);
   } catch (const RunError& refused) {
     throw SetupError(refused.error().message, "check the folder's permissions, or name another in offload.nvme_path");
   }
-  try {
-    write_files(stored, partial, observer);
-    publish_folder(partial, folder_);
-  } catch (...) {
-    std::error_code stays;
-    fs::remove_all(partial, stays);
-    throw;
-  }
+  write_files(stored, partial->path(), observer);
+  partial->publish();
   there_ = true;
 }
 

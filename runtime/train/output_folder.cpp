@@ -13,6 +13,7 @@
 #include <sstream>
 #include <string>
 
+#include "runtime/core/file_identity.h"
 #include "runtime/core/result.h"
 #include "runtime/train/durable_folders.h"
 
@@ -64,12 +65,7 @@ void OutputFolder::make_and_lock() {
   lock_if_there();
 }
 
-bool OutputFolder::is_in_place() const {
-  struct stat locked {
-  }, there{};
-  if (fd_ < 0 || fstat(fd_, &locked) != 0) return true;
-  return stat(folder_.c_str(), &there) == 0 && locked.st_dev == there.st_dev && locked.st_ino == there.st_ino;
-}
+bool OutputFolder::is_in_place() const { return fd_ < 0 || leads_to(folder_, fd_); }
 
 void OutputFolder::check_in_place() const {
   if (is_in_place()) return;

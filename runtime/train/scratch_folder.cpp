@@ -1,7 +1,5 @@
 #include "runtime/train/scratch_folder.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,6 +8,7 @@
 #include <system_error>
 
 #include "runtime/core/result.h"
+#include "runtime/train/partial_folder.h"
 
 namespace sluice::train {
 namespace {
@@ -26,22 +25,6 @@ fs::path folder_around(const fs::path& path) {
   return folder;
 }
 
-bool is_in_use(const fs::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) return true;
-  const bool locked = ::flock(fd, LOCK_EX | LOCK_NB) != 0;
-  ::close(fd);
-  return locked;
-}
-
-void remove_left_over(const fs::path& around) {
-  std::error_code ignored;
-  for (const fs::directory_entry& entry : fs::directory_iterator(around, ignored))
-    if (entry.path().filename().string().starts_with(kPrefix) && entry.is_directory(ignored) &&
-        !is_in_use(entry.path()))
-      fs::remove_all(entry.path(), ignored);
-}
-
 fs::path new_folder(const fs::path& around) {
   std::string name = (around / (std::string(kPrefix) + "XXXXXX")).string();
   if (::mkdtemp(name.data()) == nullptr)
@@ -53,7 +36,7 @@ fs::path new_folder(const fs::path& around) {
 }  // namespace
 
 ScratchFolder::ScratchFolder(const fs::path& beside)
-    : path_((remove_left_over(folder_around(beside)), new_folder(folder_around(beside)))), lock_(path_) {
+    : path_((remove_left_over(folder_around(beside), kPrefix), new_folder(folder_around(beside)))), lock_(path_) {
   lock_.make_and_lock();
 }
 

@@ -51,7 +51,8 @@ bool names(const fs::path& checkpoint, const fs::path& swap_file) {
 
 SwapClaim claim_on(const fs::path& swap_file, const SwapOwner& owner) {
   if (owner.output_dir.empty()) return SwapClaim::orphaned;  // its job never came to a checkpoint
-  const std::vector<fs::path> all = find_checkpoints(owner.output_dir);
+  std::vector<fs::path> all = find_checkpoints(owner.output_dir);
+  for (fs::path& each : find_replaced_checkpoints(owner.output_dir)) all.push_back(std::move(each));
   if (std::any_of(all.begin(), all.end(), [&](const fs::path& each) { return names(each, swap_file); }))
     return SwapClaim::named;
   if (owner.is_away()) return SwapClaim::away;

@@ -84,6 +84,7 @@ class CommandObserver : public StreamObserver {
     if (!job.config.tensorboard) return;
     SpacePatience patience = SpacePatience::of(job.config.offload.enospc_timeout);
     patience.say = [this](const std::string& text) { note(text); };
+    patience.stops = [] { return StopRequest::noted() != 0; };
     events_.emplace(job.config.output_dir / "runs", (job.resume ? job.resume->step : 0) + 1, patience);
   }
 
@@ -222,7 +223,10 @@ int print_plan(const Config& config, const PlanOptions& options) {
 int run_training(const Config& config, const TrainOptions& options) {
   const IgnoredSignals ignored;
   OutputFolder folder(config.output_dir);
-  if (!options.dry_run) folder.lock_if_there();
+  if (!options.dry_run) {
+    folder.lock_if_there();
+    restore_replaced_checkpoints(config.output_dir);
+  }
   Streams streams(options);
   Job job = prepare_job(config, options.dry_run ? Purpose::inspect : Purpose::run, nullptr, streams.work());
   if (options.dry_run && options.json) {

@@ -444,7 +444,7 @@ class TrainingRun::Impl {
     const fs::path saved =
         save_copy(*executor_, job_.setup, config_, state,
                   config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states, patience_, observer_);
-    prune_checkpoints(config_.output_dir, config_.save_total_limit);
+    prune_checkpoints(config_.output_dir, config_.save_total_limit, patience_);
     return written(saved, state.step);
   }
 
@@ -456,7 +456,7 @@ class TrainingRun::Impl {
     if (has_manifest(saved))
       kept_.renewed(saved, from);
     else
-      prune_checkpoints(config_.output_dir, config_.save_total_limit);
+      prune_checkpoints(config_.output_dir, config_.save_total_limit, patience_);
     return written(saved, state.step);
   }
 
@@ -531,7 +531,7 @@ void publish_finished(const Job& job, RunObserver& observer) {
   const fs::path& from = job.resume->folder;
   const bool in_swap_files = has_manifest(from);
   prune_checkpoints(job.config.output_dir,
-                    in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit);
+                    in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit, patience);
   if (in_swap_files) {
     export_model(from, job.setup, job.config, patience);
     give_back_unnamed(job.config, from);

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <fstream>
 #include <stdexcept>
+#include <utility>
 
 namespace sluice::crash {
 namespace {
@@ -133,7 +134,9 @@ std::string DiskCalls::begin(const SystemCall& call, End& end) {
     case SYS_mkdirat:
       return begin_make_folder(plain(named_at(call, 0)), end);
     case SYS_renameat2:
-      if (call.arguments[4] != 0) throw std::runtime_error("renameat2 with flags is not modelled");
+      if (call.arguments[4] == RENAME_EXCHANGE)
+        return begin_exchange(plain(named_at(call, 0)), plain(named_at(call, 2)), end);
+      if (call.arguments[4] != 0) throw std::runtime_error("renameat2 with other flags is not modelled");
       return begin_rename(plain(named_at(call, 0)), plain(named_at(call, 2)), end);
     case SYS_linkat:
       return begin_link(named_at(call, 0), named_at(call, 2), end);
@@ -228,6 +231,17 @@ std::string DiskCalls::begin_rename(const fs::path& from, const fs::path& to, En
     if (result == 0) disk_.renamed(from, to, id);
   };
   return "rename " + shown(from) + " to " + shown(to);
+}
+
+std::string DiskCalls::begin_exchange(const fs::path& one, const fs::path& other, End& end) {
+  const std::optional<NodeId> first = disk_.node_at(one), second = disk_.node_at(other);
+  if (!first && !second) return {};
+  if (!first || !second)
+    throw std::runtime_error("an exchange with what is not watched is not modelled: " + shown(other));
+  end = [this, one, other, ids = std::pair(*first, *second)](int64_t result) {
+    if (result == 0) disk_.exchanged(one, other, ids.first, ids.second);
+  };
+  return "exchange " + shown(one) + " with " + shown(other);
 }
 
 std::string DiskCalls::begin_link(const fs::path& from, const fs::path& to, End& end) {

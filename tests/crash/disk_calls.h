@@ -32,6 +32,7 @@ class DiskCalls {
   std::string begin_open(const std::filesystem::path& path, uint64_t flags, End& end);
   std::string begin_make_folder(const std::filesystem::path& path, End& end);
   std::string begin_rename(const std::filesystem::path& from, const std::filesystem::path& to, End& end);
+  std::string begin_exchange(const std::filesystem::path& one, const std::filesystem::path& other, End& end);
   std::string begin_link(const std::filesystem::path& from, const std::filesystem::path& to, End& end);
   std::string begin_remove(const std::filesystem::path& path, End& end);
 

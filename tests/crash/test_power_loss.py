@@ -30,7 +30,7 @@ for version in (b"1", b"2"):
 
 def run(tmp_path, code, *arguments, crash=None, calls=False):
     root = tmp_path / "root"
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     return root, machine.run([sys.executable, "-c", code, root, *arguments], root, crash, calls=calls)
 
 
@@ -125,6 +125,30 @@ os.mkdir(root + "/end")
     assert ended.stopped and ended.report["entries_lost"] == 3
     there = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
     assert there == {name: name for name in ("old/one", "two", "three")}
+
+
+def test_names_that_are_exchanged_are_so_both_or_neither(tmp_path):
+    code = """
+import ctypes, os, sys
+root, here, exchange = sys.argv[1], -100, 2
+for name in ("one", "two"):
+    os.mkdir(f"{root}/{name}")
+    with open(f"{root}/{name}/file", "w") as file:
+        file.write(name)
+os.sync()
+names = [f"{root}/{name}".encode() for name in ("one", "two")]
+assert ctypes.CDLL(None).renameat2(here, names[0], here, names[1], exchange) == 0
+if sys.argv[2] == "synced":
+    os.fsync(os.open(root, os.O_RDONLY))
+os.mkdir(root + "/end")
+"""
+    found = set()
+    for kind in ("synced", "not"):
+        calls = run(tmp_path / kind, code, kind, calls=True)[1].report["calls"]
+        for seed in SEEDS:
+            root = after(tmp_path / kind, code, kind, fault="reordered", boundary=len(calls), seed=seed)
+            found.add((kind, (root / "one" / "file").read_text(), (root / "two" / "file").read_text()))
+    assert found == {("synced", "two", "one"), ("not", "one", "two"), ("not", "two", "one")}
 
 
 def test_children_are_on_the_same_drive_and_the_program_s_exit_code_is_kept(tmp_path):

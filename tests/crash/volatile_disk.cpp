@@ -94,6 +94,10 @@ void VolatileDisk::renamed(const fs::path& from, const fs::path& to, NodeId node
   change({entry(from, std::nullopt), entry(to, node)});
 }
 
+void VolatileDisk::exchanged(const fs::path& one, const fs::path& other, NodeId first, NodeId second) {
+  change({entry(one, second), entry(other, first)});
+}
+
 void VolatileDisk::linked(const fs::path& to, NodeId node) { change({entry(to, node)}); }
 
 // A rename becomes safe as a whole. A folder has one name, also where an earlier rename of it was lost.

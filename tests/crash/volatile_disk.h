@@ -45,6 +45,7 @@ class VolatileDisk {
   void created(const std::filesystem::path& path);  // a file or a folder
   void removed(const std::filesystem::path& path, NodeId node);
   void renamed(const std::filesystem::path& from, const std::filesystem::path& to, NodeId node);
+  void exchanged(const std::filesystem::path& one, const std::filesystem::path& other, NodeId first, NodeId second);
   void linked(const std::filesystem::path& to, NodeId node);
 
   size_t changes() const { return first_change_ + changes_.size(); }

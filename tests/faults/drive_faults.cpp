@@ -1,9 +1,10 @@
 // Preloaded into the binary: calls on files whose path holds a text fail, hang, are cut short or return a wrong bit, as
 // long as a trigger file exists. A drive's faults, seen from the program that was built to be shipped.
 //
-//   DRIVE_FAULTS="read|write|sync FILE-PART hang|short|flip|back|ERRNO TRIGGER"
+//   DRIVE_FAULTS="read|write|sync|exchange FILE-PART hang|short|flip|back|ERRNO TRIGGER"
 //
-// `hang`: until the trigger goes. `flip`: one bit of the first byte. `back`: the wall clock is a day late.
+// `exchange`: of names, by the first one's. `hang`: until the trigger goes. `flip`: one bit of the first byte. `back`:
+// the wall clock is a day late.
 #include <dlfcn.h>
 #include <sys/types.h>
 #include <time.h>
@@ -11,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <sstream>
 #include <string>
@@ -94,6 +96,13 @@ int fdatasync(int fd) {
   static const auto real = next<int (*)(int)>("fdatasync");
   if (!meant("sync", fd)) return real(fd);
   return allowed(1) < 0 ? -1 : real(fd);
+}
+
+int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) noexcept {
+  static const auto real = next<int (*)(int, const char*, int, const char*, unsigned)>("renameat2");
+  const bool meant = fault().call == "exchange" && (flags & RENAME_EXCHANGE) != 0 && triggered() &&
+                     std::string(from).find(fault().file) != std::string::npos;
+  return meant && allowed(1) < 0 ? -1 : real(from_folder, from, to_folder, to, flags);
 }
 
 time_t time(time_t* place) {

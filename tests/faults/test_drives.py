@@ -149,6 +149,20 @@ def test_a_signal_ends_a_wait_for_room(job, straight, tmp_path, faults):
     outcome.assert_identical(resumed, straight, "a run that was stopped while it waited for room")
 
 
+def test_a_signal_ends_the_wait_of_tensorboard_s_file_for_room(job, straight, tmp_path):
+    """The checkpoint, which has room, is saved all the same."""
+    run = disturbed({**job, "report_to": "tensorboard"}, tmp_path, f"write out/runs/ {ENOSPC}")
+    run.wait_for_line(PAUSED)
+    run.process.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    run = run.finish(128 + signal.SIGTERM)
+    assert time.monotonic() - begin < 15, "it waited for its next try"
+    assert "warning: nothing more for TensorBoard: no space left on the file system " in run.stderr
+    assert f"stopped by SIGTERM after step {len(run.log)} of {STEPS}; checkpoint: " in run.stdout
+    resumed = sluice_run.train({**job, "auto_resume_from_checkpoints": True}, tmp_path)
+    outcome.assert_identical(resumed, straight, "a run that was stopped while TensorBoard's file waited for room")
+
+
 def test_a_checkpoint_waits_for_room_on_a_real_file_system(job, straight, tmp_path, small_drive):
     job = with_patience({**job, "output_dir": str(small_drive / "out"), "save_total_limit": 1}, 20,
                         nvme_path=str(tmp_path / "swap"))
@@ -270,6 +284,24 @@ def test_a_run_killed_after_its_last_step_exports_and_gives_back_at_the_next_sta
     as_ever = sum(path.stat().st_blocks for path in (straight.output_dir / "sluice-swap").glob("*.extents"))
     assert left == swap and sum(path.stat().st_blocks for path in left) == as_ever < before
     assert not (run.output_dir / ".result.partial").exists()
+
+
+def test_a_result_that_is_copied_from_another_drive_is_whole_or_not_there(lora, lora_straight, tmp_path, small_drive):
+    last = shutil.copytree(lora_straight.output_dir / f"checkpoint-{STEPS}", small_drive / f"checkpoint-{STEPS}")
+    job = {**lora, "resume_from_checkpoint": str(last)}
+    (tmp_path / "trigger").touch()
+    run = LiveRun(job, tmp_path, "write out/adapter_model hang")
+    run.wait_until(lambda: list(run.output_dir.glob("adapter_model*")), "the copy")
+    run.process.kill()
+    run.trigger.unlink()
+    run.finish(-signal.SIGKILL)
+    assert not (run.output_dir / "adapter_model.safetensors").exists(), "it has the result's name and is not whole"
+    again = sluice_run.train(job, tmp_path)
+    assert "nothing is left to train" in again.stdout
+    written = {path.name for path in run.output_dir.glob("adapter_*")}
+    assert written == {"adapter_config.json", "adapter_model.safetensors"}
+    for name in written:
+        assert (run.output_dir / name).read_bytes() == (lora_straight.output_dir / name).read_bytes()
 
 
 def test_swap_files_of_a_run_killed_after_its_last_step_go_where_no_checkpoint_names_them(lora, lora_straight, tmp_path):
