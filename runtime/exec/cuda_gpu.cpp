@@ -135,7 +135,12 @@ class CudaGpu final : public Gpu {
         taken_at_begin_((at::globalContext().lazyInitDevice(at::kCUDA), taken_by_all())),
         others_(taken_at_begin_ - taken_by_us(taken_at_begin_)),
         place_(device) {}
-  ~CudaGpu() override try { place_.limit_all(1); } catch (const c10::Error&) {
+  ~CudaGpu() override {
+    try {
+      place_.limit_all(share_before_);
+    } catch (const c10::Error&) {
+      // There is no GPU any more that it would limit.
+    }
   }
 
   std::string name() const override {
@@ -249,6 +254,7 @@ class CudaGpu final : public Gpu {
   Bytes taken_at_begin_;  // by all, this process's context included
   Bytes others_;
   Bytes transient_;
+  const double share_before_ = allocator::getMemoryFraction(static_cast<c10::DeviceIndex>(device_));
   CudaPlace place_;
 };
 

@@ -108,6 +108,7 @@ fs::path folder_to_resume(const Config& config) {
 std::optional<Resume> find_resume(const Config& config) {
   const fs::path folder = folder_to_resume(config);
   if (folder.empty()) return std::nullopt;
+  auto found = std::make_shared<const OpenFolder>(folder);
   const nlohmann::json state = read_state(folder);
   if (!state.contains("compute_dtype"))
     throw SetupError(folder.string() + " is not a checkpoint of Sluice's: " + kStateFile + " lacks compute_dtype",
@@ -115,7 +116,7 @@ std::optional<Resume> find_resume(const Config& config) {
   refuse_damaged_state(folder);
   refuse_other_record(state, record_of(config), folder.string());
   for (const std::string& change : changes_since(state, config)) std::fprintf(stderr, "note: %s\n", change.c_str());
-  return Resume{folder, step_in(state), loss_scale_in(state)};
+  return Resume{folder, step_in(state), loss_scale_in(state), has_manifest(folder), std::move(found)};
 }
 
 void verify_checkpoint(const Resume& resume, WorkObserver& observer) {

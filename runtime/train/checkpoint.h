@@ -4,10 +4,12 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "runtime/core/file_identity.h"
 #include "runtime/core/work.h"
 #include "runtime/exec/executor.h"
 #include "runtime/train/config.h"
@@ -20,6 +22,8 @@ struct Resume {
   std::filesystem::path folder;
   int64_t step = 0;
   std::optional<LossScaleState> loss_scale;
+  bool in_swap_files = false;               // by a manifest
+  std::shared_ptr<const OpenFolder> found;  // the folder as it was then, whatever has its name later
 };
 // What the config asks to resume from, if anything. Reads no tensors, writes nothing; says on stderr which settings
 // have changed. Throws SetupError: no such checkpoint, or one of another job.

@@ -31,6 +31,16 @@ fs::path put_aside(const fs::path& checkpoint, std::string_view ending, const Sp
   return aside;
 }
 
+// Half removed, it must not have a name that gives it back its own.
+void remove_for_good(const fs::path& before, const fs::path& whole) {
+  fs::path removed = whole;
+  removed += kRemovedEnding;
+  std::error_code ignored;
+  fs::remove_all(removed, ignored);
+  fs::rename(before, removed, ignored);
+  fs::remove_all(removed, ignored);
+}
+
 // Where what had the name before lies now; empty: nothing had.
 fs::path put_in_place(const fs::path& partial, const fs::path& whole, const SpacePatience& patience) {
   fs::path before;
@@ -38,7 +48,13 @@ fs::path put_in_place(const fs::path& partial, const fs::path& whole, const Spac
     if (exchange_in_place(partial, whole, patience)) return partial;
     before = put_aside(whole, kReplacedEnding, patience);
   }
-  rename_in_place(partial, whole, patience);
+  try {
+    rename_in_place(partial, whole, patience);
+  } catch (const RunError&) {
+    std::error_code failed;
+    if (!before.empty()) fs::rename(before, whole, failed);
+    throw;
+  }
   return before;
 }
 
@@ -105,6 +121,8 @@ bool is_void(const fs::path& checkpoint) { return fs::exists(checkpoint / kVoidF
 
 fs::path begin_checkpoint(const fs::path& output_dir, int64_t step, const SpacePatience& patience) {
   const fs::path partial = partial_of(output_dir, step);
+  // Not made anew: perhaps its drive was unmounted.
+  if (!fs::is_directory(output_dir)) throw_file_error(output_dir, "open", ENOENT);
   fs::remove_all(partial);
   make_folders(partial, patience);
   return partial;
@@ -115,8 +133,7 @@ fs::path commit_checkpoint(const fs::path& output_dir, int64_t step, const Space
   sync_folders(partial, patience);
   const fs::path before = put_in_place(partial, whole, patience);
   sync_folder(output_dir, patience);
-  std::error_code ignored;
-  if (!before.empty()) fs::remove_all(before, ignored);
+  if (!before.empty()) remove_for_good(before, whole);
   return whole;
 }
 

@@ -121,7 +121,7 @@ bool check_swap_folder(const fs::path& folder) {
     std::printf("%s: %s, %s\n", each.file.c_str(), to_string(each.bytes).c_str(),
                 each.claim == SwapClaim::orphaned
                     ? "ORPHANED: no checkpoint names it. The next run there removes it, unless one is running now"
-                    : ("of " + each.owner.output_dir.string() + ", which is not there").c_str());
+                    : ("of " + each.owner.output_dir.string() + ", which is not there, or not its drive").c_str());
   }
   return clean;
 }

@@ -146,34 +146,42 @@ KeptCheckpoints::~KeptCheckpoints() {
     remove_owner(swap_.file(static_cast<int>(path)));
 }
 
-void KeptCheckpoints::saved(const fs::path& folder, std::span<const swap::ExtentId> extents) {
+void KeptCheckpoints::saving(const fs::path& folder, std::span<const swap::ExtentId> extents) {
   const bool in_place = config_.checkpoint == CheckpointPlace::in_place;
-  forget(folder);
   in_place_.clear();
   if (in_place)
     for (const swap::ExtentId extent : extents)
       in_place_.insert(in_place_.end(), swap_.pieces(extent).begin(), swap_.pieces(extent).end());
   kept_.push_back({folder, in_place ? std::nullopt : std::optional(swap_.freeze(extents)), in_place});
+}
+
+void KeptCheckpoints::saved() {
+  forget_replaced();
   keep_newest();
 }
 
 void KeptCheckpoints::renewed(const fs::path& folder, const fs::path& from) {
-  forget(folder);
   if (config_.checkpoint == CheckpointPlace::in_place) {
-    for (Kept& kept : kept_)
-      if (same_folder(kept.folder, from)) kept.folder = folder;
+    const auto renamed =
+        std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return same_folder(kept.folder, from); });
+    if (renamed != kept_.end()) {
+      renamed->folder = folder;
+      std::rotate(renamed, renamed + 1, kept_.end());
+      forget_replaced();
+    }
     remove_checkpoint(from, patience_);
   } else {
     const HeldPieces pieces = pieces_on(config_.offload.nvme_path, place_.file_name, read_manifest(folder));
     kept_.push_back({folder, swap_.adopt(pieces_of(pieces))});
+    forget_replaced();
   }
   keep_newest();
 }
 
-// One of that name was replaced.
-void KeptCheckpoints::forget(const fs::path& folder) {
-  for (auto kept = kept_.begin(); kept != kept_.end();) {
-    const bool replaced = kept->folder.filename() == folder.filename();
+// One of the newest's name that was there before.
+void KeptCheckpoints::forget_replaced() {
+  for (auto kept = kept_.begin(); kept + 1 != kept_.end();) {
+    const bool replaced = kept->folder.filename() == kept_.back().folder.filename();
     if (replaced && kept->frozen) swap_.release(*kept->frozen);
     kept = replaced ? kept_.erase(kept) : std::next(kept);
   }

@@ -37,8 +37,10 @@ class KeptCheckpoints {
   // What it has in other places, which stays until the next checkpoint.
   Bytes beside() const { return beside_; }
 
-  // Committed and frozen. Those beyond save_total_limit are removed, and their pieces are free. Throws RunError.
-  void saved(const std::filesystem::path& folder, std::span<const swap::ExtentId> extents);
+  // Before the first byte of `folder` is written, whatever becomes of that: its bytes are frozen.
+  void saving(const std::filesystem::path& folder, std::span<const swap::ExtentId> extents);
+  // It is committed. Those beyond save_total_limit are removed, and their pieces are free. Throws RunError.
+  void saved();
   // The same where `from` was renewed: the bytes are those that it names. Throws RunError.
   void renewed(const std::filesystem::path& folder, const std::filesystem::path& from);
   // A checkpoint in place ends here, on the drive before anything is written in its place. Throws RunError.
@@ -52,7 +54,7 @@ class KeptCheckpoints {
   };
   void find_places(const HeldCheckpoint& held, const HeldPieces& others);
   bool may_be_there(const Kept& kept) const;
-  void forget(const std::filesystem::path& folder);
+  void forget_replaced();
   void keep_newest();
   void drop(const Kept& kept);
   void drop_copies();

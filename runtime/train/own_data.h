@@ -43,7 +43,8 @@ struct OwnLimits {
   void keep_to(int64_t longest_document, int64_t tokens, int64_t micro_batches);
 
   int64_t documents_max = 0, document_max = 0, tokens_max = 0, micro_batches_max = 0, vocabulary = 0;
-  std::string document_fix, tokens_fix;  // where one is longer, or all together
+  std::string document_fix;  // what to do where a document has more than document_max tokens
+  std::string tokens_fix;    // where a micro-batch has more than tokens_max
 };
 
 // Sets `save_steps` where the job gives it per epoch. Throws SetupError when the job does not say how many steps there

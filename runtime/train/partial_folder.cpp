@@ -44,9 +44,14 @@ void remove_left_over(const fs::path& around, std::string_view prefix) {
 PartialFolder::PartialFolder(const fs::path& whole) : whole_(fs::absolute(whole)) {
   const std::string prefix = whole_.filename().string() + std::string(kPartial);
   remove_left_over(whole_.parent_path(), prefix);
-  int number = 0;
-  do path_ = whole_.parent_path() / (prefix + std::to_string(++number));
-  while (!make_and_lock());
+  constexpr int kMakersMost = 1000;
+  for (int number = 1;; ++number) {
+    path_ = whole_.parent_path() / (prefix + std::to_string(number));
+    if (make_and_lock()) return;
+    if (number == kMakersMost)
+      throw RunError({ErrorCode::io, "no folder can be made and locked beside " + whole_.string(),
+                      "remove what begins with " + prefix + " there"});
+  }
 }
 
 PartialFolder::~PartialFolder() {

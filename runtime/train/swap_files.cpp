@@ -51,13 +51,19 @@ bool names(const fs::path& checkpoint, const fs::path& swap_file) {
 
 SwapClaim claim_on(const fs::path& swap_file, const SwapOwner& owner) {
   if (owner.output_dir.empty()) return SwapClaim::orphaned;  // its job never came to a checkpoint
-  std::vector<fs::path> all = find_checkpoints(owner.output_dir);
-  for (fs::path& each : find_replaced_checkpoints(owner.output_dir)) all.push_back(std::move(each));
-  if (std::any_of(all.begin(), all.end(), [&](const fs::path& each) { return names(each, swap_file); }))
-    return SwapClaim::named;
-  if (owner.is_away()) return SwapClaim::away;
-  std::error_code failed;
-  return fs::is_directory(owner.output_dir, failed) ? SwapClaim::orphaned : SwapClaim::unknown;
+  const SwapClaim not_there = owner.is_away() ? SwapClaim::away : SwapClaim::unknown;
+  try {
+    std::error_code unreachable;
+    if (!fs::is_directory(owner.output_dir, unreachable)) return not_there;
+    std::vector<fs::path> all = find_checkpoints(owner.output_dir);
+    for (fs::path& each : find_replaced_checkpoints(owner.output_dir)) all.push_back(std::move(each));
+    if (std::any_of(all.begin(), all.end(), [&](const fs::path& each) { return names(each, swap_file); }))
+      return SwapClaim::named;
+    // Without its drive, a mount point is an empty folder.
+    return fs::is_empty(owner.output_dir) && owner.is_away() ? SwapClaim::away : SwapClaim::orphaned;
+  } catch (const fs::filesystem_error&) {  // a network that has gone, a folder that others may not read
+    return not_there;
+  }
 }
 
 // What is known to be nobody's may go, and what was the job's own when its output_dir was removed.
@@ -65,7 +71,7 @@ bool may_go(const SwapLeftover& leftover, const fs::path& output_dir) {
   if (leftover.claim == SwapClaim::orphaned) return true;
   const bool own = leftover.owner.is(output_dir);
   if (own && leftover.claim == SwapClaim::away)
-    throw SetupError(leftover.file.string() + " holds checkpoints of " + leftover.owner.output_dir.string() +
+    throw SetupError(leftover.file.string() + " may hold checkpoints of " + leftover.owner.output_dir.string() +
                          ", where another file system is now",
                      "mount its drive; to start anew, remove that file");
   return own;
@@ -80,8 +86,8 @@ void remove_orphans_in(const fs::path& nvme_path, const fs::path& output_dir, co
     const fs::path& owner = each.owner.output_dir;
     if (!may_go(each, output_dir)) {
       std::fprintf(stderr,
-                   "note: %s (%s) belongs to %s, which is not there; it is kept. If that job is gone for good, remove "
-                   "the file\n",
+                   "note: %s (%s) belongs to %s, which is not there, or not its drive; it is kept. If that job is gone "
+                   "for good, remove the file\n",
                    each.file.c_str(), to_string(each.bytes).c_str(), owner.c_str());
       continue;
     }
@@ -151,9 +157,7 @@ bool is_anothers(const std::string& name, const Config& config) {
   return std::any_of(paths.begin(), paths.end(), [&](const fs::path& path) {
     const fs::path file = swap::SwapFolder::in(path) / name;
     const SwapOwner owner = owner_of(file);
-    if (owner.is(config.output_dir)) return false;
-    const SwapClaim claim = claim_on(file, owner);
-    return claim == SwapClaim::named || claim == SwapClaim::away;
+    return !owner.is(config.output_dir) && claim_on(file, owner) == SwapClaim::named;
   });
 }
 

@@ -19,6 +19,9 @@ constexpr const char* kEnding = ".output";
 
 fs::path record_of(fs::path swap_file) { return swap_file.replace_extension(kEnding); }
 
+// One name, which what a kill leaves is written over by: the swap folder is locked.
+fs::path fresh_record_of(const fs::path& swap_file) { return record_of(swap_file) += ".partial"; }
+
 std::string text_of(const fs::path& file) {
   std::ifstream stream(file);
   return {std::istreambuf_iterator<char>(stream), {}};
@@ -71,13 +74,19 @@ void record_owner(const fs::path& swap_file, const fs::path& output_dir, const S
   const std::string text = named_from(swap_file, output_dir).string() + "\n" + file_system_of(output_dir) + "\n";
   const fs::path record = record_of(swap_file);
   if (text_of(record) == text) return;
-  replace_file(record, text, patience);
-  fs::permissions(record, fs::perms::owner_read | fs::perms::owner_write);
+  const fs::path fresh = fresh_record_of(swap_file);
+  until_synced(patience, [&] {
+    write_file(fresh, text, patience);
+    fs::permissions(fresh, fs::perms::owner_read | fs::perms::owner_write);
+    rename_in_place(fresh, record, patience);
+    sync_folder(record.parent_path(), patience);
+  });
 }
 
 void remove_owner(const fs::path& swap_file) {
   std::error_code ignored;
   fs::remove(record_of(swap_file), ignored);
+  fs::remove(fresh_record_of(swap_file), ignored);
 }
 
 }  // namespace sluice::train

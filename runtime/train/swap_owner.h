@@ -9,7 +9,7 @@
 namespace sluice::train {
 
 struct SwapOwner {
-  std::filesystem::path output_dir;  // absolute; empty: its job never came to a checkpoint
+  std::filesystem::path output_dir;  // empty: its job never came to a checkpoint
   std::string file_system;           // that the output_dir lies on; empty: nobody knows
 
   // Another file system is there now: the drive may not be mounted.

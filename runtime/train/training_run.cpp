@@ -110,9 +110,9 @@ class TrainingRun::Impl {
 
   StepRecord step() {
     SLUICE_CHECK(log_ && steps_done_ < steps_total(), "a step before load() or after the last one");
-    const bool reads_source = !progress_.has_all_weights();
+    reads_source_ = !progress_.has_all_weights();
     const StepRecord record = train_step(steps_done_);
-    if (reads_source) refuse_lost_source();
+    if (reads_source_) refuse_lost_source();
     folder_.check_in_place();
     log_->append(record);
     ++steps_done_;
@@ -165,11 +165,11 @@ class TrainingRun::Impl {
   void finish() {
     SLUICE_CHECK(log_ && steps_done_ == steps_total(), "finish() before the last step");
     flush();
-    if (!has_something_to_save())
+    if (!progress_.has_changed() && !job_.resume)
       throw RunError({ErrorCode::invalid_input, "every step overflowed fp16 and was skipped: nothing has been trained",
                       "give a smaller fp16_init_scale, more steps, or bf16: true"});
     if (job_.data->validates()) validate("after training");
-    const fs::path saved = save_at(steps_done_);
+    const fs::path saved = has_something_to_save() ? save_at(steps_done_) : job_.resume->folder;
     if (!has_manifest(saved))
       publish_result(saved, config_.output_dir, patience_);
     else if (progress_.has_changed())
@@ -259,7 +259,7 @@ class TrainingRun::Impl {
   void refuse_lost_source() const {
     if (!reads_anothers_) return;
     const fs::path& from = job_.resume->folder;
-    if (has_manifest(from) && !is_void(from)) return;
+    if (job_.resume->found->stays() && !is_void(from)) return;
     throw RunError({ErrorCode::io,
                     from.string() + " was removed or replaced while this run still read from it: what was read may be "
                                     "another step's",
@@ -267,7 +267,7 @@ class TrainingRun::Impl {
   }
   bool is_own(const fs::path& checkpoint) const {
     std::error_code failed;
-    return fs::equivalent(checkpoint.parent_path(), config_.output_dir, failed);
+    return fs::equivalent(fs::absolute(checkpoint).parent_path(), config_.output_dir, failed);
   }
 
   void flush() {
@@ -320,6 +320,7 @@ class TrainingRun::Impl {
       return loss_scale_.judge(step, {result.squared_gradient_norm, result.bad_output, result.bad_gradient})
           .has_value();
     } catch (const RunError&) {
+      if (reads_source_) refuse_lost_source();
       if (waiting_) save_extents(*std::exchange(waiting_, std::nullopt));
       throw;
     }
@@ -467,9 +468,22 @@ class TrainingRun::Impl {
     for (const exec::TrainedExtent& each : executor_->trained_extents(state.odd)) extents.push_back(each.extent);
     if (const Result<void> synced = swap_.sync(); !synced.ok()) throw RunError(synced.error());
     log_->sync();
-    const fs::path saved = save_manifest(*executor_, swap_, job_.setup, job_.planned.plan, config_, state, patience_);
-    kept_.saved(saved, extents);
+    kept_.saving(config_.output_dir / checkpoint_name(state.step), extents);
+    const fs::path saved = in_the_folder(
+        [&] { return save_manifest(*executor_, swap_, job_.setup, job_.planned.plan, config_, state, patience_); });
+    kept_.saved();
     return written(saved, state.step);
+  }
+
+  // What goes wrong because the folder has gone is said as that.
+  template <class Act>
+  auto in_the_folder(const Act& act) -> decltype(act()) {
+    try {
+      return act();
+    } catch (const RunError&) {
+      folder_.check_in_place();
+      throw;
+    }
   }
 
   fs::path written(const fs::path& folder, int64_t step) {
@@ -494,7 +508,8 @@ class TrainingRun::Impl {
   std::optional<StepLog> log_;   // once loaded
   StepMeter meter_;
   // Resumed from bytes in another job's swap files.
-  const bool reads_anothers_ = job_.resume && has_manifest(job_.resume->folder) && !is_own(job_.resume->folder);
+  const bool reads_anothers_ = job_.resume && job_.resume->in_swap_files && !is_own(job_.resume->folder);
+  bool reads_source_ = true;  // this step, some weights
   const bool has_early_ = plan::updates_behind_backward(job_.planned.plan);
   fs::path initial_adapter_;
   int64_t steps_done_;

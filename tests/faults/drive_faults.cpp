@@ -3,8 +3,8 @@
 //
 //   DRIVE_FAULTS="read|write|sync|exchange FILE-PART hang|short|flip|back|ERRNO TRIGGER"
 //
-// `exchange`: of names, by the first one's. `hang`: until the trigger goes. `flip`: one bit of the first byte. `back`:
-// the wall clock is a day late.
+// A FILE-PART that ends with `$` is what the path ends with. `exchange`: of names, by the first one's. `hang`: until
+// the trigger goes. `flip`: one bit of the first byte. `back`: the wall clock is a day late.
 #include <dlfcn.h>
 #include <sys/types.h>
 #include <time.h>
@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 namespace {
 
@@ -33,6 +34,11 @@ const Fault& fault() {
   return given;
 }
 
+bool is_meant(std::string_view path) {
+  const std::string_view part = fault().file;
+  return part.ends_with('$') ? path.ends_with(part.substr(0, part.size() - 1)) : path.find(part) != path.npos;
+}
+
 template <class Function>
 Function next(const char* name) {
   return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
@@ -44,7 +50,7 @@ bool meant(const char* call, int fd) {
   if (fault().call != call || !triggered()) return false;
   char path[4096];
   const ssize_t length = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path, sizeof path);
-  return length > 0 && std::string(path, static_cast<size_t>(length)).find(fault().file) != std::string::npos;
+  return length > 0 && is_meant({path, static_cast<size_t>(length)});
 }
 
 void hang() {
@@ -100,8 +106,7 @@ int fdatasync(int fd) {
 
 int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) noexcept {
   static const auto real = next<int (*)(int, const char*, int, const char*, unsigned)>("renameat2");
-  const bool meant = fault().call == "exchange" && (flags & RENAME_EXCHANGE) != 0 && triggered() &&
-                     std::string(from).find(fault().file) != std::string::npos;
+  const bool meant = fault().call == "exchange" && (flags & RENAME_EXCHANGE) != 0 && triggered() && is_meant(from);
   return meant && allowed(1) < 0 ? -1 : real(from_folder, from, to_folder, to, flags);
 }
 

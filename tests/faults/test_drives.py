@@ -241,6 +241,18 @@ def test_an_output_folder_that_disappears_stops_the_run(job, tmp_path):
     assert not (tmp_path / "out").exists(), "it was made anew, perhaps on another drive"
 
 
+def test_a_checkpoint_that_has_its_name_has_its_bytes(job, straight, tmp_path):
+    """It is renamed, and then the folder around it cannot be synced."""
+    run = LiveRun(job, tmp_path, f"sync /out$ {EIO}")
+    run.wait_for_step(1)
+    run.trigger.touch()
+    run = run.finish(EXIT_RUN)
+    assert_one_error(run.stderr, f"{tmp_path}/out: fsync: Input/output error")
+    assert newest_checkpoint(run).name == f"checkpoint-{FIRST_SAVED}"
+    resumed = sluice_run.train({**job, "auto_resume_from_checkpoints": True}, tmp_path)
+    outcome.assert_identical(resumed, straight, "a run whose first checkpoint was not synced")
+
+
 def test_an_output_folder_that_comes_back_finds_its_bytes(job, straight, tmp_path):
     """They are on another drive, which was there all the time."""
     job = {**job, "offload": {**job["offload"], "nvme_path": [str(tmp_path / "swap")]}}
@@ -257,11 +269,10 @@ def test_an_output_folder_that_comes_back_finds_its_bytes(job, straight, tmp_pat
 def test_a_checkpoint_that_its_own_job_drops_is_not_read_any_further(job, tmp_path):
     """What was read of it may have been written over meanwhile."""
     first = sluice_run.train({**job, "max_steps": FIRST_SAVED, "lr_scheduler": "constant"}, tmp_path / "first")
-    tmp_path.joinpath("trigger").touch()
+    (tmp_path / "trigger").touch()
     second = LiveRun({**job, "resume_from_checkpoint": str(newest_checkpoint(first)), "lr_scheduler": "constant"}, tmp_path,
                      "write .extents hang")
-    second.wait_until(lambda: (tmp_path / "out").exists(), "the second job's start")
-    time.sleep(1)
+    second.wait_until(lambda: list((tmp_path / "out").glob("sluice-swap/*.output")), "the second job's start")
     shutil.rmtree(newest_checkpoint(first))
     second.trigger.unlink()
     run = second.finish(EXIT_RUN)

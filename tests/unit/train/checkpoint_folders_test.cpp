@@ -41,6 +41,7 @@ void refuse_exchanges() {
 class CheckpointFoldersTest : public JobFolder {
  protected:
   static void save(const std::string& content) {
+    fs::create_directories("out");
     const fs::path partial = begin_checkpoint("out", 7, {});
     write(partial / kStateFile, content);
     EXPECT_EQ(commit_checkpoint("out", 7), fs::path("out/checkpoint-7"));
