@@ -243,10 +243,10 @@ def test_an_output_folder_that_disappears_stops_the_run(job, tmp_path):
 
 def test_a_checkpoint_that_has_its_name_has_its_bytes(job, straight, tmp_path):
     """It is renamed, and then the folder around it cannot be synced."""
-    run = LiveRun(job, tmp_path, f"sync /out$ {EIO}")
-    run.wait_for_step(1)
-    run.trigger.touch()
-    run = run.finish(EXIT_RUN)
+    job = {**job, "offload": {**job["offload"], "nvme_path": [str(tmp_path / "swap")]}}
+    (tmp_path / "trigger").symlink_to(tmp_path / "out" / f"checkpoint-{FIRST_SAVED}")
+    run = LiveRun(job, tmp_path, f"sync /out$ {EIO}").finish(EXIT_RUN)
+    (tmp_path / "trigger").unlink()
     assert_one_error(run.stderr, f"{tmp_path}/out: fsync: Input/output error")
     assert newest_checkpoint(run).name == f"checkpoint-{FIRST_SAVED}"
     resumed = sluice_run.train({**job, "auto_resume_from_checkpoints": True}, tmp_path)
