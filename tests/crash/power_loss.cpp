@@ -80,13 +80,16 @@ Options options_of(int count, char** texts) {
   return options;
 }
 
+constexpr suseconds_t kAlarmAgainUs = 10'000;
+
 void stop_after(double seconds) {
   // Without SA_RESTART: the wait for the program ends with EINTR.
   struct sigaction action {};
   action.sa_handler = [](int) {};
   sigaction(SIGALRM, &action, nullptr);
   const auto whole = static_cast<time_t>(seconds);
-  const itimerval timer = {{}, {whole, static_cast<suseconds_t>(std::fmod(seconds, 1) * 1e6) + 1}};
+  // Again and again: it may come while a call is looked at, and ends nothing there.
+  const itimerval timer = {{0, kAlarmAgainUs}, {whole, static_cast<suseconds_t>(std::fmod(seconds, 1) * 1e6) + 1}};
   setitimer(ITIMER_REAL, &timer, nullptr);
 }
 
