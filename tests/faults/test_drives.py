@@ -133,15 +133,21 @@ def test_an_export_waits_for_room_on_a_real_file_system(job, straight, tmp_path,
     outcome.assert_identical(run.finish(), straight, "a run whose export waited for room")
 
 
-@pytest.mark.parametrize("faults", (f"write .extents {ENOSPC}", f"write .partial/ {ENOSPC}", f"sync .partial/ {ENOSPC}"))
-def test_a_signal_ends_a_wait_for_room(job, straight, tmp_path, faults):
-    run = disturbed(job, tmp_path, faults)
+def stopped_while_it_waits(job, directory, faults):
+    """A run that is told to stop while it waits for room."""
+    run = disturbed(job, directory, faults)
     run.wait_for_line(PAUSED)
     time.sleep(0.3)
     run.process.send_signal(signal.SIGTERM)
     begin = time.monotonic()
     run = run.finish(128 + signal.SIGTERM)
     assert time.monotonic() - begin < 15, "it waited for its next try"
+    return run
+
+
+@pytest.mark.parametrize("faults", (f"write .extents {ENOSPC}", f"write .partial/ {ENOSPC}", f"sync .partial/ {ENOSPC}"))
+def test_a_signal_ends_a_wait_for_room(job, straight, tmp_path, faults):
+    run = stopped_while_it_waits(job, tmp_path, faults)
     assert "stopped by SIGTERM while it waited for room: no space left on the file system " in run.stdout
     assert f"; checkpoint: {newest_checkpoint(run)}\nto go on, run it again" in run.stdout
     assert "sluice: " not in run.stderr, run.stderr
@@ -151,12 +157,7 @@ def test_a_signal_ends_a_wait_for_room(job, straight, tmp_path, faults):
 
 def test_a_signal_ends_the_wait_of_tensorboard_s_file_for_room(job, straight, tmp_path):
     """The checkpoint, which has room, is saved all the same."""
-    run = disturbed({**job, "report_to": "tensorboard"}, tmp_path, f"write out/runs/ {ENOSPC}")
-    run.wait_for_line(PAUSED)
-    run.process.send_signal(signal.SIGTERM)
-    begin = time.monotonic()
-    run = run.finish(128 + signal.SIGTERM)
-    assert time.monotonic() - begin < 15, "it waited for its next try"
+    run = stopped_while_it_waits({**job, "report_to": "tensorboard"}, tmp_path, f"write out/runs/ {ENOSPC}")
     assert "warning: nothing more for TensorBoard: no space left on the file system " in run.stderr
     assert f"stopped by SIGTERM after step {len(run.log)} of {STEPS}; checkpoint: " in run.stdout
     resumed = sluice_run.train({**job, "auto_resume_from_checkpoints": True}, tmp_path)
