@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 
 #include "models/adapter_files.h"
 #include "models/json_file.h"
@@ -88,13 +87,6 @@ std::vector<std::vector<NewTensor>> split_into_shards(const std::vector<NewTenso
   return shards;
 }
 
-std::string shard_name(size_t number, size_t count) {
-  if (count == 1) return "model.safetensors";
-  std::array<char, 64> name{};
-  std::snprintf(name.data(), name.size(), "model-%05zu-of-%05zu.safetensors", number + 1, count);
-  return name.data();
-}
-
 void add_tensor_file(ModelOutput& output, const std::string& name, const std::vector<NewTensor>& tensors) {
   PlannedTensorFile file{name, plan_tensor_file(tensors, {{"format", "pt"}})};
   for (TensorLocation& tensor : file.layout.tensors) {
@@ -138,7 +130,9 @@ ModelOutput plan_model(const fs::path& base_model, const std::vector<ParameterGr
                        const std::string& config, int64_t shard_bytes_max) {
   ModelOutput output;
   const auto shards = split_into_shards(tensors_to_write(groups, false, written), shard_bytes_max);
-  for (size_t i = 0; i < shards.size(); ++i) add_tensor_file(output, shard_name(i, shards.size()), shards[i]);
+  for (size_t i = 0; i < shards.size(); ++i)
+    add_tensor_file(output, shards.size() == 1 ? "model.safetensors" : shard_name("model", i, shards.size()),
+                    shards[i]);
   if (shards.size() > 1) output.text_files.push_back({"model.safetensors.index.json", shard_index_json(output)});
   output.text_files.push_back({"config.json", config});
   output.copies = copies_of(base_model);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/core/dtype.h"
@@ -58,5 +59,8 @@ struct NewTensor {
 // Aborts on a name twice or a negative size: the caller's mistake.
 TensorFileLayout plan_tensor_file(const std::vector<NewTensor>& tensors,
                                   const std::map<std::string, std::string>& metadata);
+
+// Of the `number`th of `count` files, counted from 0, as Hugging Face names shards: `what`-00001-of-00002.safetensors.
+std::string shard_name(std::string_view what, size_t number, size_t count);
 
 }  // namespace sluice::models

@@ -47,7 +47,16 @@ std::string header_json(const std::vector<const TensorLocation*>& in_file_order,
   return json + "}";
 }
 
+std::string five_digits(size_t number) {
+  const std::string digits = std::to_string(number);
+  return std::string(5 - std::min<size_t>(5, digits.size()), '0') + digits;
+}
+
 }  // namespace
+
+std::string shard_name(std::string_view what, size_t number, size_t count) {
+  return std::string(what) + "-" + five_digits(number + 1) + "-of-" + five_digits(count) + ".safetensors";
+}
 
 TensorFileLayout plan_tensor_file(const std::vector<NewTensor>& tensors,
                                   const std::map<std::string, std::string>& metadata) {

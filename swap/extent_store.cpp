@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "runtime/core/durable_names.h"
 #include "runtime/core/file_identity.h"
 #include "runtime/core/result.h"
 
@@ -24,26 +25,18 @@ std::string owner_of(int lock_fd) {
   return got > 0 ? "process " + std::string(text) : "another process";
 }
 
-// errno, or 0.
-int sync_folder(const std::filesystem::path& folder) {
-  const int fd = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return errno;
-  const int failed = fsync(fd) != 0 ? errno : 0;
-  close(fd);
-  return failed;
-}
-
 // With those around it, each safe in the one around it. Where one cannot be made, the first use of `folder` says so.
 void make_folders(const std::filesystem::path& folder) {
-  std::error_code refused;
-  if (folder.empty() || std::filesystem::is_directory(folder, refused)) return;
-  const std::filesystem::path around = (folder.has_filename() ? folder : folder.parent_path()).parent_path();
-  make_folders(around);
-  if (!std::filesystem::create_directory(folder, refused)) return;
-  if (const int failed = sync_folder(around); failed != 0)
-    throw SetupError(
-        "cannot sync " + around.string() + ", where " + folder.string() + " is new: " + std::strerror(failed),
-        "check the folder's permissions and the drive");
+  for (const std::filesystem::path& each : missing_folders(folder)) {
+    std::error_code refused;
+    std::filesystem::create_directory(each, refused);
+    if (refused) return;
+    const std::filesystem::path around = folder_around(each);
+    if (const int failed = sync_names(around); failed != 0)
+      throw SetupError(
+          "cannot sync " + around.string() + ", where " + each.string() + " is new: " + std::strerror(failed),
+          "check the folder's permissions and the drive");
+  }
 }
 
 // One that is there already may be a trap of another user's: a link, or a folder that they own.
@@ -196,7 +189,7 @@ int SwapFile::sync() {
   if (!leads_to(file_, fd_)) return ENOENT;
   if (named_) return 0;
   for (const std::filesystem::path& folder : {folder_.path(), folder_.path().parent_path()})
-    if (const int failed = sync_folder(folder); failed != 0) return failed;
+    if (const int failed = sync_names(folder); failed != 0) return failed;
   named_ = true;
   return 0;
 }

@@ -95,13 +95,18 @@ class Trainer::Impl : private train::RunObserver {
       tell();
       while (steps_done() < steps_total()) {
         step();
-        if (steps_done() < steps_total() && is_asked_to_stop()) {
+        if (steps_done() < steps_total() && (stop_asked_ || (callbacks_.should_stop && callbacks_.should_stop()))) {
           stop();
+          stop_asked_ = false;
           return Ended::stopped;
         }
       }
       finish();
     } catch (...) {
+      if (gave_up_waiting_) {
+        note("note: stopped while it waited for room: " + failure_);
+        return Ended::stopped;
+      }
       // Of the program's own, or a batch that is none: what was trained is kept. A run that failed has its checkpoint.
       if (!failed_ && !finished_) stop_quietly();
       throw;
@@ -204,8 +209,8 @@ class Trainer::Impl : private train::RunObserver {
     }
   }
 
-  bool is_asked_to_stop() {
-    return stop_asked_.exchange(false) || (callbacks_.should_stop && callbacks_.should_stop());
+  bool is_asked_to_stop() const override {
+    return stop_asked_ || (callbacks_.ends_waiting && callbacks_.ends_waiting());
   }
 
   // A call of the run: where it fails, nothing may follow.
@@ -217,6 +222,7 @@ class Trainer::Impl : private train::RunObserver {
         return train::with_way_on(job_, act);
       } catch (const RunError& error) {
         failed_ = true;
+        gave_up_waiting_ = error.error().code == ErrorCode::interrupted;
         failure_ = error.what();
         if (loss_.thrown()) std::rethrow_exception(loss_.thrown());
         throw;
@@ -275,7 +281,7 @@ class Trainer::Impl : private train::RunObserver {
   std::optional<train::TrainingRun> run_;  // none where nothing is left to train
   std::deque<std::function<void()>> events_;
   std::atomic<bool> stop_asked_ = false;
-  bool failed_ = false, finished_ = false;
+  bool failed_ = false, gave_up_waiting_ = false, finished_ = false;
   std::string failure_;
 };
 

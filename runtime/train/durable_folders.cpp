@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "runtime/core/durable_names.h"
 #include "runtime/core/result.h"
 #include "runtime/train/output_file.h"
 
@@ -31,11 +32,8 @@ void with_room(const fs::path& file, const char* what, const SpacePatience& pati
 }  // namespace
 
 void sync_folder(const fs::path& folder, const SpacePatience& patience) {
-  const int fd = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) throw_file_error(folder, "open", errno);
   const WatchedCall call(patience.watch.get(), "the sync of " + folder.string());
-  const int failed = fsync(fd) != 0 ? errno : 0;
-  close(fd);
+  const int failed = sync_names(folder);
   if (is_no_space(failed)) throw NoRoomAtSync(folder, Bytes{kBlockBytes}, failed);
   if (failed != 0) throw_file_error(folder, "fsync", failed);
 }
@@ -47,11 +45,10 @@ void sync_folders(const fs::path& folder, const SpacePatience& patience) {
 }
 
 void make_folders(const fs::path& folder, const SpacePatience& patience) {
-  if (folder.empty() || fs::is_directory(folder)) return;
-  const fs::path parent = (folder.has_filename() ? folder : folder.parent_path()).parent_path();
-  make_folders(parent, patience);
-  with_room(folder, "create", patience, [&](std::error_code& error) { fs::create_directory(folder, error); });
-  sync_folder(parent, patience);
+  for (const fs::path& each : missing_folders(folder)) {
+    with_room(each, "create", patience, [&](std::error_code& error) { fs::create_directory(each, error); });
+    sync_folder(folder_around(each), patience);
+  }
 }
 
 void rename_in_place(const fs::path& from, const fs::path& to, const SpacePatience& patience) {

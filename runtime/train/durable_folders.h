@@ -1,6 +1,5 @@
-// Names that a loss of power leaves in place: a file's name is safe once its folder was synced, and the folder's own
-// name once the folder around it was. Contents are for the files' writers to sync. All block on the drive and throw
-// RunError.
+// Names that a loss of power leaves in place (core/durable_names.h), for a run: a full drive is borne with. Contents
+// are for the files' writers to sync. All block on the drive and throw RunError.
 #pragma once
 
 #include <filesystem>

@@ -105,9 +105,8 @@ void LowBitBase::plan_files(const std::string& key) {
     }
   }
   for (size_t i = 0; i < files.size(); ++i) {
-    char name[64];
-    std::snprintf(name, sizeof name, "low-bits-%05zu-of-%05zu.safetensors", i + 1, files.size());
-    files_.push_back({name, models::plan_tensor_file(files[i], {{"format", "pt"}, {"sluice_low_bits", key}})});
+    files_.push_back({models::shard_name("low-bits", i, files.size()),
+                      models::plan_tensor_file(files[i], {{"format", "pt"}, {"sluice_low_bits", key}})});
   }
 }
 

@@ -93,6 +93,7 @@ class Recorder : public RunObserver {
     for (auto& block : account.blocks) block[kCompute].flops *= share;
     steps_.push_back({record, std::move(account)});
   }
+  bool is_asked_to_stop() const override { return StopRequest::noted() != 0; }
   void note(const std::string& line) override { errors_.say(line); }
 
   void fill(Profile& profile) {

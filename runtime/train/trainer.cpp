@@ -66,6 +66,7 @@ class StreamObserver : public RunObserver {
   }
   void work_advanced(int64_t done) override { streams_.work().work_advanced(done); }
   void work_ended() override { streams_.work().work_ended(); }
+  bool is_asked_to_stop() const override { return StopRequest::noted() != 0; }
   void note(const std::string& line) override { streams_.errors.say(line); }
 
  protected:
@@ -84,7 +85,7 @@ class CommandObserver : public StreamObserver {
     if (!job.config.tensorboard) return;
     SpacePatience patience = SpacePatience::of(job.config.offload.enospc_timeout);
     patience.say = [this](const std::string& text) { note(text); };
-    patience.stops = [] { return StopRequest::noted() != 0; };
+    patience.stops = [this] { return is_asked_to_stop(); };
     events_.emplace(job.config.output_dir / "runs", (job.resume ? job.resume->step : 0) + 1, patience);
   }
 

@@ -23,7 +23,6 @@
 #include "runtime/train/loss_scale.h"
 #include "runtime/train/progress.h"
 #include "runtime/train/step_meter.h"
-#include "runtime/train/stop_request.h"
 #include "runtime/train/swap_files.h"
 #include "runtime/train/swap_folders.h"
 
@@ -53,12 +52,12 @@ swap::SwapOptions swap_options_of(const Job& job, const SpacePatience& patience)
   return options;
 }
 
-// A signal ends the waiting; calls that take long are told of.
-SpacePatience patience_of(const Config& config, const std::function<void(const std::string&)>& say) {
+// Who asks the run to stop ends the waiting; calls that take long are told of.
+SpacePatience patience_of(const Config& config, RunObserver& observer) {
   SpacePatience patience = SpacePatience::of(config.offload.enospc_timeout);
-  patience.say = say;
-  patience.stops = [] { return StopRequest::noted() != 0; };
-  patience.watch = CallWatch::of_run(say);
+  patience.say = [&observer](const std::string& line) { observer.note(line); };
+  patience.stops = [&observer] { return observer.is_asked_to_stop(); };
+  patience.watch = CallWatch::of_run(patience.say);
   return patience;
 }
 
@@ -75,7 +74,7 @@ class TrainingRun::Impl {
         config_(job.config),
         folder_(folder),
         observer_(observer),
-        patience_(patience_of(config_, [this](const std::string& line) { observer_.note(line); })),
+        patience_(patience_of(config_, observer)),
         swap_(swap_options_of(job, patience_)),
         kept_(job, folder, swap_, patience_),
         progress_(job.planned.plan),
@@ -542,7 +541,7 @@ void TrainingRun::finish() { impl_->finish(); }
 std::optional<fs::path> TrainingRun::stop() { return impl_->stop(); }
 
 void publish_finished(const Job& job, RunObserver& observer) {
-  const SpacePatience patience = patience_of(job.config, [&](const std::string& line) { observer.note(line); });
+  const SpacePatience patience = patience_of(job.config, observer);
   const fs::path& from = job.resume->folder;
   const bool in_swap_files = has_manifest(from);
   prune_checkpoints(job.config.output_dir,

@@ -42,6 +42,9 @@ class RunObserver : public WorkObserver {
   virtual void step_ended(const StepRecord&) {}
   virtual void validated(const Validation&) {}
   virtual void checkpoint_written(const std::filesystem::path& /*folder*/, int64_t /*step*/) {}
+  // Whether the run is asked to stop: nobody waits for room on a full drive any more. Asked often while somebody does,
+  // on any thread.
+  virtual bool is_asked_to_stop() const { return false; }
   // A line for people, of what they should know and need not act on. Any thread.
   virtual void note(const std::string& line) = 0;
 };

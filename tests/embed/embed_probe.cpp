@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -137,6 +138,10 @@ int run(const std::string& what, sluice::Job job, const std::vector<sluice::Batc
     std::printf("checkpoint %lld\n", static_cast<long long>(checkpoint.step));
   };
   Trainer trainer(job, callbacks);
+  if (what == "stops by signal") {
+    static Trainer* asked = &trainer;
+    std::signal(SIGTERM, [](int) { asked->request_stop(); });
+  }
   if (what == "misuse") {
     misuse(trainer);
   } else if (what == "reads") {

@@ -2,10 +2,12 @@
 
 import json
 import re
+import signal
 import subprocess
 
 import pytest
 from equivalence import outcome
+from faults.live_run import ENOSPC, LiveRun
 from golden import parity, sluice_run
 
 from .conftest import OWN_DATA, environment
@@ -14,13 +16,20 @@ OWN_ERROR, JOB_ERROR = 4, 2
 
 
 @pytest.fixture
-def probe(job, rows_file, tmp_path):
-    def run(what, *settings, own=OWN_DATA, **keys):
+def probe_command(job, rows_file, tmp_path):
+    def command(what, *settings, own=OWN_DATA, **keys):
         given = {"output_dir": str(tmp_path / "out"), **job, **keys}
         file = sluice_run.write_job(tmp_path / "job.yaml", given)
         own = [] if what == "datasets" else own
-        return subprocess.run([sluice_run.program("SLUICE_EMBED_PROBE", "embed_probe"), what, file, rows_file, *own, *settings],
-                              capture_output=True, text=True, env=environment(), timeout=sluice_run.COMMAND_SECONDS_MAX)
+        return [sluice_run.program("SLUICE_EMBED_PROBE", "embed_probe"), what, file, rows_file, *own, *settings]
+    return command
+
+
+@pytest.fixture
+def probe(probe_command):
+    def run(what, *settings, own=OWN_DATA, **keys):
+        return subprocess.run(probe_command(what, *settings, own=own, **keys), capture_output=True, text=True,
+                              env=environment(), timeout=sluice_run.COMMAND_SECONDS_MAX)
     return run
 
 
@@ -76,6 +85,19 @@ def test_a_wish_to_stop_ends_with_a_checkpoint(probe, judged, tmp_path):
     assert "checkpoint 3" in done.stdout
     assert probe("rows", "auto_resume_from_checkpoints=true").returncode == 0
     assert_same_as_judged(judged, tmp_path, "a stopped run, resumed")
+
+
+def test_a_wish_to_stop_ends_a_wait_for_room(probe, probe_command, job, judged, tmp_path):
+    (tmp_path / "trigger").symlink_to(tmp_path / "out" / "checkpoint-2")
+    command = probe_command("stops by signal", "save_steps=2", "offload.io_backend=thread")
+    run = LiveRun(job, tmp_path, f"write .extents {ENOSPC}", command)
+    run.wait_for_line("paused: no space left")
+    run.process.send_signal(signal.SIGTERM)
+    run = run.finish()
+    assert run.stdout.splitlines()[-1] == "stopped"
+    assert "note: stopped while it waited for room: no space left on the file system " in run.stderr
+    assert probe("rows", "auto_resume_from_checkpoints=true").returncode == 0
+    assert_same_as_judged(judged, tmp_path, "a run whose wait for room was ended, resumed")
 
 
 def test_other_data_is_not_resumed_with(probe):

@@ -4,9 +4,11 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from equivalence import outcome
+from faults.live_run import ENOSPC, LiveRun
 from golden import sluice_run
 
 from .conftest import environment, needs_module
@@ -238,6 +240,38 @@ def test_ctrl_c_is_honoured_and_the_gil_is_free_while_steps_run(job, judged, row
                       "sluice.Trainer(None, {**keys, 'auto_resume_from_checkpoints': True}, train_dataset=rows).train()")
     subprocess.run([sys.executable, script], check=True, env=environment())
     outcome.assert_identical(judged, resumed, "an interrupted run, resumed")
+
+
+WAITS_FOR_ROOM = START + """
+trainer = sluice.Trainer(None, keys, train_dataset=rows)
+try:
+    {calls}
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+try:
+    trainer.step()
+except sluice.TrainingError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("calls", ("trainer.train()", "while True: trainer.step()"), ids=("train", "step"))
+@pytest.mark.parametrize("waits", ("write .extents", "write .partial/"))
+def test_ctrl_c_ends_a_wait_for_room(run_python, job, judged, rows, tmp_path, calls, waits):
+    keys = own(job, output_dir=str(tmp_path / "out"), save_steps=2, offload={**job["offload"], "io_backend": "thread"})
+    script = tmp_path / "waits.py"
+    script.write_text(f"keys = {keys!r}\nrows = {rows!r}\n{WAITS_FOR_ROOM.format(calls=calls)}")
+    (tmp_path / "trigger").symlink_to(tmp_path / "out" / "checkpoint-2")
+    run = LiveRun(keys, tmp_path, f"{waits} {ENOSPC}", [sys.executable, script], environment=environment())
+    run.wait_for_line("paused: no space left")
+    begin = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    run = run.finish()
+    assert time.monotonic() - begin < 15, "it waited for its next try"
+    assert run.stdout.startswith("interrupted\nno space left on the file system "), run.stdout
+    run_python(START + "sluice.Trainer(None, {**keys, 'auto_resume_from_checkpoints': True}, train_dataset=rows).train()",
+               keys=keys, rows=rows).check_returncode()
+    outcome.assert_identical(judged, run_of(tmp_path), "a run whose wait for room was interrupted, resumed")
 
 
 TWO = START + """

@@ -45,11 +45,53 @@ def test_the_same_weights_as_the_binary_s(run_python, job, rows, tmp_path):
         assert ours[name].equal(theirs[name]), name
 
 
+BESIDE = START + """
+def collator(features):
+    length = max(len(each["input_ids"]) for each in features)
+    padded = lambda name, filler: torch.tensor([each[name] + [filler] * (length - len(each[name])) for each in features])
+    return {"input_ids": padded("input_ids", 0), "attention_mask": padded("attention_mask", 0), "labels": padded("labels", -100)}
+arguments |= dict(bf16=False, num_train_epochs=2.5, **more)
+curves, weights = [], []
+for kind, output_dir in ((transformers.Trainer, out + ".theirs"), (Trainer, out)):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    trainer = kind(model=model, args=TrainingArguments(**{**arguments, "output_dir": output_dir}), train_dataset=dataset,
+                   data_collator=collator)
+    trainer.train()
+    curves.append([each for each in trainer.state.log_history if "learning_rate" in each])
+    weights.append(model.state_dict())
+theirs, ours = curves
+assert len(theirs) == len(ours) == steps, (len(theirs), len(ours))
+for a, b in zip(theirs, ours):
+    for name in ("loss", "grad_norm", "learning_rate"):
+        assert abs(float(a[name]) - b[name]) <= 1e-3 * max(1, abs(b[name])), (name, a, b)
+for name, tensor in weights[0].items():
+    assert torch.allclose(tensor, weights[1][name], atol=2e-4, rtol=1e-3), (name, (tensor - weights[1][name]).abs().max())
+import pathlib
+saved = [sorted(path.name for path in pathlib.Path(each).glob("checkpoint-*")) for each in (out + ".theirs", out)]
+assert saved[0] == saved[1] or saved == [[], [f"checkpoint-{steps}"]], saved
+"""
+
+
+# 23 rows make 12 micro-batches, the last of one row, and 12 make 4 steps of 3, or 3 of 5 of which the last has 2.
+@pytest.mark.parametrize(("more", "steps"), (
+    ({"train_sampling_strategy": "random", "save_strategy": "epoch", "save_only_model": True}, 10),
+    ({"train_sampling_strategy": "random", "data_seed": 5, "gradient_accumulation_steps": 5}, 8),
+    ({"train_sampling_strategy": "sequential", "gradient_accumulation_steps": 5, "max_steps": 7}, 7),
+), ids=("random", "another seed", "sequential"))
+def test_each_step_has_the_rows_that_transformers_gives_it(run_python, job, rows, tmp_path, more, steps):
+    done = run_python(BESIDE, rows=rows[:23], out=str(tmp_path / "out"), folder=job["base_model"], more=more, steps=steps)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("program", "texts"), (
     ("Trainer(model=folder, args=TrainingArguments(**arguments, label_smoothing_factor=0.1, neftune_noise_alpha=5.0), "
      "train_dataset=dataset)", ("label_smoothing_factor=0.1", "neftune_noise_alpha=5.0")),
     ("Trainer(model=folder, args=TrainingArguments(**{**arguments, 'optim': 'adafactor'}), train_dataset=dataset)",
      ("optim=adafactor",)),
+    ("Trainer(model=folder, args=TrainingArguments(**arguments, accelerator_config={'use_seedable_sampler': False}), "
+     "train_dataset=dataset)", ("use_seedable_sampler=False",)),
+    ("Trainer(model=folder, args=TrainingArguments(**arguments), train_dataset=dataset, sluice={'micro_batch_size': 4})",
+     ("micro_batch_size", "TrainingArguments")),
     ("Trainer(model=folder, args=TrainingArguments(**arguments), train_dataset=dataset, compute_metrics=print)",
      ("compute_metrics",)),
     ("Trainer(model=folder, args=TrainingArguments(**arguments), train_dataset=iter(dataset))",

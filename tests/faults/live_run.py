@@ -17,9 +17,10 @@ SECONDS_MAX = sluice_run.COMMAND_SECONDS_MAX
 
 
 class LiveRun:
-    """`drive_faults`: what the preloaded library is to do while `trigger` exists (drive_faults.cpp)."""
+    """`drive_faults`: what the preloaded library is to do while `trigger` exists (drive_faults.cpp). `command`: what runs the
+    job, where it is not the binary."""
 
-    def __init__(self, job, directory, drive_faults=None, **popen):
+    def __init__(self, job, directory, drive_faults=None, command=None, **popen):
         self.output_dir = Path(job.get("output_dir", directory / "out"))
         self.trigger = directory / "trigger"
         file = sluice_run.write_job(directory / "job.yaml", {"output_dir": str(self.output_dir), **job})
@@ -27,7 +28,8 @@ class LiveRun:
         if drive_faults:
             environment |= {"LD_PRELOAD": os.environ["SLUICE_DRIVE_FAULTS"], "DRIVE_FAULTS": f"{drive_faults} {self.trigger}"}
         popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
-        self.process = subprocess.Popen([sluice_run.binary(), "train", file], text=True, env=environment, **popen)
+        command = command or [sluice_run.binary(), "train", file]
+        self.process = subprocess.Popen(command, text=True, env=environment, **popen)
         self.text = {"stdout": "", "stderr": ""}
         self.readers = [threading.Thread(target=self._read, args=(name,), daemon=True)
                         for name in self.text if getattr(self.process, name)]

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <memory>
 #include <utility>
 
@@ -26,7 +27,6 @@ struct Trainer : sluice::Trainer {
   using sluice::Trainer::Trainer;
   std::shared_ptr<std::atomic<int64_t>> views = std::make_shared<std::atomic<int64_t>>(0);
 };
-using WithoutGil = nb::call_guard<nb::gil_scoped_release>;
 using Numbers = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void append(const nb::handle& array, std::vector<int32_t>& to) {
@@ -88,6 +88,64 @@ sluice::Loss loss_of(nb::object sum_of) {
   };
 }
 
+// While it lives, whether Ctrl-C has come: Python's own handler, which is called as ever, tells that to the main thread
+// alone, and a full drive is waited for on others. Made and ended with the GIL held; any number at a time.
+class NotedInterrupt {
+ public:
+  NotedInterrupt() {
+    if (living_++ > 0) return;
+    came_ = false;
+    sigaction(SIGINT, nullptr, &before_);
+    const bool handled = before_.sa_handler != SIG_DFL && before_.sa_handler != SIG_IGN;
+    if (!handled) return;
+    struct sigaction noting = before_;
+    noting.sa_flags |= SA_SIGINFO;
+    noting.sa_sigaction = note;
+    sigaction(SIGINT, &noting, nullptr);
+  }
+  ~NotedInterrupt() {
+    if (--living_ > 0) return;
+    struct sigaction now {};
+    sigaction(SIGINT, nullptr, &now);
+    // A callback may have set another.
+    if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == note) sigaction(SIGINT, &before_, nullptr);
+  }
+  NotedInterrupt(const NotedInterrupt&) = delete;
+  NotedInterrupt& operator=(const NotedInterrupt&) = delete;
+
+  static bool came() { return came_; }
+
+ private:
+  static void note(int signal, siginfo_t* about, void* context) {
+    came_ = true;
+    if ((before_.sa_flags & SA_SIGINFO) != 0)
+      before_.sa_sigaction(signal, about, context);
+    else
+      before_.sa_handler(signal);
+  }
+
+  static inline int living_ = 0;
+  static inline std::atomic<bool> came_ = false;
+  static inline struct sigaction before_ {};
+};
+
+// A call of the runtime, without the GIL. Where Ctrl-C ended it while it waited for room, that is what comes out.
+template <class Act>
+auto working(const Act& act) -> decltype(act()) {
+  const NotedInterrupt noted;
+  try {
+    nb::gil_scoped_release no_gil;
+    return act();
+  } catch (const sluice::TrainingError&) {
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    throw;
+  }
+}
+template <class Returned, class... Given>
+auto working(Returned (sluice::Trainer::*call)(Given...)) {
+  return [call](Trainer& trainer, Given... given) { return working([&] { return (trainer.*call)(given...); }); };
+}
+
 // Keys as sluice/__init__.py's _job gives them.
 sluice::Job job_of(const nb::dict& given) {
   sluice::Job job{.file = nb::cast<std::filesystem::path>(given["file"]),
@@ -126,6 +184,7 @@ sluice::Callbacks callbacks_of(const nb::object& step, const nb::object& checkpo
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     return !held->is_none() && nb::cast<bool>((*held)());
   };
+  callbacks.ends_waiting = [] { return NotedInterrupt::came(); };
   return callbacks;
 }
 
@@ -144,10 +203,7 @@ nb::object read_parameter(Trainer& trainer, const std::string& name) {
   if (found != all.end()) shape.assign(found->shape.begin(), found->shape.end());
   const auto elements = static_cast<size_t>(found == all.end() ? 0 : found->elements());
   auto values = std::make_unique<float[]>(std::max<size_t>(elements, 1));
-  {
-    nb::gil_scoped_release no_gil;
-    trainer.read_parameter(name, {values.get(), elements});
-  }
+  working([&] { trainer.read_parameter(name, {values.get(), elements}); });
   float* data = values.release();
   nb::capsule owner(data, [](void* held) noexcept { delete[] static_cast<float*>(held); });
   return nb::cast(nb::ndarray<nb::numpy, float>(data, shape.size(), shape.data(), owner));
@@ -155,8 +211,7 @@ nb::object read_parameter(Trainer& trainer, const std::string& name) {
 
 void write_parameter(Trainer& trainer, const std::string& name,
                      nb::ndarray<const float, nb::c_contig, nb::device::cpu> values) {
-  nb::gil_scoped_release no_gil;
-  trainer.write_parameter(name, {values.data(), values.size()});
+  working([&] { trainer.write_parameter(name, {values.data(), values.size()}); });
 }
 
 nb::dlpack::dtype dtype_of(const std::string& name) {
@@ -168,11 +223,7 @@ nb::dlpack::dtype dtype_of(const std::string& name) {
 // The runtime's own memory, by DLPack. It holds the Trainer.
 nb::object view_parameter(const nb::object& self, const std::string& name) {
   Trainer& trainer = nb::cast<Trainer&>(self);
-  std::optional<sluice::ParameterView> view;
-  {
-    nb::gil_scoped_release no_gil;
-    view = trainer.view_parameter(name);
-  }
+  const std::optional<sluice::ParameterView> view = working([&] { return trainer.view_parameter(name); });
   if (!view) return nb::none();
   std::vector<size_t> shape;
   for (const sluice::Parameter& each : trainer.parameters())
@@ -269,8 +320,7 @@ NB_MODULE(_sluice, m) {
              const nb::object& validation, const nb::object& should_stop) {
             const sluice::Job job = job_of(given);
             sluice::Callbacks callbacks = callbacks_of(step, checkpoint, validation, should_stop);
-            nb::gil_scoped_release no_gil;
-            new (self) Trainer(job, std::move(callbacks));
+            working([&] { new (self) Trainer(job, std::move(callbacks)); });
           },
           nb::arg("job"), nb::arg("step").none(), nb::arg("checkpoint").none(), nb::arg("validation").none(),
           nb::arg("should_stop").none())
@@ -278,19 +328,17 @@ NB_MODULE(_sluice, m) {
       .def_prop_ro("output_dir", [](const Trainer& trainer) { return trainer.output_dir(); })
       .def_prop_ro("steps_done", &Trainer::steps_done)
       .def_prop_ro("steps_total", &Trainer::steps_total)
-      .def(
-          "run", [](Trainer& trainer) { return trainer.run() == sluice::Ended::finished; }, WithoutGil())
-      .def("step", &Trainer::step, WithoutGil())
-      .def("evaluate", nb::overload_cast<>(&sluice::Trainer::evaluate), WithoutGil())
+      .def("run", [](Trainer& trainer) { return working([&] { return trainer.run() == sluice::Ended::finished; }); })
+      .def("step", working(&sluice::Trainer::step))
+      .def("evaluate", [](Trainer& trainer) { return working([&] { return trainer.evaluate(); }); })
       .def("evaluate_data",
            [](Trainer& trainer, nb::object batch_of) {
              const sluice::DataSource data = data_source(std::move(batch_of));
-             nb::gil_scoped_release no_gil;
-             return trainer.evaluate(data);
+             return working([&] { return trainer.evaluate(data); });
            })
-      .def("save", &Trainer::save, WithoutGil())
-      .def("finish", &Trainer::finish, WithoutGil())
-      .def("stop", &Trainer::stop, WithoutGil())
+      .def("save", working(&sluice::Trainer::save))
+      .def("finish", working(&sluice::Trainer::finish))
+      .def("stop", working(&sluice::Trainer::stop))
       .def("request_stop", &Trainer::request_stop)
       .def("parameters", &Trainer::parameters)
       .def("read_parameter", &read_parameter)

@@ -46,6 +46,9 @@ struct Callbacks {
   std::function<void(const Checkpoint&)> checkpoint_written;
   std::function<void(const Validated&)> validated;
   std::function<bool()> should_stop;  // asked by run() after each step
+  // Whether nobody should wait for room on a full drive any more: asked ten times a second while somebody waits, on any
+  // thread; must not throw. The call that waits then ends as after request_stop.
+  std::function<bool()> ends_waiting;
   // A line for people. Any thread, at any time; must not throw. Empty: stderr.
   std::function<void(const std::string&)> note;
 };
@@ -85,7 +88,8 @@ class Trainer {
   bool ended() const { return steps_done() == steps_total(); }
 
   // Trains until the end and finishes, or until should_stop or request_stop, and stops. When a callback or the data
-  // throws, it stops with a checkpoint first.
+  // throws, it stops with a checkpoint first. Stopped while it waited for room on a full drive: as after a step that
+  // failed, no call may follow but close(), and the newest checkpoint is what there is to go on from.
   Ended run();
 
   // One step, with the checkpoint and the validation that the job asks for after it.
@@ -102,7 +106,8 @@ class Trainer {
   // follow.
   std::optional<std::filesystem::path> stop();
 
-  // Wishes run() to stop after its step. Any thread, and signal handlers.
+  // Wishes run() to stop after its step. A call that waits for room on a full drive ends at once: run() as it says,
+  // others with TrainingError. Any thread, and signal handlers.
   void request_stop() noexcept;
 
   std::vector<Parameter> parameters() const;

@@ -69,7 +69,9 @@ def _job(model_dir, args, train_dataset, data_name="data", loss=None, loss_name=
     if isinstance(train_dataset, (str, bytes, dict)):
         raise TypeError(f"train_dataset is {type(train_dataset).__name__}"
                         "\n  fix: give an iterable of (token ids, labels), or name files by the key datasets")
-    if hasattr(train_dataset, "__len__") and hasattr(train_dataset, "__getitem__"):
+    if isinstance(train_dataset, _data.Composed):
+        job["batch_of"] = train_dataset
+    elif hasattr(train_dataset, "__len__") and hasattr(train_dataset, "__getitem__"):
         rows = _data.Rows(train_dataset)
         job.update(row_of=rows, rows=rows.count)
     elif hasattr(train_dataset, "__iter__"):

@@ -75,6 +75,19 @@ class Rows:
         return document(self._dataset[row], f"row {row} of the dataset")
 
 
+class Composed:
+    """A dataset with an index, whose micro-batches somebody else has composed: `rows_of(step, micro_batch)` gives row numbers,
+    none after the step's last."""
+
+    def __init__(self, dataset, rows_of):
+        self._dataset = dataset
+        self._rows_of = rows_of
+
+    def __call__(self, step, micro_batch, rows, micro_batches):
+        documents = [document(self._dataset[row], f"row {row} of the dataset") for row in self._rows_of(step, micro_batch)]
+        return joined(documents) if documents else None
+
+
 class Stream:
     """An iterable without a length, read in its order, and from its beginning again where it has one."""
 

@@ -5,15 +5,17 @@
     trainer.train()
 
 What is not supported is refused by name, before anything is written. The model's weights come from the folder that it was
-loaded from, and must still be those. Rows come in the runtime's own order, a permutation by `seed`, not in torch's.
+loaded from, and must still be those. Each step has the rows that transformers.Trainer gives it.
 """
 
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 import transformers
+from accelerate.data_loader import SeedableRandomSampler
 from transformers.trainer_utils import TrainOutput
 
 from . import Trainer as _Trainer
@@ -21,14 +23,15 @@ from . import _data
 from ._sluice import JobError
 
 _KEYS = {
-    "output_dir": "output_dir", "per_device_train_batch_size": "micro_batch_size", "num_train_epochs": "num_epochs",
-    "learning_rate": "learning_rate", "weight_decay": "weight_decay", "adam_beta1": "adam_beta1",
-    "adam_beta2": "adam_beta2", "adam_epsilon": "adam_epsilon", "max_grad_norm": "max_grad_norm",
+    "output_dir": "output_dir", "per_device_train_batch_size": "micro_batch_size", "learning_rate": "learning_rate",
+    "weight_decay": "weight_decay", "adam_beta1": "adam_beta1", "adam_beta2": "adam_beta2",
+    "adam_epsilon": "adam_epsilon", "max_grad_norm": "max_grad_norm",
     "gradient_accumulation_steps": "gradient_accumulation_steps", "bf16": "bf16", "fp16": "fp16", "seed": "seed",
     "save_only_model": "save_only_model", "save_total_limit": "save_total_limit",
 }
-_EXAMINED = {"max_steps", "lr_scheduler_type", "warmup_steps", "optim", "save_strategy", "save_steps", "logging_steps",
-             "use_cpu", "resume_from_checkpoint", "eval_strategy", "train_sampling_strategy", "data_seed"}
+_EXAMINED = {"num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim", "save_strategy", "save_steps",
+             "logging_steps", "use_cpu", "resume_from_checkpoint", "eval_strategy", "train_sampling_strategy", "data_seed",
+             "accelerator_config"}
 # They change how transformers computes, shows or stores the same run, not what comes out.
 _HARMLESS = {
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_compile", "torch_compile_backend", "torch_compile_mode",
@@ -36,7 +39,7 @@ _HARMLESS = {
     "logging_strategy", "logging_first_step", "log_on_each_node", "logging_nan_inf_filter", "log_level",
     "log_level_replica", "disable_tqdm", "run_name", "project", "report_to", "save_on_each_node", "tf32",
     "per_device_eval_batch_size", "eval_accumulation_steps", "eval_do_concat_batches", "prediction_loss_only",
-    "accelerator_config", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
     "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order", "remove_unused_columns",
     "ddp_timeout", "ddp_backend", "local_rank", "do_train", "do_eval", "skip_memory_metrics", "full_determinism",
     "average_tokens_across_devices", "bf16_full_eval", "fp16_full_eval",
@@ -61,20 +64,49 @@ def _refuse_unsupported(args):
                             ("save_strategy", {"no", "steps", "epoch"}), ("train_sampling_strategy", {"random", "sequential"})):
         if _text(getattr(args, name)) not in supported:
             unsupported.append(f"{name}={_text(getattr(args, name))}")
-    if args.data_seed is not None and args.data_seed != args.seed:
-        unsupported.append(f"data_seed={args.data_seed}")
+    if not getattr(args.accelerator_config, "use_seedable_sampler", True):
+        unsupported.append("use_seedable_sampler=False")
     if unsupported:
         raise JobError(f"TrainingArguments: {', '.join(sorted(unsupported))}: not supported by Sluice"
                        "\n  fix: leave them as they are by default, or use transformers.Trainer")
 
 
-def job_keys(args):
-    """The keys of a job that these TrainingArguments ask for. Raises JobError naming all that is not supported."""
+class _Epochs:
+    """Which rows make which micro-batch in transformers.Trainer: an order for each epoch, at whose end batches are smaller."""
+
+    def __init__(self, rows, args):
+        self._rows = rows
+        self._args = args
+        self._micro_batches = math.ceil(rows / args.per_device_train_batch_size)
+        self.steps_each = max(math.ceil(self._micro_batches / args.gradient_accumulation_steps), 1)
+        self.steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self.steps_each)
+        self._epoch, self._order = None, None
+
+    def rows_of(self, step, micro_batch):
+        epoch, step = divmod(step, self.steps_each)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._order_of(epoch)
+        size = self._args.per_device_train_batch_size
+        first = (step * self._args.gradient_accumulation_steps + micro_batch) * size
+        return self._order[first:first + size]
+
+    def _order_of(self, epoch):
+        if _text(self._args.train_sampling_strategy) == "sequential":
+            return range(self._rows)
+        seed = self._args.seed if self._args.data_seed is None else self._args.data_seed
+        sampler = SeedableRandomSampler(range(self._rows), data_seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+
+def job_keys(args, rows):
+    """The keys of a job that these TrainingArguments ask for, of a dataset of so many rows. Raises JobError naming all that
+    is not supported."""
     _refuse_unsupported(args)
     keys = {ours: getattr(args, theirs) for theirs, ours in _KEYS.items() if getattr(args, theirs) is not None}
     keys |= {"optimizer": _text(args.optim), "lr_scheduler": _text(args.lr_scheduler_type)}
-    if args.max_steps > 0:
-        keys["max_steps"] = args.max_steps
+    epochs = _Epochs(rows, args)
+    keys["max_steps"] = epochs.steps
     if args.warmup_steps:
         keys["warmup_ratio" if args.warmup_steps < 1 else "warmup_steps"] = args.warmup_steps
     if _text(args.save_strategy) == "steps":
@@ -83,9 +115,7 @@ def job_keys(args):
                            "\n  fix: give a number of steps")
         keys["save_steps"] = int(args.save_steps)
     elif _text(args.save_strategy) == "epoch":
-        keys["saves_per_epoch"] = 1
-    if _text(args.train_sampling_strategy) == "sequential":
-        keys["curriculum_sampling"] = True
+        keys["save_steps"] = epochs.steps_each
     if args.use_cpu:
         keys["device"] = "cpu"
     return keys
@@ -171,7 +201,11 @@ class Trainer:
                              else transformers.default_data_collator)
         self.data_collator = data_collator
         self.state = SimpleNamespace(global_step=0, max_steps=0, log_history=[])
-        self._keys = {**job_keys(args), **(sluice or {})}
+        decided = {"max_steps", "micro_batch_size", "gradient_accumulation_steps"} & set(sluice or {})
+        if decided:
+            raise JobError(f"sluice: {', '.join(sorted(decided))}: TrainingArguments say that\n  fix: leave it out here")
+        self._epochs = _Epochs(len(train_dataset), args)
+        self._keys = {**job_keys(args, len(train_dataset)), **(sluice or {})}
         self._folder = _folder_of(model)
         self._native = None
 
@@ -204,7 +238,8 @@ class Trainer:
             self._log(step)
 
         self._close()
-        self._native = _Trainer(self._folder, keys, train_dataset=rows, on_step=note, data_name="transformers")
+        composed = _data.Composed(rows, self._epochs.rows_of)
+        self._native = _Trainer(self._folder, keys, train_dataset=composed, on_step=note, data_name="transformers")
         self.state.max_steps = self._native.steps_total
         self._native.train()
         self._take_weights()

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-def job_keys(args: TrainingArguments) -> dict[str, Any]: ...
+def job_keys(args: TrainingArguments, rows: int) -> dict[str, Any]: ...
 
 class Trainer:
     model: PreTrainedModel | str | PathLike[str]
