@@ -275,12 +275,12 @@ class Trainer::Impl : private train::RunObserver {
   Console errors_{STDERR_FILENO};
   const pid_t process_ = getpid();
   const train::Config config_;
+  std::atomic<bool> stop_asked_ = false;  // asked for by threads of run_
   train::OutputFolder folder_;
   train::Job job_;
   Plan plan_;
   std::optional<train::TrainingRun> run_;  // none where nothing is left to train
   std::deque<std::function<void()>> events_;
-  std::atomic<bool> stop_asked_ = false;
   bool failed_ = false, gave_up_waiting_ = false, finished_ = false;
   std::string failure_;
 };

@@ -90,6 +90,11 @@ class _Epochs:
         first = (step * self._args.gradient_accumulation_steps + micro_batch) * size
         return self._order[first:first + size]
 
+    def done_after(self, steps):
+        """Epochs, a part of one among them."""
+        epochs, steps = divmod(steps, self.steps_each)
+        return epochs + min(steps * self._args.gradient_accumulation_steps / self._micro_batches, 1)
+
     def _order_of(self, epoch):
         if _text(self._args.train_sampling_strategy) == "sequential":
             return range(self._rows)
@@ -200,7 +205,8 @@ class Trainer:
             data_collator = (transformers.DataCollatorWithPadding(processing_class) if has_padding
                              else transformers.default_data_collator)
         self.data_collator = data_collator
-        self.state = SimpleNamespace(global_step=0, max_steps=0, log_history=[])
+        self.state = SimpleNamespace(global_step=0, max_steps=0, epoch=0, log_history=[])
+        self._unlogged = []
         decided = {"max_steps", "micro_batch_size", "gradient_accumulation_steps"} & set(sluice or {})
         if decided:
             raise JobError(f"sluice: {', '.join(sorted(decided))}: TrainingArguments say that\n  fix: leave it out here")
@@ -213,11 +219,16 @@ class Trainer:
         return _Collated(dataset, self.data_collator, self.args.remove_unused_columns)
 
     def _log(self, step):
+        """The loss is the mean since the last entry."""
         self.state.global_step = step.step
+        self.state.epoch = self._epochs.done_after(step.step)
+        self._unlogged.append(step.loss)
         every = max(int(self.args.logging_steps), 1)
         if step.step % every == 0 or (step.step == 1 and self.args.logging_first_step):
-            self.state.log_history.append({"step": step.step, "loss": step.loss, "grad_norm": step.grad_norm,
-                                           "learning_rate": step.learning_rate})
+            loss = sum(self._unlogged) / len(self._unlogged)
+            self._unlogged.clear()
+            self.state.log_history.append({"step": step.step, "epoch": self.state.epoch, "loss": loss,
+                                           "grad_norm": step.grad_norm, "learning_rate": step.learning_rate})
 
     def train(self, resume_from_checkpoint=None):
         """Returns a transformers TrainOutput: steps, mean loss, metrics."""
@@ -229,6 +240,7 @@ class Trainer:
         elif resume:
             keys["resume_from_checkpoint"] = os.fspath(resume)
         losses, tokens, seconds = [], 0, 0.0
+        self.state.log_history, self._unlogged = [], []
 
         def note(step):
             nonlocal tokens, seconds
@@ -246,6 +258,7 @@ class Trainer:
         loss = sum(losses) / max(len(losses), 1)
         metrics = {"train_runtime": seconds, "train_tokens_per_second": tokens / seconds if seconds else 0.0,
                    "train_loss": loss}
+        self.state.log_history.append({"step": self.state.global_step, "epoch": self.state.epoch, **metrics})
         return TrainOutput(self.state.global_step, loss, metrics)
 
     def _take_weights(self):
@@ -264,7 +277,7 @@ class Trainer:
             raise JobError("evaluate() needs an eval_dataset, and weights that train() has loaded"
                            "\n  fix: give Trainer an eval_dataset, and call train() first")
         metrics = {"eval_loss": self._native.evaluate(self._rows(dataset))}
-        self.state.log_history.append({"step": self.state.global_step, **metrics})
+        self.state.log_history.append({"step": self.state.global_step, "epoch": self.state.epoch, **metrics})
         return metrics
 
     def save_model(self, output_dir=None):
