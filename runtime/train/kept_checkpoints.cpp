@@ -193,14 +193,14 @@ void KeptCheckpoints::keep_newest() {
     drop(kept_.front());
     kept_.erase(kept_.begin());
   }
-  drop_copies();
+  drop_others();
 }
 
 void KeptCheckpoints::drop(const Kept& kept) {
   std::optional<Manifest> manifest;
   if (fs::exists(kept.folder)) {
     try {
-      manifest = read_manifest(kept.folder);
+      if (has_manifest(kept.folder)) manifest = read_manifest(kept.folder);
     } catch (const SetupError&) {
       // Damaged since: what it named elsewhere waits for the next owner there.
     }
@@ -211,16 +211,16 @@ void KeptCheckpoints::drop(const Kept& kept) {
   if (manifest) remove_elsewhere(*manifest, config_.offload.nvme_path);
 }
 
-// Of runs whose states were in memory.
-void KeptCheckpoints::drop_copies() {
+// Of runs whose states were in memory, or on other drives.
+void KeptCheckpoints::drop_others() {
   if (config_.save_total_limit == 0) return;
-  std::vector<fs::path> copies = find_checkpoints(config_.output_dir);
-  std::erase_if(copies, [&](const fs::path& each) {
+  std::vector<fs::path> others = find_checkpoints(config_.output_dir);
+  std::erase_if(others, [&](const fs::path& each) {
     return std::any_of(kept_.begin(), kept_.end(), [&](const Kept& kept) { return same_folder(kept.folder, each); });
   });
-  while (!copies.empty() && copies.size() + kept_.size() > static_cast<size_t>(config_.save_total_limit)) {
-    remove_checkpoint(copies.front(), patience_);
-    copies.erase(copies.begin());
+  while (!others.empty() && others.size() + kept_.size() > static_cast<size_t>(config_.save_total_limit)) {
+    drop({others.front(), std::nullopt});
+    others.erase(others.begin());
   }
 }
 

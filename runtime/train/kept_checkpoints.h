@@ -57,7 +57,7 @@ class KeptCheckpoints {
   void forget_replaced();
   void keep_newest();
   void drop(const Kept& kept);
-  void drop_copies();
+  void drop_others();
 
   const Job& job_;
   const Config& config_;

@@ -148,6 +148,53 @@ def test_a_damaged_manifest_of_an_older_checkpoint_is_named(job, straight, copy)
     assert sluice_run.train(more, copy.parent).column("step")[-1] == STEPS + 1
 
 
+def states_of(manifest):
+    return next(extent for extent in manifest["extents"] if extent["parts"])
+
+
+def rename_a_part(manifest):
+    states_of(manifest)["parts"]["momentum"] = states_of(manifest)["parts"].pop("exp_avg")
+
+
+MISFITS = {
+    "parameters": (lambda manifest: manifest["extents"][0].update(group="nobody"), "it has no parameters 'nobody'"),
+    "a type": (lambda manifest: states_of(manifest)["parts"]["exp_avg"].__setitem__(0, "f16"), "is f16 there"),
+    "a part": (rename_a_part, "states called 'momentum' are not known"),
+    "an extent": (lambda manifest: manifest["extents"].remove(states_of(manifest)), "is not there as a whole"),
+    "elements": (lambda manifest: manifest["extents"][0].update(end=manifest["extents"][0]["bytes"]),
+                 "is shorter than its states"),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_a_manifest_that_does_not_fit_the_model_is_refused(job, copy, what):
+    """Its sums would have said so, and are of no help where an older version wrote none."""
+    change, text = MISFITS[what]
+    newest = at(STEPS, copy)
+    manifest = checkpoint_files.manifest_of(newest)
+    change(manifest)
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    (newest / "checksums.json").unlink()
+    state = json.loads((newest / "trainer_state.json").read_text())
+    del state["checksums"]
+    (newest / "trainer_state.json").write_text(json.dumps(state))
+    refused = sluice_run.try_train({**job, "max_steps": STEPS + 1, "resume_from_checkpoint": str(newest)}, copy.parent)
+    assert refused.exit_code == EXIT_SETUP, refused.stderr
+    assert f"{newest} does not fit the model: " in refused.stderr and text in refused.stderr
+    assert "fix: give the same base_model, optimizer and offload.optimizer_state" in refused.stderr
+
+
+def test_a_swap_file_cut_short_is_named(job, copy):
+    (swap,) = swap_files(copy)
+    with open(swap, "r+b") as file:
+        file.truncate(swap.stat().st_size // 8192 * 4096)
+    found = fsck(copy)
+    assert found.returncode == EXIT_SETUP and "DAMAGED" in found.stdout
+    refused = sluice_run.try_train({**job, "max_steps": STEPS + 1, "auto_resume_from_checkpoints": True}, copy.parent)
+    assert refused.exit_code == EXIT_SETUP
+    assert str(swap) in refused.stderr and "fix: " in refused.stderr
+
+
 def test_a_model_alone_is_saved_where_it_is_asked_for(job, straight, tmp_path):
     run = sluice_run.train({**job, "save_only_model": True, "save_total_limit": None}, tmp_path)
     half = at(HALF, run.output_dir)
@@ -187,6 +234,39 @@ def test_in_place_says_that_it_cannot_resume_what_was_overwritten(stopped_in_pla
     assert "is void: the run went on in its place" in refused.stderr and "checkpoint: two_sets" in refused.stderr
     found = fsck(first.output_dir)
     assert found.returncode == EXIT_SETUP and "void" in found.stdout
+
+
+def test_in_place_refuses_to_go_on_where_old_and_new_bytes_have_no_room_together(stopped_in_place, tmp_path):
+    job, first = stopped_in_place
+    offload = {**job["offload"], "params": "host"}  # what the drive has of them stays until the next checkpoint
+    alone = sluice_run.train({**job, "offload": offload, "max_steps": 1, "lr_scheduler": "constant"}, tmp_path / "alone")
+    disk = yaml.safe_load(alone.plan_text())["predicted"]["disk_peak_bytes"]
+    job = {**job, "lr_scheduler": "constant", "auto_resume_from_checkpoints": True}
+    refused = sluice_run.try_train({**job, "offload": {**offload, "max_disk": f"{disk // 1024}KiB"}}, tmp_path)
+    assert refused.exit_code == EXIT_SETUP
+    assert "of disk until the next checkpoint, as the plan puts" in refused.stderr and "offload.max_disk" in refused.stderr
+    assert sluice_run.train({**job, "offload": {**offload, "max_disk": "1GiB"}}, tmp_path).exit_code == 0
+
+
+def test_a_drive_that_is_no_longer_used_is_given_back_with_the_last_checkpoint_that_names_it(job, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    on = lambda drive: {**job, "lr_scheduler": "constant", "save_total_limit": 1,  # noqa: E731
+                        "offload": {**job["offload"], "nvme_path": [str(drive)]}}
+    sluice_run.train({**on(old), "max_steps": HALF}, tmp_path)
+    assert swap_files(old)
+    sluice_run.train({**on(new), "auto_resume_from_checkpoints": True}, tmp_path)
+    assert swap_files(new) and not (old / "sluice-swap").exists()
+
+
+def test_copies_of_a_run_in_memory_count_among_those_that_are_kept(job, tmp_path):
+    job = {**job, "lr_scheduler": "constant", "save_steps": 1, "save_total_limit": 3}
+    memory = {**job, "device": plans.MEMORY.device, "offload": {**plans.MEMORY.offload, "optimizer_state": "fp32"}}
+    first = sluice_run.train({**memory, "max_steps": HALF}, tmp_path)
+    kept = [at(step, first.output_dir) for step in (HALF - 2, HALF - 1, HALF)]
+    assert sorted(first.output_dir.glob("checkpoint-*")) == sorted(kept)
+    sluice_run.train({**job, "auto_resume_from_checkpoints": True, "max_steps": HALF + 2}, tmp_path)
+    kept = [at(step, first.output_dir) for step in (HALF, HALF + 1, HALF + 2)]
+    assert sorted(first.output_dir.glob("checkpoint-*")) == sorted(kept)
 
 
 def test_the_plan_counts_the_sets_and_refuses_what_does_not_fit(job, tmp_path):

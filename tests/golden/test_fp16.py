@@ -155,8 +155,18 @@ def test_overflowing_steps_are_skipped_as_torch_skips_them(workshop, tmp_path, n
     assert run.state()["loss_scale"]["skipped_steps"] == sum(judge.skipped)
 
 
-def test_a_model_that_fp16_cannot_hold_stops_the_run_and_says_why(workshop, tmp_path):
-    """A weight of 60000 in the last norm: logits overflow whatever the scale."""
+def test_a_run_whose_every_step_overflowed_says_that_nothing_was_trained(workshop, tmp_path):
+    model_dir = workshop.model(tiny_models.BY_NAME["qwen3_untied"])
+    job = workshop.job(model_dir, Recipe(), fp16=True, fp16_init_scale=OVERFLOWING_SCALE, max_steps=2)
+    run = sluice_run.try_train(job, tmp_path)
+    assert run.exit_code == EXIT_RUN and all(line["skipped"] for line in run.log) and len(run.log) == 2
+    assert "every step overflowed fp16 and was skipped: nothing has been trained" in run.stderr
+    assert not list(run.output_dir.glob("checkpoint-*")) and not (run.output_dir / "model.safetensors").exists()
+
+
+@pytest.fixture
+def too_large_for_fp16(workshop, tmp_path):
+    """Keys of a job. A weight of 60000 in the last norm: logits overflow whatever the scale."""
     model_dir = workshop.model(tiny_models.BY_NAME["qwen3_untied"])
     model = reference.load(model_dir)
     with torch.no_grad():
@@ -165,8 +175,17 @@ def test_a_model_that_fp16_cannot_hold_stops_the_run_and_says_why(workshop, tmp_
     broken = tmp_path / "model"
     model.save_pretrained(broken)
     transformers.AutoTokenizer.from_pretrained(model_dir).save_pretrained(broken)
-    job = workshop.job(model_dir, Recipe(), fp16=True, fp16_init_scale=8)
-    run = sluice_run.try_train({**job, "base_model": str(broken)}, tmp_path)
+    return {**workshop.job(model_dir, Recipe(), fp16=True, fp16_init_scale=8), "base_model": str(broken)}
+
+
+def test_a_validation_row_that_overflows_is_said_and_costs_no_step(too_large_for_fp16, tmp_path):
+    run = sluice_run.try_train({**too_large_for_fp16, "val_set_size": 4}, tmp_path)
+    assert "warning: a validation row overflows fp16, which ends at 65504; bf16: true does not" in run.stderr
+    assert len(run.log) == 3
+
+
+def test_a_model_that_fp16_cannot_hold_stops_the_run_and_says_why(too_large_for_fp16, tmp_path):
+    run = sluice_run.try_train(too_large_for_fp16, tmp_path)
     assert run.exit_code == EXIT_RUN
     assert [line["loss_scale"] for line in run.log] == [8, 4, 2] and all(line["skipped"] for line in run.log)
     assert "the output of block layer.1 is not finite (micro-batch 1 of step 4)" in run.stderr

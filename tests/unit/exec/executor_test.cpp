@@ -4,6 +4,9 @@
 
 #include <cerrno>
 #include <cmath>
+#include <functional>
+#include <new>
+#include <stdexcept>
 
 #include "tests/unit/exec/toy_run.h"
 
@@ -94,28 +97,39 @@ TEST(Executor, AFlippedBitStopsTheRun) {
   EXPECT_THROW(toy.train(5), RunError);
 }
 
-class LayerWithoutMemory final : public ToyBlock {
+class LayerThatThrows final : public ToyBlock {
  public:
-  explicit LayerWithoutMemory(const models::BlockProgram& like) : ToyBlock("layer", like.groups()[0]) {
+  LayerThatThrows(const models::BlockProgram& like, std::function<void()> act)
+      : ToyBlock("layer", like.groups()[0]), act_(std::move(act)) {
     slots_.assign(like.slots().begin(), like.slots().end());
   }
-  void forward(const models::ForwardArgs&) const override {
-    throw RunError({ErrorCode::capacity, "attention wants more memory", ""});
-  }
+  void forward(const models::ForwardArgs&) const override { act_(); }
+
+ private:
+  std::function<void()> act_;
 };
 
-TEST(Executor, WhatAnOpSaysOfItsFailureIsKept) {
+void expect_failure_of_an_op(const std::function<void()>& act, const Error& expected) {
   for (const ToyJob& arrangement : kOthers) {
     Toy toy(arrangement);
-    toy.model().blocks[2] = std::make_unique<LayerWithoutMemory>(*toy.model().blocks[2]);
+    toy.model().blocks[2] = std::make_unique<LayerThatThrows>(*toy.model().blocks[2], act);
     try {
       toy.train(1);
       FAIL() << arrangement.name;
     } catch (const RunError& error) {
-      EXPECT_EQ(error.error().code, ErrorCode::capacity);
-      EXPECT_EQ(error.error().message, "forward block 2 micro-batch 0: attention wants more memory");
+      EXPECT_EQ(error.error().code, expected.code);
+      EXPECT_EQ(error.error().message, "forward block 2 micro-batch 0: " + expected.message);
     }
   }
+}
+
+TEST(Executor, WhatAnOpSaysOfItsFailureIsKept) {
+  const Error own{ErrorCode::capacity, "attention wants more memory", ""};
+  expect_failure_of_an_op([&] { throw RunError(own); }, own);
+  expect_failure_of_an_op([] { throw std::bad_alloc(); },
+                          {ErrorCode::capacity, "there is no memory left for what the op takes", ""});
+  expect_failure_of_an_op([] { throw std::runtime_error("a library's own words"); },
+                          {ErrorCode::io, "a library's own words", ""});
 }
 
 class LayerThatOverflows final : public ToyBlock {

@@ -199,6 +199,12 @@ INSTANTIATE_TEST_SUITE_P(
                 "job.yaml:7:1: eval_steps and evals_per_epoch exclude one another\n  fix: keep eval_steps"},
         Refusal{"saves_per_epoch: 1\nsave_steps: 5\n",
                 "job.yaml:5:1: save_steps and saves_per_epoch exclude one another\n  fix: keep save_steps"},
+        Refusal{"adapter: qlora\nlora_r: 8\nlora_target_linear: true\nload_in_4bit: false\n",
+                "job.yaml:8:1: adapter: qlora is LoRA over 4 bits, and load_in_4bit is false\n  fix: remove "
+                "load_in_4bit, or use adapter: lora"},
+        Refusal{"report_to: wandb\n",
+                "job.yaml:5:1: report_to: 'wandb' is not supported\n  fix: nothing is sent anywhere: report_to: "
+                "tensorboard writes event files into output_dir; trainer_log.jsonl there has all figures"},
         Refusal{"lora_r: 8\n",
                 "job.yaml:5:1: lora_r is given, but not adapter: lora\n  fix: add adapter: lora, or remove lora_r for "
                 "full fine-tuning"},

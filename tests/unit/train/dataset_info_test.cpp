@@ -75,6 +75,22 @@ TEST_F(DatasetInfo, what_is_wrong_is_named) {
             "and history are");
   EXPECT_EQ(refusal(R"({"one": {"file_name": "one.json", "formatting": "xml"}, )" + two + "}"),
             "data/dataset_info.json: one: formatting is 'xml'\n  fix: there are alpaca and sharegpt");
+  const auto beside_two = [&](const std::string& one) { return refusal(R"({"one": {)" + one + "}, " + two + "}"); };
+  EXPECT_EQ(
+      beside_two(""),
+      "data/dataset_info.json: one: its data is not a local file (it has no file_name)\n  fix: fetch it first, for "
+      "example: hf download --repo-type dataset NAME --local-dir FOLDER; then name it by file_name");
+  for (const char* number : {"0", "1.5", "\"all\""})
+    EXPECT_EQ(beside_two(R"("file_name": "one.json", "num_samples": )" + std::string(number)),
+              "data/dataset_info.json: one: num_samples must be a whole number from 1\n  fix: remove it to take all "
+              "rows");
+  EXPECT_EQ(beside_two(R"("file_name": "one.json", "formatting": "sharegpt", "columns": {"system": "rules"})"),
+            "data/dataset_info.json: one: the column 'system': '\"rules\"' is not supported\n  fix: messages may have "
+            "any name; system and tools are called so");
+  EXPECT_EQ(beside_two(R"("file_name": 1)"),
+            "data/dataset_info.json: one: file_name must be text\n  fix: write it in quotes");
+  EXPECT_EQ(beside_two(R"("file_name": "one.json", "columns": [])"),
+            "data/dataset_info.json: one: columns must be an object\n  fix: {\"name\": \"field\"}");
   EXPECT_EQ(refusal("[]"), "data/dataset_info.json is no JSON object\n  fix: it holds a description for each name");
   EXPECT_EQ(refusal("{" + two + "}", "datasets: [{path: data/one.json, type: alpaca}]\n"),
             "job.yaml:4:1: datasets and dataset exclude one another\n  fix: keep `datasets`");

@@ -79,6 +79,18 @@ TEST_F(PartialFolderTest, the_first_of_two_makers_gives_the_folder) {
   EXPECT_EQ(count(), 0u);
 }
 
+TEST_F(PartialFolderTest, one_that_somebody_has_taken_away_is_named) {
+  PartialFolder partial("cache");
+  fs::remove_all(partial.path());
+  try {
+    partial.publish();
+    FAIL() << "it was renamed";
+  } catch (const RunError& error) {
+    EXPECT_EQ(error.error().message, partial.path().string() + " cannot be renamed to " +
+                                         fs::absolute("cache").string() + ": No such file or directory");
+  }
+}
+
 TEST_F(PartialFolderTest, it_is_as_open_to_others_as_any_folder) {
   fs::create_directory("plain");
   PartialFolder("cache").publish();
