@@ -5,12 +5,14 @@
     runtime/setup/with_env ctest --preset coverage
     tests/coverage.py build/coverage --missed swap/swap_engine.cpp
 
-Left out, as no test can reach them: branches that gcov adds for exceptions, and those of SLUICE_CHECK, whose failure is
-a bug and ends the process. Exit code 1 when a folder is below `--lines` or `--branches`.
+A branch is one of the source's: on a line with a condition, once for all instances of a template. Left out: what gcov adds for
+exceptions and what the compiler puts into destructors and calls; and SLUICE_CHECK's, whose failure is a bug and ends the
+process. Exit code 1 when a folder is below `--lines` or `--branches`.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -19,6 +21,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDERS = ("swap", "runtime/exec", "runtime/train")
 DATA_FILES_AT_ONCE = 40
+CONDITION = re.compile(r"\b(if|for|while|switch|case|catch)\b|&&|\|\||\?")
+INNERMOST_ARGUMENTS = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
 
 
 def reports(data_files, build):
@@ -38,6 +42,14 @@ def in_repository(name, build):
     return None
 
 
+def without_arguments(function):
+    """A demangled name as all instances of its template have it."""
+    before = None
+    while before != function:
+        before, function = function, INNERMOST_ARGUMENTS.sub("", function)
+    return function.split("(")[0] + (" lambda" if "lambda" in function else "")
+
+
 class Coverage:
     def __init__(self, build):
         self.lines = defaultdict(lambda: defaultdict(int))  # file -> line -> times
@@ -45,20 +57,22 @@ class Coverage:
         for report in reports(sorted(build.rglob("*.gcda")), build):
             file = in_repository(report["file"], build)
             if file and file.startswith(FOLDERS):
-                self.add(file, report["lines"])
+                names = {each["name"]: without_arguments(each["demangled_name"]) for each in report["functions"]}
+                self.add(file, report["lines"], names)
 
-    def add(self, file, lines):
+    def add(self, file, lines, names):
         text = (REPOSITORY / file).read_text().splitlines()
         for line in lines:
             number = line["line_number"]
             self.lines[file][number] += line["count"]
-            if "SLUICE_CHECK" in text[number - 1]:
+            if "SLUICE_CHECK" in text[number - 1] or not CONDITION.search(text[number - 1]):
                 continue
             branches = [branch for branch in line["branches"] if not branch["throw"]]
             if len(branches) < 2:
                 continue
             for which, branch in enumerate(branches):
-                self.branches[file][number, line.get("function_name"), which] += branch["count"]
+                function = names.get(line.get("function_name"))
+                self.branches[file][number, function, which] += branch["count"]
 
     def share(self, counts, folder):
         all_of_it = [times for file in counts if file.startswith(folder) for times in counts[file].values()]

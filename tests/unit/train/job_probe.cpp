@@ -1,6 +1,7 @@
 // What the job's parts compute, as JSON on stdout, for Python to compare with transformers and with the text side:
 //   job_probe schedule constant|linear|cosine PEAK WARMUP_STEPS WARMUP_RATIO TOTAL_STEPS
 //   job_probe batches TOKEN_FILE MICRO_BATCH_SIZE ACCUMULATION STEPS     rows in file order
+//   job_probe sample LOGITS TEMPERATURE TOP_P TOP_K SEED COUNT           LOGITS as JSON; so many tokens, one by one
 //   job_probe server MODEL TEXT                                          a text there and back
 //   job_probe loss_scale INIT_SCALE GROWTH_INTERVAL OVERFLOWS            "00100": scale before each step and at the end
 #include <cmath>
@@ -13,6 +14,7 @@
 #include "runtime/train/data.h"
 #include "runtime/train/loss_scale.h"
 #include "runtime/train/lr_schedule.h"
+#include "runtime/train/sampler.h"
 #include "runtime/train/text_process.h"
 
 namespace sluice::train {
@@ -73,6 +75,17 @@ json loss_scale(std::span<char*> arguments) {
   return scales;
 }
 
+json sample(std::span<char*> arguments) {
+  const auto logits = json::parse(arguments[0]).get<std::vector<float>>();
+  Sampler sampler({.temperature = std::stod(arguments[1]),
+                   .top_p = std::stod(arguments[2]),
+                   .top_k = std::stoll(arguments[3]),
+                   .seed = std::stoull(arguments[4])});
+  json tokens = json::array();
+  for (int64_t i = 0; i < std::stoll(arguments[5]); ++i) tokens.push_back(sampler.pick(logits));
+  return tokens;
+}
+
 json server(std::span<char*> arguments) {
   TextServer text(arguments[0]);
   const std::vector<int32_t> ids = text.encode(arguments[1]);
@@ -93,6 +106,7 @@ int main(int argc, char** argv) {
   if (what == "schedule" && arguments.size() == 5) answer = sluice::train::schedule(arguments);
   if (what == "batches" && arguments.size() == 4) answer = sluice::train::batches(arguments);
   if (what == "loss_scale" && arguments.size() == 3) answer = sluice::train::loss_scale(arguments);
+  if (what == "sample" && arguments.size() == 6) answer = sluice::train::sample(arguments);
   if (what == "server" && arguments.size() == 2) answer = sluice::train::server(arguments);
   if (answer.is_null()) {
     std::fprintf(stderr, "job_probe: see the head of its source for what it takes\n");

@@ -140,6 +140,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "m.yaml:7:1: 'dram' is given twice, first in line 6\n  fix: keep one"},
         Refusal{"gemm: {bf16: {rate: 165 TFLOP/s}}", "gemm: {}",
                 "m.yaml:3:1: gemm has no 'bf16'\n  fix: add `bf16: {rate: 165 TFLOP/s}`; " + kSource},
+        Refusal{"gemm: {bf16: {rate: 165 TFLOP/s}}", "gemm: fast",
+                "m.yaml:3:7: gemm must be a block of keys, not 'fast'\n  fix: " + kSource},
         Refusal{"depth: 16", "depth: 0",
                 "m.yaml:12:37: drives[0].rates[0].depth must be a whole number from 1, not '0'\n  fix: for example: "
                 "depth: 16"},

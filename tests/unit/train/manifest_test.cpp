@@ -150,6 +150,16 @@ TEST_F(ManifestTest, WhatItCannotMeanIsRefusedByName) {
   refuses("16384,8192", "-16384,8192", "no count");
   refuses("\"begin\":0,\"end\":4000", "\"begin\":4000,\"end\":4000", "empty");
   refuses("[\"f32\",0,1000,0]", "[\"f32\",0,1000]", "four values");
+  refuses("[\"f32\",0,1000,0]", "\"f32\"", "four values");
+  refuses("[[0,16384,", "[[16384,", "four values");
+  refuses("[[0,", "[[\"0\",", "no count");
+  refuses("\"begin\":0,\"end\":4000", "\"begin\":0.5,\"end\":4000", "no count");
+  refuses("\"begin\":0,\"end\":4000", "\"begin\":0,\"end\":18446744073709551615", "no count");
+  refuses("\"bytes\":16000", "\"bytes\":0", "empty");
+  refuses("\"path\":\"/", "\"path\":\"", "no absolute path");
+  const std::string digest = std::to_string(8192) + ",\"";  // the first piece's bytes, before its checksum
+  refuses(digest, digest + "g", "no checksum");
+  refuses(digest, digest + "0", "no checksum");
   refuses("]}\n", "]", "damaged");
 }
 

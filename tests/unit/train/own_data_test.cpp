@@ -65,6 +65,7 @@ TEST(OwnBatches, ThatCannotBeAreRefusedNamingStepAndMicroBatch) {
       {{{1, 2, 3}, {}, {0, 2, 1}}, "3 documents"},
       {{{1, 2, 3, 4, 5}, {}, {}}, "a document of 5 tokens"},
       {{std::vector<int32_t>(9, 1), {}, {0, 4}}, "a document of 5 tokens"},
+      {{{1, 2}, {}, {0, 3}}, "a document from token 0 to 3"},
   };
   for (const auto& [batch, text] : cases) {
     const std::string said = refusal_of(batch);

@@ -113,6 +113,49 @@ TEST_F(StudyTest, ValuesThatMakeNoJobAreRefusedBeforeAnythingRuns) {
   EXPECT_TRUE(together.starts_with("study.yaml, bf16=true, fp16=true: ")) << together;
 }
 
+TEST_F(StudyTest, WhatIsNoTextListOrBlockIsRefusedWithItsPlace) {
+  EXPECT_TRUE(refusal("settings: [1]\ngrid: {seed: [1]}\n")
+                  .starts_with("study.yaml:4:1: settings must be a block of a job's keys, not a list"));
+  EXPECT_TRUE(refusal("grid: {}\n").starts_with("study.yaml:4:1: grid must be a block of keys with lists of values"));
+  EXPECT_TRUE(refusal("grid: {seed: []}\n").starts_with("study.yaml:4:8: seed must be a list of values"));
+  EXPECT_TRUE(refusal("grid: {precision: {half: true}}\n")
+                  .starts_with("study.yaml:4:20: half must be a block of a job's keys, not 'true'"));
+  EXPECT_EQ(refusal("grid: {seed: [1]}\n", {"bf16"}),
+            "command line: 'bf16' is not of the form key=value\n  fix: for example: bf16=true");
+  const std::string published = "grid: {seed: [1]}\npublished: ";
+  EXPECT_TRUE(refusal(published + "{}\n").starts_with("study.yaml:5:1: published must be a list"));
+  EXPECT_EQ(
+      refusal(published + "[{what: a}]\n"),
+      "study.yaml:5:13: a published figure needs `what` and `source`\n  fix: say what it is and who published it");
+  EXPECT_TRUE(refusal(published + "[{source: a}]\n").find("needs `what` and `source`") != std::string::npos);
+  EXPECT_EQ(refusal(published + "[{what: [a]}]\n"), "study.yaml:5:14: what must be a text, not a list");
+}
+
+TEST_F(StudyTest, AGridOfTooManyCellsIsRefused) {
+  std::string values = "1";
+  for (int i = 2; i <= 101; ++i) values += ", " + std::to_string(i);
+  EXPECT_EQ(refusal("grid:\n  seed: [" + values + "]\n  max_steps: [" + values + "]\n"),
+            "study.yaml: the grid has more than 10000 cells\n  fix: give fewer values");
+}
+
+TEST_F(StudyTest, AValueThatIsNothingOrABlockReachesTheJobAsItIs) {
+  EXPECT_EQ(names(read("grid: {save_total_limit: [, 3]}\n")),
+            (std::vector<std::string>{"save_total_limit=none", "save_total_limit=3"}));
+  const std::string block = refusal("grid: {seed: [{a: 1, b: 2}]}\n");
+  EXPECT_TRUE(block.starts_with("study.yaml:4:15: seed must be a whole number")) << block;
+}
+
+TEST_F(StudyTest, AFileThatCannotBeReadIsNamed) {
+  for (const char* file : {"gone.yaml", "."}) {
+    try {
+      read_study(file, {});
+      FAIL() << file;
+    } catch (const SetupError& error) {
+      EXPECT_EQ(error.error().message, std::string(file) + ": cannot be read");
+    }
+  }
+}
+
 TEST_F(StudyTest, TextThatIsNotUtf8IsRefusedWithItsPlace) {
   EXPECT_EQ(refusal("grid:\n  seed: [1, \x8c]\n"),
             "study.yaml:5:13: this is not UTF-8\n  fix: write the file in UTF-8");

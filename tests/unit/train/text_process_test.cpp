@@ -98,6 +98,32 @@ TEST_F(TextProcess, notes_before_an_error_are_shown_and_not_part_of_it) {
   EXPECT_EQ(message, "bad");
 }
 
+class WorkSeen : public WorkObserver {
+ public:
+  void work_began(const std::string& what, int64_t total, WorkUnit) override {
+    said.push_back(what + " " + std::to_string(total));
+  }
+  void work_advanced(int64_t done) override { said.push_back(std::to_string(done)); }
+  void work_ended() override { said.push_back("ended"); }
+
+  std::vector<std::string> said;
+};
+
+TEST_F(TextProcess, how_far_it_is_becomes_work_until_another_line_comes) {
+  write("text/preprocess.py", std::string(R"(import json, sys
+for line in ("progress: 0 10", "progress: 10 10", "note: on", "progress: half", "progress: 3 0"):
+    print(line, file=sys.stderr, flush=True)
+)") + kAnswer);
+  WorkSeen seen;
+  testing::internal::CaptureStderr();
+  prepare_data(load(minimal()), {}, seen);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "note: on\nprogress: half\n");
+  ASSERT_FALSE(seen.said.empty());
+  EXPECT_EQ(seen.said.front(), "preparing the datasets 10");
+  EXPECT_EQ(std::count(seen.said.begin(), seen.said.end(), "ended"), 2);
+  EXPECT_EQ(std::count(seen.said.begin(), seen.said.end(), "preparing the datasets' rows 0"), 1);
+}
+
 TEST_F(TextProcess, more_notes_than_a_pipe_holds_pass) {
   testing::internal::CaptureStderr();
   prepare(std::string("for i in range(20000): print('note:', i, file=sys.stderr)\n") + kAnswer);
