@@ -71,6 +71,11 @@ def _refuse_unsupported(args):
                        "\n  fix: leave them as they are by default, or use transformers.Trainer")
 
 
+def _every(steps, steps_total):
+    """As transformers reads logging_steps and save_steps: below one, a share of all steps."""
+    return max(int(steps) if steps >= 1 else math.ceil(steps_total * steps), 1)
+
+
 class _Epochs:
     """Which rows make which micro-batch in transformers.Trainer: an order for each epoch, at whose end batches are smaller."""
 
@@ -115,10 +120,7 @@ def job_keys(args, rows):
     if args.warmup_steps:
         keys["warmup_ratio" if args.warmup_steps < 1 else "warmup_steps"] = args.warmup_steps
     if _text(args.save_strategy) == "steps":
-        if args.save_steps < 1:
-            raise JobError(f"TrainingArguments: save_steps={args.save_steps}: a share is not supported by Sluice"
-                           "\n  fix: give a number of steps")
-        keys["save_steps"] = int(args.save_steps)
+        keys["save_steps"] = _every(args.save_steps, epochs.steps)
     elif _text(args.save_strategy) == "epoch":
         keys["save_steps"] = epochs.steps_each
     if args.use_cpu:
@@ -195,6 +197,8 @@ class Trainer:
         if not hasattr(train_dataset, "__len__") or not hasattr(train_dataset, "__getitem__"):
             raise JobError(f"train_dataset is {type(train_dataset).__name__}, without length and index: not supported here"
                            "\n  fix: use sluice.Trainer, which reads any iterable, with sequence_len and max_steps")
+        if len(train_dataset) == 0:
+            raise JobError("train_dataset has no rows\n  fix: look at what it was made from, or filtered by")
         self.model = model
         self.args = args
         self.train_dataset = train_dataset
@@ -223,8 +227,8 @@ class Trainer:
         self.state.global_step = step.step
         self.state.epoch = self._epochs.done_after(step.step)
         self._unlogged.append(step.loss)
-        every = max(int(self.args.logging_steps), 1)
-        if step.step % every == 0 or (step.step == 1 and self.args.logging_first_step):
+        due = step.step % _every(self.args.logging_steps, self._epochs.steps) == 0
+        if due or (step.step == 1 and self.args.logging_first_step):
             loss = sum(self._unlogged) / len(self._unlogged)
             self._unlogged.clear()
             self.state.log_history.append({"step": step.step, "epoch": self.state.epoch, "loss": loss,
