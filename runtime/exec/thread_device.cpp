@@ -81,7 +81,9 @@ class ThreadDevice final : public Device {
 }  // namespace
 
 void PhaseClock::wait_until(double us) const {
-  while (now_us() < us) std::this_thread::sleep_for(std::chrono::microseconds(20));
+  // In one sleep: each time that it woke up, an update or a copy would lose its core.
+  for (double left = us - now_us(); left > 0; left = us - now_us())
+    std::this_thread::sleep_for(std::chrono::duration<double, std::micro>(left));
 }
 
 std::unique_ptr<Device> make_thread_device(const ThreadDeviceOptions& options, EventQueue& events,
