@@ -23,7 +23,7 @@ struct RateProbeOptions {
   // Of an emulated device: its copies take at least their bytes over this, and at least what copying takes. 0: none.
   BytesPerSecond link_each_way{0};
 };
-inline constexpr Bytes kRateProbeBytes = MiB(192), kRateProbeBytesLeast = MiB(8);
+inline constexpr Bytes kRateProbeBytes = MiB(1088), kRateProbeBytesLeast = MiB(8);
 
 // Without a swap engine nothing is written, and the drive's rates stay zero. Throws RunError when the drive fails.
 plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions& options);
