@@ -12,6 +12,7 @@ namespace {
 // Long enough to outlast the burst of a drive's cache and the slice of a scheduler.
 constexpr double kSeconds = 0.2;
 constexpr int64_t kRequestBytesMost = MiB(4).count, kRequestBytesLeast = MiB(1).count;
+constexpr size_t kCopyBytesMost = MiB(192).count;  // half of it is one piece of work, a small part of kSeconds
 constexpr int64_t kDepthMost = 24, kDepthLeast = 8;
 static_assert(kRateProbeBytes >= OptimizerLoad::kBytesMost);
 static_assert(kRateProbeBytes.count >= kDepthMost * kRequestBytesMost);
@@ -66,7 +67,7 @@ plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions&
     profile.optimizer = probe.lane(Lane::optim, update);
   }
   if (options.link_each_way.count > 0) {
-    CopyLoad copy(options.memory);
+    CopyLoad copy(options.memory.first(std::min(options.memory.size(), kCopyBytesMost)));
     profile.h2d = std::min(probe.lane(Lane::h2d, copy), options.link_each_way);
     profile.d2h = profile.h2d;
     profile.beside = as_copies_each_way(profile.beside);

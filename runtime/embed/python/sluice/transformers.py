@@ -83,7 +83,7 @@ class _Epochs:
         self._rows = rows
         self._args = args
         self._micro_batches = math.ceil(rows / args.per_device_train_batch_size)
-        self.steps_each = max(math.ceil(self._micro_batches / args.gradient_accumulation_steps), 1)
+        self.steps_each = math.ceil(self._micro_batches / args.gradient_accumulation_steps)
         self.steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * self.steps_each)
         self._epoch, self._order = None, None
 
