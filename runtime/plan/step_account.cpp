@@ -117,6 +117,8 @@ class Accountant {
 
 Microseconds LaneTime::stalled() const { return std::accumulate(stalled_on.begin(), stalled_on.end(), handover); }
 
+bool LaneTime::did_something() const { return busy.count > 0 || bytes > 0 || flops > 0 || stalled().count > 0; }
+
 LaneTime& LaneTime::operator+=(const LaneTime& other) {
   busy += other.busy;
   for (size_t lane = 0; lane < kLaneCount; ++lane) stalled_on[lane] += other.stalled_on[lane];

@@ -21,6 +21,8 @@ struct LaneTime {
   double flops = 0;
 
   Microseconds stalled() const;
+  // Also where all its ops ran beside others of their lane, which have their time.
+  bool did_something() const;
   LaneTime& operator+=(const LaneTime& other);
   LaneTime& operator/=(int64_t times);
 };

@@ -28,12 +28,10 @@ ordered_json lane_json(const plan::LaneTime& time, double times) {
   return json;
 }
 
-bool did_something(const plan::LaneTime& time) { return time.busy.count > 0 || time.stalled().count > 0; }
-
 ordered_json lanes_json(const std::array<plan::LaneTime, kLaneCount>& lanes, double times) {
   ordered_json json = ordered_json::object();
   for (size_t lane = 0; lane < kLaneCount; ++lane)
-    if (did_something(lanes[lane])) json[lane_name(lane)] = lane_json(lanes[lane], times);
+    if (lanes[lane].did_something()) json[lane_name(lane)] = lane_json(lanes[lane], times);
   return json;
 }
 

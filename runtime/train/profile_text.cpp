@@ -40,7 +40,7 @@ std::vector<std::pair<std::string, Microseconds>> causes_of(const plan::LaneTime
 
 // "41.2 ms +3.1 ms read 1.2 GB/s": busy, stalled and most on what, rate.
 std::string cell_of(const plan::LaneTime& time) {
-  if (time.busy.count <= 0 && time.stalled().count <= 0) return "-";
+  if (!time.did_something()) return "-";
   std::string text = to_string(time.busy);
   if (const auto causes = causes_of(time); !causes.empty() && time.stalled().count >= 0.01 * time.busy.count)
     text += " +" + to_string(time.stalled()) + ' ' + causes.front().first;
@@ -123,8 +123,7 @@ std::string blocks_table(const plan::StepAccount& mean, const Job& job, const st
   table.add(with_names({"block"}, used));
   for (size_t b = 0; b < mean.blocks.size(); ++b) {
     const auto& lanes = mean.blocks[b];
-    const bool idle = std::all_of(lanes.begin(), lanes.end(), [](const auto& lane) { return lane.busy.count <= 0; });
-    if (idle) continue;
+    if (std::none_of(lanes.begin(), lanes.end(), [](const auto& lane) { return lane.did_something(); })) continue;
     const std::string name = b < job.shape.blocks.size() ? job.shape.blocks[b].name : "beside the blocks";
     table.add(with_cells({name}, lanes, used));
   }

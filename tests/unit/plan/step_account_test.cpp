@@ -72,6 +72,15 @@ TEST(StepAccount, TransfersInFlightTogetherAreBusyOnce) {
   EXPECT_EQ(account.lanes[kRead].bytes, 18);
 }
 
+TEST(StepAccount, ABlockWhoseTransfersRanBesideAnothersDidSomething) {
+  Schedule schedule;
+  schedule.ops = {op_of(Lane::read, 0, {}, 5), op_of(Lane::read, 1, {}, 6)};
+  const StepAccount account = account_of(schedule, {{{0}, {10}}, {{2}, {8}}}, two_blocks());
+  EXPECT_DOUBLE_EQ(account.blocks[1][kRead].busy.count, 0);
+  EXPECT_TRUE(account.blocks[1][kRead].did_something());
+  EXPECT_FALSE(account.blocks[1][kH2d].did_something());
+}
+
 TEST(StepAccount, AGroupsUpdateCountsForItsFirstBlockAndOpsOfNoBlockApart) {
   Schedule schedule;
   schedule.ops = {op_of(Lane::optim, kNone, {}), op_of(Lane::optim, kNone, {}), op_of(Lane::optim, kNone, {})};
