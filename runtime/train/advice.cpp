@@ -4,22 +4,26 @@
 #include <cstdio>
 #include <functional>
 
+#include "runtime/exec/block_prediction.h"
+
 namespace sluice::train {
 namespace {
 
 constexpr double kWorthSaying = 0.03;
 
-// Times of passes grow with their tokens; what they allocate does so at most.
-exec::BlockPasses scaled(const exec::BlockPasses& measured, double times) {
-  exec::BlockPasses passes = exec::slowed(measured, times);
+// What was measured is not measured again: times of passes grow with their tokens, and what they allocate does so at
+// most.
+exec::BlockPasses passes_at(const Job& job, const BatchShape& batch) {
+  if (job.target) return exec::predict_block_passes(job.setup.model, pass_size(job.setup, batch), *job.target);
+  const double times = static_cast<double>(batch.tokens_max) / static_cast<double>(job.batch.tokens_max);
+  exec::BlockPasses passes = exec::slowed(job.passes, times);
   for (Bytes* each : {&passes.transient, &passes.device_transient})
     *each = {static_cast<int64_t>(static_cast<double>(each->count) * std::max(times, 1.0))};
   return passes;
 }
 
 plan::JobShape shape_at(const Job& job, const BatchShape& batch) {
-  const double times = static_cast<double>(batch.tokens_max) / static_cast<double>(job.batch.tokens_max);
-  plan::JobShape shape = shape_of(job.setup, job.sources, batch, scaled(job.passes, times));
+  plan::JobShape shape = shape_of(job.setup, job.sources, batch, passes_at(job, batch));
   shape.process_bytes = job.shape.process_bytes;  // not what planning has taken since
   shape.device_memory_rate = job.shape.device_memory_rate;
   shape.device_process_bytes = job.shape.device_process_bytes;

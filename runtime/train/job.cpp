@@ -293,6 +293,7 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
         "a loss of the program's own sees logits in the host's memory, and the job computes on " + job.gpu->name(),
         "set device: cpu, or leave the loss out");
   if (target) {
+    job.target = *target;
     plan_for(*target, job);
   } else {
     // At the first start of such a job; at later ones it is known.

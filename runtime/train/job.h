@@ -29,6 +29,7 @@ struct Job {
   LearningRate learning_rate;
   BatchShape batch;
   exec::JobSources sources;
+  std::optional<plan::Machine> target;  // that it is planned for, in place of this machine
   exec::BlockPasses passes;
   std::vector<std::filesystem::path> measurements;  // files of the cache that passes and rates are kept in
   SwapPlace swap_place;                             // of a run

@@ -207,7 +207,9 @@ int print_plan(const Config& config, const PlanOptions& options) {
   Streams streams({});
   Job job = prepare_job(config, options.rehearse ? Purpose::rehearse : Purpose::inspect, target, streams.work());
   if (options.beside) {
-    const Job other = prepare_job(*options.beside, Purpose::inspect, target, streams.work());
+    Job other = prepare_job(*options.beside, Purpose::inspect, target, streams.work());
+    other.shape.process_bytes = job.shape.process_bytes;  // not what planning the first one has left in this process
+    other.planned = plan::make_plan(other.shape, other.request);
     std::printf("%s", line_diff(plan_text(job), plan_text(other)).c_str());
   } else if (options.json) {
     std::printf("%s\n", plan::to_json(job.planned, job.shape, job.request.caps, forecast_of(job)).c_str());

@@ -226,6 +226,22 @@ def test_in_place_takes_half_the_space_and_resumes_after_a_clean_end(stopped_in_
     assert outcome.tensors(resumed) == outcome.tensors(whole)
 
 
+def test_in_place_renews_the_checkpoint_of_steps_that_fp16_skipped(workshop, tmp_path):
+    """Such a step writes nothing: the bytes of the checkpoint before it are those of the new one."""
+    job = jobs.job_of(workshop, jobs.TINY, "full", "fp16", **plans.DISK.keys(), checkpoint="in_place",
+                      lr_scheduler="constant", auto_resume_from_checkpoints=True)
+    whole = sluice_run.train(job, tmp_path / "whole")
+    skipped = next(i for i, each in enumerate(whole.column("skipped"), 1) if each and i > 1)
+    first = sluice_run.train({**job, "max_steps": skipped - 1}, tmp_path)
+    before = checkpoint_files.manifest_of(at(skipped - 1, first.output_dir))
+    second = sluice_run.train({**job, "max_steps": skipped}, tmp_path)
+    assert second.column("skipped")[-1]
+    assert sorted(first.output_dir.glob("checkpoint-*")) == [at(skipped, first.output_dir)]
+    assert checkpoint_files.manifest_of(at(skipped, first.output_dir)) == before
+    assert fsck(first.output_dir).returncode == 0
+    outcome.assert_identical(sluice_run.train(job, tmp_path), whole, "a run that renewed its checkpoint")
+
+
 def test_in_place_says_that_it_cannot_resume_what_was_overwritten(stopped_in_place, tmp_path):
     job, first = stopped_in_place
     (at(HALF, first.output_dir) / "void").write_text("as before a step that was killed\n")
