@@ -7,22 +7,22 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "swap/io_backend.h"
 
 namespace sluice::swap {
 namespace {
 
-constexpr uint64_t kWakeUser = ~uint64_t{0};
+constexpr uint64_t kWakeUser = ~uint64_t{0}, kNobody = kWakeUser - 1;
 // The kernel registers at most 1 GiB per buffer.
 constexpr size_t kRegisteredPieceBytes = size_t{1} << 30;
-// Of requests by the kernel, in a row: a minute without memory is given up.
-constexpr int kRefusalsMax = 60'000;
 constexpr std::chrono::milliseconds kRefusalPause{1};
 
 class UringBackend final : public IoBackend {
  public:
-  UringBackend(const io_uring& ring, int depth) : ring_(ring), depth_(depth), wake_fd_(eventfd(0, EFD_CLOEXEC)) {
+  UringBackend(const io_uring& ring, int depth, std::chrono::milliseconds patience)
+      : ring_(ring), depth_(depth), wake_fd_(eventfd(0, EFD_CLOEXEC)), refusals_max_(patience / kRefusalPause) {
     listen_for_wake();
   }
   ~UringBackend() override {
@@ -31,20 +31,25 @@ class UringBackend final : public IoBackend {
   }
 
   size_t submit(std::span<const IoRequest> requests) override {
+    flush();  // nothing, unless the kernel refused what is there
     size_t taken = 0;
     for (; taken < requests.size() && in_flight_ < depth_; ++taken) {
-      io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-      if (sqe == nullptr) break;
-      prepare(sqe, requests[taken]);
-      ++in_flight_;
+      if (io_uring_sqe* sqe = io_uring_get_sqe(&ring_); sqe != nullptr) {
+        prepare(sqe, requests[taken]);
+        ++in_flight_;
+      } else if (given_up_) {
+        refused_.push_back({requests[taken].user, -ENOMEM});
+      } else {
+        break;
+      }
     }
     if (taken > 0) flush();
     return taken;
   }
 
   std::vector<IoOutcome> reap() override {
-    std::vector<IoOutcome> outcomes;
-    bool woken = false;
+    std::vector<IoOutcome> outcomes = std::exchange(refused_, {});
+    bool woken = !listens_ && in_flight_ == 0 && outcomes.empty() && wait_for_wake();
     while (outcomes.empty() && !woken) {
       io_uring_cqe* cqe = nullptr;
       const int waited = io_uring_wait_cqe(&ring_, &cqe);
@@ -56,13 +61,14 @@ class UringBackend final : public IoBackend {
         cqe = nullptr;
         if (outcome.user == kWakeUser) {
           woken = true;
-        } else {
+          listens_ = false;
+        } else if (outcome.user != kNobody) {
           --in_flight_;
           outcomes.push_back(outcome);
         }
       }
     }
-    if (woken) listen_for_wake();
+    if (!listens_) listen_for_wake();
     return outcomes;
   }
 
@@ -107,24 +113,49 @@ class UringBackend final : public IoBackend {
     return -1;
   }
   void listen_for_wake() {
+    flush();
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    SLUICE_CHECK(sqe != nullptr, "the ring keeps a place for waking");
+    if (sqe == nullptr) return;  // full of what the kernel refuses
     io_uring_prep_read(sqe, wake_fd_, &wake_count_, sizeof wake_count_, 0);
     io_uring_sqe_set_data64(sqe, kWakeUser);
+    listens_ = true;
     flush();
+  }
+  // Without the ring, and true.
+  bool wait_for_wake() {
+    ssize_t got;
+    do got = read(wake_fd_, &wake_count_, sizeof wake_count_);
+    while (got < 0 && errno == EINTR);
+    return true;
   }
   // Without memory for requests the kernel takes a part of them, or none for the moment. What stayed in the ring would
   // be waited for in vain.
   void flush() {
-    for (int refusals = 0; io_uring_sq_ready(&ring_) > 0;) {
+    for (int64_t refusals = 0; io_uring_sq_ready(&ring_) > 0;) {
       const int taken = io_uring_submit(&ring_);
       if (taken > 0) {
         refusals = 0;
+        given_up_ = false;
         continue;
       }
       const bool passes = taken == 0 || taken == -EINTR || taken == -EAGAIN || taken == -EBUSY;
-      SLUICE_CHECK(passes && ++refusals < kRefusalsMax, std::string("io_uring_submit: ") + std::strerror(-taken));
+      if (!passes || given_up_ || ++refusals >= refusals_max_) return give_up(passes ? -ENOMEM : taken);
       std::this_thread::sleep_for(kRefusalPause);
+    }
+  }
+  // What the kernel has not taken ends with that error, as if it had taken it. The places stay in the ring until it
+  // does.
+  void give_up(int error) {
+    given_up_ = true;
+    for (unsigned left = io_uring_sq_ready(&ring_); left > 0; --left) {
+      io_uring_sqe* sqe = &ring_.sq.sqes[(ring_.sq.sqe_tail - left) & *ring_.sq.kring_mask];
+      const uint64_t user = sqe->user_data;
+      io_uring_prep_nop(sqe);
+      io_uring_sqe_set_data64(sqe, kNobody);
+      if (user == kWakeUser) listens_ = false;
+      if (user == kWakeUser || user == kNobody) continue;
+      --in_flight_;
+      refused_.push_back({user, error});
     }
   }
 
@@ -133,12 +164,16 @@ class UringBackend final : public IoBackend {
   int in_flight_ = 0;
   int wake_fd_;
   uint64_t wake_count_ = 0;
+  bool listens_ = false;
+  int64_t refusals_max_;            // in a row
+  bool given_up_ = false;           // nothing was taken since
+  std::vector<IoOutcome> refused_;  // not reaped yet
   std::vector<iovec> registered_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<IoBackend>> make_uring_backend(int depth) {
+Result<std::unique_ptr<IoBackend>> make_uring_backend(int depth, std::chrono::milliseconds patience) {
   io_uring ring{};
   // One more place than requests, for waking.
   const int refused = io_uring_queue_init(static_cast<unsigned>(depth) + 1, &ring, 0);
@@ -148,7 +183,7 @@ Result<std::unique_ptr<IoBackend>> make_uring_backend(int depth) {
                  refused == -ENOMEM ? "raise `ulimit -l` or set offload.io_backend: thread"
                                     : "allow it (container seccomp profile, sysctl kernel.io_uring_disabled=0) or set "
                                       "offload.io_backend: thread"};
-  return std::unique_ptr<IoBackend>(std::make_unique<UringBackend>(ring, depth));
+  return std::unique_ptr<IoBackend>(std::make_unique<UringBackend>(ring, depth, patience));
 }
 
 }  // namespace sluice::swap

@@ -104,5 +104,27 @@ TEST_F(UringBackendTest, AsksAgainWhereTheKernelTakesNone) {
   }
 }
 
+TEST_F(UringBackendTest, WhatTheKernelRefusesForTooLongEnds) {
+  Result<std::unique_ptr<IoBackend>> made = make_uring_backend(8, std::chrono::milliseconds(3));
+  ASSERT_TRUE(made.ok());
+  backend_ = std::move(made.value());
+  g_refusal = -EAGAIN;
+  g_refusals = 1 << 30;
+  for (int round = 0; round < 5; ++round) {  // the ring has less room each time, and none in the end
+    const std::vector<IoRequest> requests = writes(3);
+    const size_t taken = backend_->submit(requests);
+    ASSERT_EQ(taken, requests.size());
+    const std::vector<IoOutcome> outcomes = backend_->reap();
+    ASSERT_EQ(outcomes.size(), taken);
+    for (const IoOutcome& outcome : outcomes) EXPECT_EQ(outcome.result, -ENOMEM);
+  }
+  backend_->wake();
+  EXPECT_TRUE(backend_->reap().empty()) << "woken, though nothing can listen for it in the ring";
+  g_refusals = 0;
+  backend_->wake();
+  EXPECT_TRUE(backend_->reap().empty());
+  expect_taken_and_ended(5);
+}
+
 }  // namespace
 }  // namespace sluice::swap
