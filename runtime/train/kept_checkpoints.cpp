@@ -178,6 +178,17 @@ void KeptCheckpoints::renewed(const fs::path& folder, const fs::path& from) {
   keep_newest();
 }
 
+void KeptCheckpoints::copied() {
+  if (config_.save_total_limit == 0) return;
+  std::vector<fs::path> all = find_checkpoints(config_.output_dir);
+  for (; all.size() > static_cast<size_t>(config_.save_total_limit); all.erase(all.begin())) {
+    const auto kept = std::find_if(kept_.begin(), kept_.end(),
+                                   [&](const Kept& each) { return same_folder(each.folder, all.front()); });
+    drop(kept == kept_.end() ? Kept{all.front(), std::nullopt} : *kept);
+    if (kept != kept_.end()) kept_.erase(kept);
+  }
+}
+
 // One of the newest's name that was there before.
 void KeptCheckpoints::forget_replaced() {
   for (auto kept = kept_.begin(); kept + 1 != kept_.end();) {

@@ -274,6 +274,18 @@ def test_a_drive_that_is_no_longer_used_is_given_back_with_the_last_checkpoint_t
     assert swap_files(new) and not (old / "sluice-swap").exists()
 
 
+def test_so_is_one_whose_last_checkpoint_makes_room_for_a_copy(job, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    job = {**job, "lr_scheduler": "constant", "save_total_limit": 1}
+    sluice_run.train({**job, "max_steps": HALF, "offload": {**job["offload"], "nvme_path": [str(old)]}}, tmp_path)
+    assert swap_files(old)
+    memory = {**plans.MEMORY.offload, "optimizer_state": "fp32", "nvme_path": [str(new)]}
+    run = sluice_run.train({**job, "offload": memory, "auto_resume_from_checkpoints": True}, tmp_path)
+    assert list(run.output_dir.glob("checkpoint-*")) == [at(STEPS, run.output_dir)]
+    assert not checkpoint_files.manifest_of(at(STEPS, run.output_dir))
+    assert not (old / "sluice-swap").exists()
+
+
 def test_copies_of_a_run_in_memory_count_among_those_that_are_kept(job, tmp_path):
     job = {**job, "lr_scheduler": "constant", "save_steps": 1, "save_total_limit": 3}
     memory = {**job, "device": plans.MEMORY.device, "offload": {**plans.MEMORY.offload, "optimizer_state": "fp32"}}
