@@ -133,12 +133,10 @@ class ConfigReader {
              qlora != nullptr ? "use adapter: lora with load_in_8bit: true, or remove it" : "keep one of them");
     return four ? 4 : eight ? 8 : 0;
   }
-  // What asks for that many bits.
+  // What asks for that many bits, beside `adapter: qlora`.
   const Setting* bits_setting(int bits) const {
     const Setting* direct = find(bits == 4 ? "load_in_4bit" : "load_in_8bit");
-    if (direct != nullptr && as_bool(direct->value.text).value_or(false)) return direct;
-    const Setting* other = find("quantization_bit");
-    return other != nullptr && !is_unset(other->value) ? other : find("adapter");
+    return direct != nullptr && as_bool(direct->value.text) == true ? direct : find("quantization_bit");
   }
   void refuse_bnb_keys(std::string_view beside, const std::string& fix) const {
     for (const char* key : {"bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype"})
@@ -186,8 +184,7 @@ class ConfigReader {
       config_.lora_dropout = read_number(*dropout, {.max = 1, .ends = NumberRange::Ends::below_max}, "0.05");
     for (const auto& [key, value] :
          {std::pair("peft_use_rslora", &config_.peft_use_rslora), std::pair("peft_use_dora", &config_.peft_use_dora)})
-      if (const Setting* setting = find(key); setting != nullptr && setting->value.kind != DocumentValue::Kind::null)
-        *value = read_bool(*setting);
+      if (const Setting* setting = find(key)) *value = read_bool(*setting);
     if (config_.lora_model_dir.empty()) config_.lora_alpha = 2 * static_cast<double>(config_.lora_r);
     read_if("lora_alpha", config_.lora_alpha, {.ends = NumberRange::Ends::above_min}, "32");
     if (!config_.lora_model_dir.empty()) return;

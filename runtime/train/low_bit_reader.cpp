@@ -51,7 +51,7 @@ LowBitReader::LowBitReader(models::TensorIndex& index, const std::map<std::strin
   const models::LowBitCheckpoint checkpoint = models::take_low_bit_descriptions(index);
   for (const auto& [name, format] : checkpoint.formats) {
     const auto shape = shapes.find(name);
-    if (shape == shapes.end())
+    if (shape == shapes.end() || shape->second.size() != 2)
       throw SetupError(index.files.at(0).string() + ": tensor '" + name + "' is quantised, and not one of the layers'",
                        "quantise the model again with the default modules");
     StoredLowBits matrix{format, shape->second[0], shape->second[1]};

@@ -24,9 +24,11 @@ std::optional<double> number_of(const DocumentValue& value) {
   return number;
 }
 
-Position place_of(const DocumentField& field) {
-  return field.value.position.line > 0 ? field.value.position : field.position;
+// Of nothing, the parser gives the place of what comes next.
+Position place_of(const DocumentValue& value, Position otherwise) {
+  return value.is_null() ? otherwise : value.position;
 }
+Position place_of(const DocumentField& field) { return place_of(field.value, field.position); }
 
 }  // namespace
 
@@ -34,8 +36,8 @@ MachineBlock::MachineBlock(std::string origin, std::string name, const DocumentV
                            const Keys& keys)
     : origin_(std::move(origin)), name_(std::move(name)), value_(value), position_(position) {
   if (value.kind != DocumentValue::Kind::block)
-    throw SetupError(place(value.position.line > 0 ? value.position : position) + ": " +
-                         (name_.empty() ? "a machine" : name_) + " must be a block of keys, not " + shown(value),
+    throw SetupError(place(place_of(value, position)) + ": " + (name_.empty() ? "a machine" : name_) +
+                         " must be a block of keys, not " + shown(value),
                      kSources);
   check_keys(keys);
 }

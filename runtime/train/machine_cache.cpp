@@ -51,20 +51,16 @@ class Host {
     return all;
   }
 
-  // Nothing: none there, unreadable, too old. `why` says which.
-  std::optional<plan::Machine> cached(std::string& why) const {
-    why = "there is no earlier probe of this hardware";
+  // Nothing: none there, unreadable, too old.
+  std::optional<plan::Machine> cached() const {
     if (!std::filesystem::exists(file_)) return std::nullopt;
     try {
       plan::Machine machine = read_machine(file_);
       const std::optional<double> days = days_since(machine.measured);
-      why = "the last probe is of " + machine.measured + ", more than " + std::to_string(static_cast<int>(kDaysMax)) +
-            " days ago";
       if (machine.drives.size() != paths_.size() || !days || *days > kDaysMax) return std::nullopt;
       for (size_t i = 0; i < paths_.size(); ++i) machine.drives[i].path = absolute(paths_[i]);
       return machine;
-    } catch (const SetupError& error) {
-      why = error.error().message;
+    } catch (const SetupError&) {
       return std::nullopt;
     }
   }
@@ -146,9 +142,8 @@ int run_probe(const ProbeOptions& options) {
   const Host host(gpu.get(), options.nvme_paths, options.quick ? ProbeLength::quick : ProbeLength::full);
   host.check_cache_is_writable();
   for (const std::string& line : host.remarks()) std::fprintf(stderr, "note: %s\n", line.c_str());
-  std::string why;
   std::optional<plan::Machine> machine;
-  if (!options.force) machine = host.cached(why);
+  if (!options.force) machine = host.cached();
   const bool cached = machine.has_value();
   if (!cached) {
     forget_measurements();

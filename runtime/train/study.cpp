@@ -150,15 +150,19 @@ class StudyReader {
   // One setting of a job, or a block of them under `offload`.
   void add_setting(const DocumentField& field, const std::string& prefix, CellSettings& settings) const {
     const std::string spelling = prefix + field.key;
-    if (spelling == "offload" && field.value.kind == DocumentValue::Kind::block) {
-      for (const DocumentField& inner : field.value.fields) add_setting(inner, "offload.", settings);
-      return;
-    }
+    if (spelling == "offload") return add_offload(field, settings);
     const Key* key = find_key(spelling);
     const bool foreign = key == nullptr && prefix.empty() && find_foreign_key(field.key) != nullptr;
     if (key == nullptr && !foreign)
       refuse(field.position, "unknown key '" + spelling + "'", advice_for_unknown_key(field.key, prefix));
     settings[key == nullptr ? spelling : std::string(key->name)] = yaml_of(field.value);
+  }
+
+  void add_offload(const DocumentField& offload, CellSettings& settings) const {
+    if (offload.value.kind != DocumentValue::Kind::block && !offload.value.is_null())
+      refuse(offload.position, "offload must be a block of keys, not " + shown(offload.value),
+             "for example: offload: {params: disk}, or in a grid: offload.params: [host, disk]");
+    for (const DocumentField& inner : offload.value.fields) add_setting(inner, "offload.", settings);
   }
 
   void read_settings_of_all() {
@@ -217,6 +221,9 @@ class StudyReader {
   // NAME: {label: {key: value, ...}, ...}
   Axis named_axis(const DocumentField& field) const {
     Axis axis{field.key, {}};
+    if (field.value.fields.empty())
+      refuse(field.position, field.key + " has no value: there is no cell",
+             "give it at least one, for example: " + field.key + ": {brain: {bf16: true}}");
     for (const DocumentField& named : field.value.fields) {
       if (named.value.kind != DocumentValue::Kind::block)
         refuse(named.position, named.key + " must be a block of a job's keys, not " + shown(named.value),
@@ -264,7 +271,7 @@ class StudyReader {
 
   [[noreturn]] void refuse_cell(const StudyCell& cell, Error error) const {
     constexpr std::string_view kOrigin = "command line: ";
-    const bool of_no_cell = error.message.starts_with(study_.base.string() + ":");
+    const bool of_no_cell = is_error_of({}, error);
     if (of_no_cell || is_error_of(overrides_, error)) throw SetupError(std::move(error));
     const std::string place = place_of(error, cell);
     // Settings of a cell reach the job's reader as those of a command line do.
@@ -323,6 +330,9 @@ class StudyReader {
   }
 
   void read_where(const DocumentField& where, PublishedFigure& figure) const {
+    if (where.value.kind != DocumentValue::Kind::block && !where.value.is_null())
+      refuse(where.position, "where must be a block of the grid's keys, not " + shown(where.value),
+             "for example: where: {" + axes_[0].name + ": " + axes_[0].values[0].label + "}");
     for (const DocumentField& field : where.value.fields) {
       const auto axis = std::find_if(axes_.begin(), axes_.end(), [&](const Axis& a) { return a.name == field.key; });
       std::vector<std::string_view> names;

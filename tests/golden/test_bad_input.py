@@ -334,6 +334,11 @@ def test_an_output_dir_that_is_not_empty_is_refused(case):
     case.refused(re.escape(str(case.output)), "resume|empty")
 
 
+def test_an_output_dir_that_is_a_file_is_refused(case):
+    case.output.write_text("years of work")
+    case.refused(re.escape(f"{case.output} is not a folder"), "fix: give output_dir a folder")
+
+
 def test_a_checkpoint_to_resume_from_that_is_not_there_is_named(case):
     case.job["resume_from_checkpoint"] = str(case.directory / "checkpoint-7")
     case.refused("checkpoint-7")

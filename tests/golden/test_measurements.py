@@ -1,6 +1,7 @@
 """What a job's first start measured, the next one plans with: a file in the cache folder, used while it holds."""
 
 import json
+import os
 import time
 
 import pytest
@@ -66,12 +67,23 @@ def test_figures_that_the_steps_prove_wrong_are_dropped(workshop, tmp_path, cach
     assert not file.exists()
 
 
+def without_a_block_or_time(text):
+    """Of passes, a block less than the model has; of rates, no time that anybody could read."""
+    document = json.loads(text)
+    if "blocks_us" in document["value"]:
+        document["value"]["blocks_us"].pop()
+    else:
+        document["measured"] = "some time ago"
+    return json.dumps(document)
+
+
 @pytest.mark.parametrize("damage", [
     lambda text: text[: len(text) // 2],
     lambda text: "",
     lambda text: text.replace('"blocks_us"', '"blocks"').replace('"beside"', '"besides"'),
     lambda text: text.replace('"measured": "20', '"measured": "19'),
-], ids=["cut", "empty", "renamed", "old"])
+    without_a_block_or_time,
+], ids=["cut", "empty", "renamed", "old", "without_a_block_or_time"])
 def test_what_does_not_hold_is_measured_anew(workshop, tmp_path, cache, damage):
     forecast(workshop, tmp_path)
     damaged = {file: damage(file.read_text()) for file in cache.iterdir()}
@@ -86,6 +98,29 @@ def test_what_does_not_hold_is_measured_anew(workshop, tmp_path, cache, damage):
 def test_a_folder_that_cannot_be_written_costs_nothing_else(workshop, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     assert forecast(workshop, tmp_path)["step_seconds"] > 0
+
+
+def test_without_a_home_jobs_run_and_nothing_is_kept(workshop, tmp_path, monkeypatch):
+    for variable in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    before = {path for path in tmp_path.rglob("*")}
+    run = sluice_run.train(job_of(workshop, tmp_path), tmp_path)
+    assert len(run.log) == jobs.RECIPE.steps
+    made = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path not in before}
+    assert made <= {"job.yaml", "out", "swap"}
+    # What cannot do without it says so.
+    done = sluice_run.sluice("probe", "--quick", "--nvme", tmp_path, "--out", tmp_path / "m.yaml")
+    assert done.returncode == 2 and "neither XDG_CACHE_HOME nor HOME is set\n  fix: set one" in done.stderr
+    assert not (tmp_path / "m.yaml").exists()
+
+
+def test_figures_of_long_ago_go_when_others_come(workshop, tmp_path, cache):
+    cache.mkdir(parents=True)
+    for name, days in (("old.json", 8), ("young.json", 6)):
+        (cache / name).write_text(json.dumps({"key": {"kind": name}}))
+        os.utime(cache / name, (time.time() - days * 86400,) * 2)
+    forecast(workshop, tmp_path)
+    assert not (cache / "old.json").exists() and (cache / "young.json").exists()
 
 
 def lora_job(workshop, tmp_path, **keys):

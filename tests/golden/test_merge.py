@@ -82,15 +82,20 @@ def test_the_merged_model_answers_as_base_and_adapter(workshop, tmp_path):
     torch.testing.assert_close(merged["logits"], apart["logits"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ("nf4", "int8"))
-def test_a_quantised_base_is_expanded_where_asked(workshop, tmp_path, kind):
-    model_dir, quantised = workshop.model(WIDE), tmp_path / "quantised"
+def save_quantised(model_dir, directory, kind):
     settings = {"load_in_8bit": True} if kind == "int8" else {
         "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     model = transformers.AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=torch.float32, device_map="cpu", quantization_config=transformers.BitsAndBytesConfig(**settings))
-    model.save_pretrained(quantised)
-    transformers.AutoTokenizer.from_pretrained(model_dir).save_pretrained(quantised)
+    model.save_pretrained(directory)
+    transformers.AutoTokenizer.from_pretrained(model_dir).save_pretrained(directory)
+    return model
+
+
+@pytest.mark.parametrize("kind", ("nf4", "int8"))
+def test_a_quantised_base_is_expanded_where_asked(workshop, tmp_path, kind):
+    model_dir, quantised = workshop.model(WIDE), tmp_path / "quantised"
+    model = save_quantised(model_dir, quantised, kind)
     adapter_dir = new_adapter(model_dir, tmp_path / "adapter", ["q_proj", "down_proj"])
     keys = ("--adapter", adapter_dir, "--model", quantised, "--out", tmp_path / "merged")
     refused = merge(*keys)
@@ -113,6 +118,22 @@ def test_a_quantised_base_is_expanded_where_asked(workshop, tmp_path, kind):
     theirs = dict(merged.named_parameters())
     for name, parameter in loaded.named_parameters():
         torch.testing.assert_close(parameter, theirs[name], rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_what_is_quantised_and_no_matrix_of_the_layers_is_named(workshop, tmp_path):
+    model_dir, quantised = workshop.model(WIDE), tmp_path / "quantised"
+    save_quantised(model_dir, quantised, "nf4")
+    adapter_dir = new_adapter(model_dir, tmp_path / "adapter", ["q_proj"])
+    file, matrix = quantised / "model.safetensors", "model.layers.0.self_attn.q_proj.weight"
+    tensors = safetensors.torch.load_file(file)
+    for wrong in ("model.extra.weight", "model.norm.weight"):
+        pieces = {wrong + name.removeprefix(matrix): value.clone() for name, value in tensors.items()
+                  if name.startswith(matrix)}
+        assert len(pieces) > 3
+        safetensors.torch.save_file(tensors | pieces, file, metadata={"format": "pt"})
+        refused = merge("--adapter", adapter_dir, "--model", quantised, "--out", tmp_path / "merged", "--dtype", "f32")
+        assert refused.returncode == EXIT_SETUP and not (tmp_path / "merged").exists()
+        assert f"{file}: tensor '{wrong}' is quantised, and not one of the layers'\n  fix: " in refused.stderr
 
 
 class TestBadInput:

@@ -78,9 +78,30 @@ def test_a_read_only_drive_is_refused(tmp_path):
     assert "Read-only file system" in done.stderr and "fix: mount it for writing" in done.stderr
 
 
-def test_a_file_that_cannot_be_written_is_refused_first(tmp_path):
-    done = probe(tmp_path, "--nvme", str(tmp_path), out="absent/m.yaml")
+@pytest.mark.parametrize("out", ("absent/m.yaml", "."))
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path, out):
+    done = probe(tmp_path, "--nvme", str(tmp_path), out=out)
     assert done.returncode == EXIT_SETUP and "cannot write" in done.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    done = probe(tmp_path, "--nvme", str(tmp_path))
+    assert done.returncode == EXIT_SETUP
+    assert f"cannot write to {tmp_path}/cache/sluice\n  fix: set XDG_CACHE_HOME to a folder" in done.stderr
+    assert not (tmp_path / "m.yaml").exists()
+
+
+def test_two_folders_of_one_drive_are_said_to_be_one(tmp_path):
+    """And a file that is no machine's is written anew."""
+    (tmp_path / "m.yaml").write_text("a shopping list")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    done = probe(tmp_path, "--nvme", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/b and {tmp_path}/a are on one drive: no faster than one of them" in done.stderr
+    machine = yaml.safe_load((tmp_path / "m.yaml").read_text())
+    assert [drive["path"] for drive in machine["drives"]] == [str(tmp_path / "a"), str(tmp_path / "b")]
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg"), reason="there is a GPU")

@@ -1,6 +1,7 @@
 """LoRA over a base in low bits, against peft over the same base of bitsandbytes."""
 
 import json
+import subprocess
 from dataclasses import replace
 
 import bitsandbytes
@@ -129,10 +130,30 @@ def test_a_checkpoint_of_bitsandbytes_is_read_as_it_is(workshop, tmp_path):
     theirs = judge.train()(input_ids=ours["token_ids"].long()[None]).logits[0]
     torch.testing.assert_close(ours["logits"], theirs.detach().float(), rtol=1e-4, atol=1e-4)
 
+    other = workshop.job(model_dir, recipe, **keys_of(dict(adapter="lora", load_in_8bit=True), adapter_dir, tmp_path / "o"))
+    refused = sluice_run.try_train({**other, "base_model": str(saved)}, tmp_path / "o")
+    assert refused.exit_code == 2 and not (tmp_path / "o" / "nvme").exists()
+    assert f"{saved} is quantised already, to nf4, double quantised, and " in refused.stderr
+    assert "asks for 8 bits\n  fix: remove load_in_4bit or load_in_8bit, or give base_model plain weights" in refused.stderr
     full = sluice_run.try_train({**workshop.job(model_dir, recipe), "base_model": str(saved)}, tmp_path / "full")
     assert full.exit_code == 2 and "such a base is frozen, beside an adapter" in full.stderr
     lora = workshop.job(model_dir, recipe, **keys_of({"adapter": "lora"}, adapter_dir, tmp_path / "c"))
     assert sluice_run.train({**lora, "base_model": str(saved)}, tmp_path / "c").column("loss") == runs[0].column("loss")
+
+
+def test_a_checkpoint_of_scales_that_are_not_quantised_needs_no_cache(workshop, tmp_path):
+    model_dir, (format_keys, settings) = workshop.model(WIDE), FORMATS["nf4"]
+    recipe = replace(RECIPE, steps=2)
+    saved = tmp_path / "saved-4bit"
+    load_quantised(model_dir, **settings).save_pretrained(saved)
+    transformers.AutoTokenizer.from_pretrained(model_dir).save_pretrained(saved)
+    adapter_dir = new_adapter(model_dir, tmp_path / "adapter")
+    plain = workshop.job(model_dir, recipe, **keys_of(format_keys, adapter_dir, tmp_path / "a"))
+    read = workshop.job(model_dir, recipe, **keys_of({"adapter": "lora"}, adapter_dir, tmp_path / "b"))
+    ours = sluice_run.train(plain, tmp_path / "a")
+    theirs = sluice_run.train({**read, "base_model": str(saved)}, tmp_path / "b")
+    assert ours.column_text("loss") == theirs.column_text("loss")
+    assert caches(tmp_path / "a") and not (tmp_path / "b" / "nvme" / "quantised").exists()
 
 
 def test_8_bits_follow_the_expanded_weights(workshop, tmp_path):
@@ -188,6 +209,34 @@ def test_an_abandoned_or_damaged_cache_is_not_used(workshop, tmp_path):
     cache.rename(abandoned)
     sluice_run.train(job, tmp_path / "again")
     assert caches(tmp_path) == [cache] and file.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_made_is_refused_before_a_step(workshop, tmp_path):
+    job = workshop.job(workshop.model(WIDE), RECIPE, adapter="lora", load_in_8bit=True, lora_r=4, lora_target_linear=True,
+                       offload={"nvme_path": [str(tmp_path / "nvme")]})
+    (tmp_path / "nvme").mkdir()
+    (tmp_path / "nvme" / "quantised").write_text("of someone else")
+    refused = sluice_run.try_train(job, tmp_path)
+    assert refused.exit_code == 2 and str(tmp_path / "nvme" / "quantised") in refused.stderr
+    assert "fix: check the folder's permissions, or name another in offload.nvme_path" in refused.stderr
+    assert (tmp_path / "nvme" / "quantised").read_text() == "of someone else" and refused.log == []
+
+
+def test_a_drive_without_room_for_the_cache_is_refused_before_a_step(workshop, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")
+    try:
+        job = workshop.job(workshop.model(WIDE), RECIPE, adapter="lora", load_in_8bit=True, lora_r=4,
+                           lora_target_linear=True, offload={"nvme_path": [str(small)]})
+        refused = sluice_run.try_train(job, tmp_path)
+        assert refused.exit_code == 2 and refused.log == [] and list(small.iterdir()) == []
+        assert f"{small}/quantised has " in refused.stderr and "free, and the base in low bits takes " in refused.stderr
+        assert "fix: free space, or name a drive that has it in offload.nvme_path" in refused.stderr
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 @pytest.mark.parametrize(("keys", "message"), (

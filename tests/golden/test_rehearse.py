@@ -1,5 +1,6 @@
 """`sluice plan --rehearse`: real drives and copies, compute waited for, beside the simulation."""
 
+import json
 import re
 from pathlib import Path
 
@@ -55,3 +56,25 @@ def test_this_machine_is_rehearsed_too(job):
     done = sluice_run.sluice("plan", job, "--rehearse")
     assert done.returncode == 0, done.stderr
     assert rows(done.stdout)["step"][1] > 0
+
+
+def test_the_emulated_device_is_rehearsed_over_its_link(workshop, tmp_path):
+    """All weights train: there is no adapter to begin with."""
+    keys = jobs.job_of(workshop, jobs.TINY, "full", "bf16", device="emulated", output_dir=str(tmp_path / "out"),
+                       offload={**ON_DISK, "nvme_path": [str(tmp_path / "swap")]})
+    done = sluice_run.sluice("plan", sluice_run.write_job(tmp_path / "job.yaml", keys), "--rehearse")
+    assert done.returncode == 0, done.stderr
+    lanes = rows(done.stdout)
+    assert all(rehearsed > 0 for _, rehearsed in (lanes["h2d busy"], lanes["d2h busy"], lanes["write busy"]))
+    assert not (tmp_path / "out").exists() and not list((tmp_path / "swap").glob("*"))
+
+
+def test_a_machine_without_a_gpu_is_planned_with_one_memory(job, slow_gpu, tmp_path):
+    without_gpu = tmp_path / "without_gpu.yaml"
+    without_gpu.write_text(re.sub(r"(?m)^device_memory: .*\n", "", slow_gpu.read_text()))
+    for machine, memory in ((slow_gpu, "separate"), (without_gpu, "unified")):
+        done = sluice_run.sluice("plan", job, "--machine", machine, "--json")
+        assert done.returncode == 0, done.stderr
+        plan = json.loads(done.stdout)
+        assert f"memory: {memory}\n" in plan["plan_yaml"]
+        assert (plan["peak_bytes"]["device"]["total"] == 0) == (memory == "unified")

@@ -84,6 +84,15 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"offload:\n  params: host\n  optimizer: device\n",
                 "job.yaml:6:3: offload.params is elsewhere, and offload.optimizer: device updates in the "
                 "device's memory alone\n  fix: remove offload.params, or use offload.optimizer: auto"},
+        Refusal{"offload:\n  gradients: host\n  optimizer: device\n",
+                "job.yaml:6:3: offload.gradients is elsewhere, and offload.optimizer: device updates in the "
+                "device's memory alone\n  fix: remove offload.gradients, or use offload.optimizer: auto"},
+        Refusal{"offload: {max_gpu: GiB}\n",
+                "job.yaml:5:20: offload.max_gpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
+                "or TB, not 'GiB'\n  fix: for example: offload.max_gpu: 22GiB"},
+        Refusal{"offload: {max_gpu: infGiB}\n",
+                "job.yaml:5:20: offload.max_gpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
+                "or TB, not 'infGiB'\n  fix: for example: offload.max_gpu: 22GiB"},
         Refusal{"offload:\n  max_gpu: 22\n",
                 "job.yaml:6:12: offload.max_gpu must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
                 "or TB, not '22'\n  fix: for example: offload.max_gpu: 22GiB"},
@@ -123,7 +132,30 @@ INSTANTIATE_TEST_SUITE_P(
                 "offload.nvme_path: [/mnt/nvme0, /mnt/nvme1]"},
         Refusal{"adapter: lora\nlora_r: 4\nlora_target_modules: [q_proj, '']\n",
                 "job.yaml:7:22: lora_target_modules must be a name or a list of names, not a list\n  fix: for "
-                "example: lora_target_modules: [q_proj, v_proj]"}));
+                "example: lora_target_modules: [q_proj, v_proj]"},
+        Refusal{
+            "adapter: lora\nlora_r: 4\nlora_target_modules: 'q_proj, ,v_proj'\n",
+            "job.yaml:7:22: lora_target_modules must be a name or a list of names, not 'q_proj, ,v_proj'\n  fix: for "
+            "example: lora_target_modules: [q_proj, v_proj]"},
+        Refusal{"adapter: lora\nlora_r: 4\nlora_target_modules: {q_proj: true}\n",
+                "job.yaml:7:22: lora_target_modules must be a name or a list of names, not a block of keys\n  fix: for "
+                "example: lora_target_modules: [q_proj, v_proj]"},
+        Refusal{"offload: {nvme_path: []}\n",
+                "job.yaml:5:22: offload.nvme_path must be a path or a list of paths, not a list\n  fix: for example: "
+                "offload.nvme_path: [/mnt/nvme0, /mnt/nvme1]"},
+        Refusal{"offload: {nvme_path: [/a, '']}\n",
+                "job.yaml:5:27: offload.nvme_path must be a path or a list of paths, not ''\n  fix: for example: "
+                "offload.nvme_path: [/mnt/nvme0, /mnt/nvme1]"},
+        Refusal{"max_steps: [1]\n",
+                "job.yaml:5:12: max_steps must be a whole number from 1, not a list\n  fix: for example: max_steps: "
+                "500"},
+        Refusal{"bf16: [true]\n",
+                "job.yaml:5:7: bf16 must be true or false, not a list\n  fix: for example: bf16: true"},
+        Refusal{"output_dir: ''\n",
+                "job.yaml:5:13: output_dir must be a path, not ''\n  fix: for example: output_dir: outputs/my-model"},
+        Refusal{"micro_batch_size: " + std::string(70, 'x') + "\n",
+                "job.yaml:5:19: micro_batch_size must be a whole number from 1 to 1073741824, not '" +
+                    std::string(60, 'x') + "...'\n  fix: for example: micro_batch_size: 2"}));
 
 INSTANTIATE_TEST_SUITE_P(
     values_out_of_range, MinimalJobWith,
@@ -160,6 +192,18 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"warmup_steps: 10.5\n",
                 "job.yaml:5:15: warmup_steps must be a whole number of steps, or a share of them below 1, not "
                 "'10.5'\n  fix: for example: warmup_steps: 10"},
+        Refusal{"warmup_steps: 1e16\n",
+                "job.yaml:5:15: warmup_steps must be a whole number of steps, or a share of them below 1, not "
+                "'1e16'\n  fix: for example: warmup_steps: 10"},
+        Refusal{"weight_decay: inf\n",
+                "job.yaml:5:15: weight_decay must be a number from 0, not 'inf'\n  fix: for example: weight_decay: "
+                "0.01"},
+        Refusal{"seed: 9223372036854775808\n",
+                "job.yaml:5:7: seed must be a whole number from 0, not '9223372036854775808'\n  fix: for example: "
+                "seed: 42"},
+        Refusal{"offload: {max_disk: 1048577TiB}\n",
+                "job.yaml:5:21: offload.max_disk must be a size above 0 with its unit: KiB, MiB, GiB, TiB, KB, MB, GB "
+                "or TB, not '1048577TiB'\n  fix: for example: offload.max_disk: 22GiB"},
         Refusal{"adam_beta2: 1\n",
                 "job.yaml:5:13: adam_beta2 must be a number from 0 to below 1, not '1'\n  fix: for example: "
                 "adam_beta2: 0.999"},
@@ -238,6 +282,24 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"adapter: qlora\nload_in_8bit: true\n",
                 "job.yaml:6:1: 8 bits are asked for, and 4 as well\n  fix: use adapter: lora with load_in_8bit: true, "
                 "or remove it"},
+        Refusal{"adapter: lora\nload_in_8bit: true\nload_in_4bit: true\n",
+                "job.yaml:6:1: 8 bits are asked for, and 4 as well\n  fix: keep one of them"},
+        Refusal{"adapter: lora\nload_in_8bit: false\nload_in_4bit: true\nquantization_bit: 8\n",
+                "job.yaml:8:1: 8 bits are asked for, and 4 as well\n  fix: keep one of them"},
+        Refusal{"load_in_4bit: false\nquantization_bit: 4\n",
+                "job.yaml:6:1: weights in 4 bits are frozen, and full fine-tuning trains all\n  fix: add adapter: "
+                "qlora, or remove it"},
+        Refusal{"adapter: lora\nload_in_8bit: true\nbnb_4bit_quant_type: nf4\n",
+                "job.yaml:7:1: bnb_4bit_quant_type is given, but nothing asks for 4 bits\n  fix: remove it: it is "
+                "about 4 bits"},
+        Refusal{"adapter: qlora\nlora_r: 8\nlora_target_linear: true\nbf16: true\nbnb_4bit_compute_dtype: float32\n",
+                "job.yaml:9:1: bnb_4bit_compute_dtype is 'float32', and the job computes in bf16\n  fix: remove it"},
+        Refusal{"adapter: qlora\nlora_r: 8\nlora_target_linear: true\nbnb_4bit_compute_dtype: bfloat16\n",
+                "job.yaml:8:1: bnb_4bit_compute_dtype is 'bfloat16', and the job computes in fp32\n  fix: add bf16: "
+                "true"},
+        Refusal{"adapter: lora\nlora_r: 8\nlora_model_dir: ''\nlora_target_modules: []\n",
+                "job.yaml:5:1: adapter: lora has no target\n  fix: add lora_target_linear: true, or "
+                "lora_target_modules: [q_proj, v_proj]"},
         Refusal{"adapter: lora\nquantization_type: nf4\n",
                 "job.yaml:6:1: quantization_type is given, but nothing asks for 4 bits\n  fix: add load_in_4bit: true, "
                 "or remove it"},
@@ -336,8 +398,13 @@ TEST_F(ConfigRefusals, datasets) {
             "job.yaml:6:5: unknown key 'datasets.field_mesages'\n  fix: did you mean 'field_messages'?");
   EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: chat_template\n    train_on_eos: all\n"),
             "job.yaml:6:5: datasets.train_on_eos: 'all' is not supported\n  fix: remove it");
+  EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: chat_template\n    train_on_eos: [turn, last]\n"),
+            "job.yaml:6:5: datasets.train_on_eos: a list is not supported\n  fix: remove it");
   EXPECT_EQ(with("datasets:\n  - path: data.jsonl\n    type: alpaca\n    type: alpaca\n"),
             "job.yaml:6:5: 'datasets.type' is given twice\n  fix: keep one");
+  EXPECT_EQ(with("datasets:\n  - ~\n"),
+            "job.yaml:4:5: a dataset must be a block with path and type, not nothing\n  fix: for example: a dataset: "
+            "{path: data.jsonl, type: alpaca}");
 }
 
 TEST_F(ConfigRefusals, wrong_chat_keys_are_named_with_their_place) {
@@ -355,6 +422,9 @@ TEST_F(ConfigRefusals, wrong_chat_keys_are_named_with_their_place) {
       with("    message_property_mappings: {role: [from]}\n"),
       "job.yaml:6:39: datasets.message_property_mappings.role must be the name of a field, not a list\n  fix: for "
       "example: datasets.message_property_mappings.role: from");
+  EXPECT_EQ(with("    message_property_mappings: {role: ''}\n"),
+            "job.yaml:6:39: datasets.message_property_mappings.role must be the name of a field, not ''\n  fix: for "
+            "example: datasets.message_property_mappings.role: from");
   EXPECT_EQ(with("    message_property_mappings: {role: from}\n    message_field_role: who\n"),
             "job.yaml:6:33: datasets.message_property_mappings.role and datasets.message_field_role exclude one "
             "another\n  fix: keep message_property_mappings");
@@ -374,7 +444,7 @@ TEST_F(ConfigRefusals, all_wrong_keys_are_named_at_once_in_the_order_of_the_file
   EXPECT_EQ(
       refusal("base_model: model\nlearning_rat: 2e-5\nwandb_project: mine\ndatasets:\n"
               "  - {path: data.jsonl, type: alpaca, shards: 4}\nseed: 1\nseed: 2\noffload:\n  optimiser: disk\n",
-              {"max_step=5"}),
+              {"max_step=5", "see=1"}),
       "job.yaml:2:1: unknown key 'learning_rat'\n  fix: did you mean 'learning_rate'?\n"
       "job.yaml:3:1: wandb_project: 'mine' is not supported\n  fix: nothing is sent anywhere: remove it, and read "
       "trainer_log.jsonl in output_dir\n"
@@ -382,7 +452,8 @@ TEST_F(ConfigRefusals, all_wrong_keys_are_named_at_once_in_the_order_of_the_file
       "field_messages, message_property_mappings and roles\n"
       "job.yaml:7:1: 'seed' is given twice, first in line 6\n  fix: keep one\n"
       "job.yaml:9:3: unknown key 'offload.optimiser'\n  fix: did you mean 'optimizer'?\n"
-      "command line: unknown key 'max_step'\n  fix: did you mean 'max_steps'?");
+      "command line: unknown key 'max_step'\n  fix: did you mean 'max_steps'?\n"
+      "command line: unknown key 'see'\n  fix: did you mean 'seed'?");
 }
 
 TEST_F(ConfigRefusals, special_tokens_that_are_not_the_tokenizers_are_all_named) {
@@ -411,6 +482,8 @@ TEST_F(ConfigRefusals, text_that_is_not_yaml_is_named_with_its_place) {
             "quotes at this place");
   EXPECT_EQ(refusal(""), "job.yaml: holds no keys\n  fix: write lines of the form `key: value`");
   EXPECT_EQ(refusal("just words\n"), "job.yaml: holds no keys\n  fix: write lines of the form `key: value`");
+  EXPECT_EQ(refusal("? [a]\n"), "job.yaml:1:3: a key must be a word\n  fix: write lines of the form `key: value`");
+  EXPECT_EQ(refusal("a: 1\n---\nb: 2\n---\nc: 3\n"), "job.yaml: holds more than one YAML document\n  fix: keep one");
   EXPECT_EQ(refusal("a: 1\n---\nb: 2\n"), "job.yaml: holds more than one YAML document\n  fix: keep one");
 }
 
@@ -433,6 +506,27 @@ TEST_F(ConfigRefusals, anchors_that_repeat_a_long_text_are_stopped) {
   std::string text = "a: &a " + std::string(1 << 20, 'x') + "\nb: [*a";
   for (int i = 0; i < 64; ++i) text += ", *a";
   EXPECT_EQ(refusal(text + "]\n"), "job.yaml: holds too much text for a job\n  fix: write less");
+}
+
+TEST_F(ConfigRefusals, what_batches_of_a_program_leave_no_place_for) {
+  const auto of_program = [](DataFrom data, const std::string& more) {
+    try {
+      load_config(JobText{"base_model: model\nlearning_rate: 1e-5\n" + more, "job.yaml", {}, data});
+    } catch (const SetupError& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  for (const DataFrom data : {DataFrom::own_rows, DataFrom::own_batches}) {
+    EXPECT_EQ(of_program(data, "val_set_size: 0.1\n"),
+              "job.yaml:3:1: val_set_size is about a job's own datasets, and this job's data comes from the program\n"
+              "  fix: remove it");
+    EXPECT_EQ(of_program(data, "val_set_size: 0\nsample_packing: false\n"), "accepted");
+  }
+  EXPECT_EQ(of_program(DataFrom::own_rows, "num_epochs: 2\n"), "accepted");
+  EXPECT_EQ(of_program(DataFrom::own_batches, "num_train_epochs: 2\n"),
+            "job.yaml:3:1: num_train_epochs is about epochs, and the program gives batches, which have none\n"
+            "  fix: remove it");
 }
 
 TEST_F(ConfigRefusals, a_file_that_is_not_there_or_is_a_folder) {
@@ -458,6 +552,9 @@ TEST_F(ConfigRefusals, the_command_line) {
             "command line: unknown key 'offload.max_cpus'\n  fix: did you mean 'max_cpu'?");
   EXPECT_EQ(refusal(minimal(), {"max_steps=1", "max_steps=2"}),
             "command line: 'max_steps' is given twice\n  fix: keep one");
+  EXPECT_EQ(refusal(minimal(), {"micro_batch_size=1", "per_device_train_batch_size=2"}),
+            "command line: 'per_device_train_batch_size' and 'micro_batch_size' are one key under two names\n  fix: "
+            "keep one");
   EXPECT_EQ(refusal(minimal(), {"datasets=[{path: ["}),
             "command line: datasets:1:1: not YAML: end of sequence flow not found\n  fix: check indentation, colons "
             "and quotes at this place");

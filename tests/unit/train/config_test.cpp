@@ -271,6 +271,44 @@ fp16:
   EXPECT_EQ(config.notes.size(), 4u) << "model_type, tokenizer_type, gradient_checkpointing, flash_attention";
 }
 
+TEST_F(ConfigTest, a_key_that_says_no_needs_nothing_beside_it) {
+  // With any other value each of them is refused beside the others.
+  const Config config = load(minimal(R"(adapter: ''
+lora_r: 0
+lora_target_modules: []
+lora_target_linear: false
+lora_dropout: 0.0
+lora_model_dir: ''
+quantization_bit: 0
+bnb_4bit_use_double_quant: false
+bnb_4bit_compute_dtype: ''
+dataset_prepared_path: ''
+save_total_limit: 0
+checkpoint: in_place
+offload:
+)"));
+  EXPECT_EQ(config.adapter, Adapter::none);
+  EXPECT_EQ(config.low_bits, std::nullopt);
+  EXPECT_EQ(config.dataset_prepared_path, load(minimal()).dataset_prepared_path);
+  EXPECT_EQ(config.save_total_limit, load(minimal()).save_total_limit);
+  EXPECT_EQ(config.offload.params, Residence::automatic);
+  EXPECT_TRUE(config.notes.empty());
+}
+
+TEST_F(ConfigTest, a_tilde_is_the_home_folder_where_there_is_one) {
+  const auto output_dir = [](const std::string& text) {
+    return load(minimal("output_dir: '" + text + "'\n")).output_dir;
+  };
+  ::setenv("HOME", "/people/ada", 1);
+  EXPECT_EQ(output_dir("~/out"), "/people/ada/out");
+  EXPECT_EQ(output_dir("~"), "/people/ada");
+  EXPECT_EQ(output_dir("~bob/out"), "~bob/out");
+  ::setenv("XDG_CACHE_HOME", "/cache", 1);
+  ::unsetenv("HOME");
+  EXPECT_EQ(output_dir("~/out"), "~/out");
+  ::setenv("HOME", "/people/ada", 1);
+}
+
 TEST_F(ConfigTest, fp16_computes_in_f16) {
   EXPECT_EQ(load(minimal("")).compute_dtype, Dtype::f32);
   const Config config = load(minimal("fp16: true\n"));
@@ -316,6 +354,8 @@ TEST_F(ConfigTest, low_bits_are_asked_for_in_the_words_of_axolotl_transformers_a
   EXPECT_EQ(bits("adapter: lora\nload_in_4bit: true\nbnb_4bit_quant_type: fp4\nbnb_4bit_use_double_quant: false\n"),
             (LowBitFormat{LowBit::fp4, false}));
   EXPECT_EQ(bits("adapter: lora\nload_in_8bit: true\n"), (LowBitFormat{LowBit::int8, false}));
+  EXPECT_EQ(bits("adapter: lora\nload_in_8bit: true\nbf16: true\nbnb_4bit_compute_dtype: bf16\n"),
+            (LowBitFormat{LowBit::int8, false}));
   EXPECT_EQ(bits("finetuning_type: lora\nquantization_bit: 4\nquantization_method: bnb\ndouble_quantization: true\n"),
             (LowBitFormat{LowBit::nf4, true}));
   EXPECT_EQ(bits("bf16: true\nadapter: qlora\nbnb_4bit_compute_dtype: torch.bfloat16\n"),
@@ -347,6 +387,9 @@ TEST_F(ConfigTest, an_optimizer_is_a_rule_and_a_format_of_states) {
   EXPECT_EQ(format("fp32"), MomentFormat::f32);
   EXPECT_EQ(format("bf16"), MomentFormat::bf16);
   EXPECT_EQ(format("8bit"), MomentFormat::int8);
+  const Config both = load(minimal("optimizer: lion_8bit\noffload: {optimizer_state: 8bit}\n"));
+  EXPECT_EQ(both.update_rule, UpdateRule::lion);
+  EXPECT_EQ(both.offload.optimizer_state, MomentFormat::int8);
 }
 
 TEST_F(ConfigTest, warmup_steps_below_one_is_a_share_as_in_transformers) {
@@ -370,6 +413,8 @@ TEST_F(ConfigTest, resume_true_means_the_newest_checkpoint) {
 TEST_F(ConfigTest, a_path_may_be_one_text_or_a_list) {
   EXPECT_EQ(load(minimal("offload: {nvme_path: /mnt/a}\n")).offload.nvme_path,
             std::vector<std::filesystem::path>{"/mnt/a"});
+  EXPECT_EQ(load(minimal("offload: {emulate: configs/machine/rtx4090_desktop.yaml}\n")).offload.emulate,
+            "configs/machine/rtx4090_desktop.yaml");
 }
 
 TEST_F(ConfigTest, the_command_line_goes_over_the_file) {
@@ -387,6 +432,15 @@ TEST_F(ConfigTest, nothing_on_the_command_line_takes_a_value_back) {
   const std::string job = minimal("max_steps: 5\n");
   EXPECT_EQ(load(job, {"max_steps="}).max_steps, std::nullopt);
   EXPECT_EQ(load(job, {"max_steps=null"}).num_epochs, 1.0);
+}
+
+TEST_F(ConfigTest, keys_of_others_at_the_value_that_is_ours_are_accepted_in_a_list_too) {
+  const Config config = load(
+      "base_model: model\nlearning_rate: 1e-5\nsave_strategy: [steps]\ndatasets:\n"
+      "  - {path: data.jsonl, type: alpaca, field: text}\ndataset_dir: data\n");
+  EXPECT_EQ(config.datasets[0].field, "");
+  EXPECT_EQ(config.notes, std::vector<std::string>{"job.yaml:6:1: dataset_dir changes nothing here: `datasets` are "
+                                                   "named by their paths"});
 }
 
 TEST_F(ConfigTest, dataset_keys_at_the_value_that_is_ours_are_accepted) {

@@ -49,6 +49,12 @@ TEST_F(DatasetInfo, names_are_its_entries_in_their_order) {
   EXPECT_EQ(config.datasets[1].roles.at("tool"), std::vector<std::string>{"observation"});
 }
 
+TEST_F(DatasetInfo, without_dataset_dir_it_lies_in_data) {
+  load(R"({"one": {"file_name": "one.json"}, "two": {"file_name": "two.json"}})");
+  write("job.yaml", "model_name_or_path: model\nlearning_rate: 1e-5\ndataset: one\n");
+  EXPECT_EQ(load_config("job.yaml").datasets.at(0).path, "data/one.json");
+}
+
 TEST_F(DatasetInfo, max_samples_cuts_each_dataset_and_never_lengthens_one) {
   const Config config =
       load(R"({"one": {"file_name": "one.json"}, "two": {"file_name": "two.json", "num_samples": 10}})",

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "runtime/core/result.h"
+#include "runtime/train/machine_summary.h"
 
 namespace sluice::train {
 namespace {
@@ -71,7 +72,8 @@ TEST(MachineFile, drives_alike_are_numbered_and_limited_together) {
 TEST(MachineFile, what_is_written_is_read_back) {
   plan::Machine machine =
       parse_machine(with("    rates:", "    count: 2\n    rated_tbw: 600 TB\n    rates:"), "m.yaml");
-  machine.name = "a \"quoted\" \\ name";
+  machine.name = "a \"quoted\" \\ name\nin two lines";
+  machine.device_bytes = GiB(24);
   machine.measured = "2026-11-23T10:38:34Z";
   machine.gemm[Dtype::f32] = {1.5e12, 10, 20, 30, {7}, 0.03, 0.25};
   machine.attention[Dtype::f32] = {1e12, 8e11, 64, 96, 32, {9}, 0.05, 0.5};
@@ -80,7 +82,8 @@ TEST(MachineFile, what_is_written_is_read_back) {
   machine.beside[0][3] = 0.75;
   const plan::Machine again = parse_machine(machine_text(machine), "m.yaml");
   EXPECT_EQ(machine_text(again), machine_text(machine));
-  EXPECT_EQ(again.name, machine.name);
+  EXPECT_EQ(again.name, "a \"quoted\" \\ name in two lines");
+  EXPECT_EQ(again.device_bytes, GiB(24));
   EXPECT_EQ(again.gemm.at(Dtype::f32).k_half, 30);
   EXPECT_EQ(again.gemm.at(Dtype::f32).error_worst, 0.25);
   EXPECT_EQ(again.drives.at(1).page_cache, true);
@@ -145,17 +148,89 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"depth: 16", "depth: 0",
                 "m.yaml:12:37: drives[0].rates[0].depth must be a whole number from 1, not '0'\n  fix: for example: "
                 "depth: 16"},
+        Refusal{"depth: 16", "depth: 16x",
+                "m.yaml:12:37: drives[0].rates[0].depth must be a whole number from 1, not '16x'\n  fix: for example: "
+                "depth: 16"},
+        Refusal{"depth: 16", "depth: 1.5",
+                "m.yaml:12:37: drives[0].rates[0].depth must be a whole number from 1, not '1.5'\n  fix: for example: "
+                "depth: 16"},
+        Refusal{"depth: 16", "depth: 1e7",
+                "m.yaml:12:37: drives[0].rates[0].depth must be a whole number from 1, not '1e7'\n  fix: for example: "
+                "depth: 16"},
+        Refusal{"cores: 8", "cores: [8]",
+                "m.yaml:1:8: cores must be a whole number from 1, not a list\n  fix: for example: cores: 16"},
+        Refusal{"cores: 8", "cores: inf",
+                "m.yaml:1:8: cores must be a whole number from 1, not 'inf'\n  fix: for example: cores: 16"},
+        Refusal{"cores: 8", "name: [mine]\ncores: 8",
+                "m.yaml:1:7: name must be a text, not a list\n  fix: for example: name: my machine"},
+        Refusal{"cores: 8", "name: ''\ncores: 8",
+                "m.yaml:1:7: name must be a text, not ''\n  fix: for example: name: my machine"},
+        Refusal{"{rate: 165 TFLOP/s}", "{rate: 165 TFLOP/s, m_half: -1}",
+                "m.yaml:3:42: gemm.bf16.m_half must be a number from 0, not '-1'\n  fix: for example: m_half: 64"},
+        Refusal{"{rate: 165 TFLOP/s}", "{rate: 165 TFLOP/s, m_half: some}",
+                "m.yaml:3:42: gemm.bf16.m_half must be a number from 0, not 'some'\n  fix: for example: m_half: 64"},
+        Refusal{"{rate: 165 TFLOP/s}", "{rate: 165 TFLOP/s, m_half: 1e19}",
+                "m.yaml:3:42: gemm.bf16.m_half must be a number from 0, not '1e19'\n  fix: for example: m_half: 64"},
+        Refusal{"{rate: 165 TFLOP/s}", "{rate: 165 TFLOP/s, overhead: -1 us}",
+                "m.yaml:3:44: gemm.bf16.overhead must be at least 0, not '-1 us'\n  fix: write what the machine does, "
+                "or run `sluice probe`"},
+        Refusal{"21 GB/s", "[21 GB/s]",
+                "m.yaml:7:6: h2d must be a rate with its unit, not a list\n  fix: for example: h2d: 7 GB/s"},
+        Refusal{
+            "    rates:", "    page_cache: maybe\n    rates:",
+            "m.yaml:12:17: drives[0].page_cache must be true or false, not 'maybe'\n  fix: for example: page_cache: "
+            "true"},
+        Refusal{"    rates:", "    spinning: [true]\n    rates:",
+                "m.yaml:12:15: drives[0].spinning must be true or false, not a list\n  fix: for example: spinning: "
+                "true"},
+        Refusal{"[{threads: 8, alone: 60 GB/s, beside_compute: 50 GB/s, compute_left: 0.9}]", "[]",
+                "m.yaml:13:12: optimizer must be a list with at least one entry, not a list\n  fix: for example: "
+                "optimizer: [{threads: 8, alone: 60 GB/s, beside_compute: 50 GB/s, compute_left: 1}]"},
+        Refusal{"[{threads: 8, alone: 60 GB/s, beside_compute: 50 GB/s, compute_left: 0.9}]", "fast",
+                "m.yaml:13:12: optimizer must be a list with at least one entry, not 'fast'\n  fix: for example: "
+                "optimizer: [{threads: 8, alone: 60 GB/s, beside_compute: 50 GB/s, compute_left: 1}]"},
+        Refusal{"compute_left: 0.9", "compute_left: 0",
+                "m.yaml:13:81: optimizer[0].compute_left must be a share above 0 and at most 1, not '0'\n  fix: for "
+                "example: compute_left: 0.8"},
+        Refusal{"compute_left: 0.9", "compute_left: most",
+                "m.yaml:13:81: optimizer[0].compute_left must be a share above 0 and at most 1, not 'most'\n  fix: for "
+                "example: compute_left: 0.8"},
         Refusal{"compute_left: 0.9", "compute_left: 1.5",
                 "m.yaml:13:81: optimizer[0].compute_left must be a share above 0 and at most 1, not '1.5'\n  fix: for "
                 "example: compute_left: 0.8"}));
 
-TEST(MachineFile, that_is_not_there_is_named) {
-  try {
-    read_machine("/nowhere/m.yaml");
-    FAIL();
-  } catch (const SetupError& error) {
-    EXPECT_EQ(error.error().message, "/nowhere/m.yaml: cannot be read");
+TEST(MachineFile, without_keys_or_values_is_named_with_its_place) {
+  EXPECT_EQ(refusal("- cores: 8\n"), "m.yaml:1:1: a machine must be a block of keys, not a list\n  fix: " + kSource);
+  EXPECT_EQ(refusal(with("cores: 8", "cores:")),
+            "m.yaml:1:1: cores must be a whole number from 1, not nothing\n  fix: for example: cores: 16");
+  EXPECT_EQ(refusal(with("gemm: {bf16: {rate: 165 TFLOP/s}}", "gemm:")),
+            "m.yaml:3:1: gemm must be a block of keys, not nothing\n  fix: " + kSource);
+  EXPECT_EQ(refusal(""), "m.yaml: a machine must be a block of keys, not nothing\n  fix: " + kSource);
+}
+
+TEST(MachineFile, that_is_not_there_or_a_folder_is_named) {
+  for (const char* file : {"/nowhere/m.yaml", "/"}) {
+    try {
+      read_machine(file);
+      FAIL() << file;
+    } catch (const SetupError& error) {
+      EXPECT_EQ(error.error().message, std::string(file) + ": cannot be read");
+    }
   }
+}
+
+TEST(MachineSummary, says_whose_memory_and_copies_it_speaks_of) {
+  const plan::Machine without = parse_machine(with("[{threads: 8,", "[{threads: 1,"), "m.yaml");
+  plan::Machine with_gpu = parse_machine(with("cores: 8", "name: tower\ncores: 8"), "m.yaml");
+  with_gpu.device_bytes = GiB(24);
+  const std::string host = machine_summary(without), device = machine_summary(with_gpu);
+  const auto has = [](const std::string& text, const char* part) { return text.find(part) != std::string::npos; };
+  EXPECT_TRUE(has(host, "a machine, 64.00 GiB of RAM, no GPU: compute is the processor's\n")) << host;
+  EXPECT_TRUE(has(host, "copies are the memcpy of the emulated device")) << host;
+  EXPECT_TRUE(has(host, "  1 thread  ")) << host;
+  EXPECT_TRUE(has(device, "tower, 64.00 GiB of RAM, 24.00 GiB of GPU memory\n")) << device;
+  EXPECT_FALSE(has(device, "memcpy")) << device;
+  EXPECT_TRUE(has(device, "  8 threads  ")) << device;
 }
 
 TEST(MachineFile, every_shipped_file_is_good) {

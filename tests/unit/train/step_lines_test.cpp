@@ -1,10 +1,13 @@
 // The line of a step says what people ask for; the one that lives fits the terminal and drops what is wanted least.
 #include "runtime/train/step_lines.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <sstream>
 #include <vector>
 
@@ -84,6 +87,17 @@ TEST(LiveLineOfARun, without_a_device_or_a_disk_does_not_speak_of_them) {
   EXPECT_EQ(text.find("VRAM"), std::string::npos) << text;
 }
 
+TEST(LiveLineOfARun, says_of_fp16_what_a_plain_line_says) {
+  RunState state = some_state();
+  EXPECT_EQ(run_text(state, 199, {}).find("scale"), std::string::npos);
+  state.last->loss_scale = 65536;
+  state.last->skipped = true;
+  const std::string text = run_text(state, 199, {});
+  EXPECT_NE(text.find("loss 2.5000  overflow, skipped  scale 65536  grad"), std::string::npos) << text;
+  EXPECT_EQ(run_text(state, 62, {}), "300/1000  loss 2.5000  overflow, skipped  ETA 3 min 20 s")
+      << "that a step is skipped is wanted before its speed";
+}
+
 TEST(LiveLineOfARun, shows_the_first_step_before_it_has_ended) {
   RunState state;
   state.steps_total = 100;
@@ -119,6 +133,49 @@ TEST(StepLinesOnAPipe, are_none_when_quiet) {
 TEST(StepLinesOnAPipe, are_the_logs_lines_as_json) {
   EXPECT_EQ(lines_of({.output = StepOutput::json, .steps_total = 2, .every = 10}, 2),
             (std::vector<std::string>{to_json_line(some_record(1)), to_json_line(some_record(2))}));
+}
+
+// A terminal beside stdout, which is a pipe.
+class StepLinesBesideATerminal : public testing::Test {
+ protected:
+  StepLinesBesideATerminal() {
+    setenv("TERM", "xterm", 1);
+    master_ = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK);
+    if (master_ >= 0 && grantpt(master_) == 0 && unlockpt(master_) == 0)
+      slave_ = open(ptsname(master_), O_RDWR | O_NOCTTY);
+  }
+  ~StepLinesBesideATerminal() override {
+    close(slave_);
+    close(master_);
+  }
+  void SetUp() override {
+    if (slave_ < 0) GTEST_SKIP() << "this place has no terminals";
+  }
+  // What the terminal has seen of one step, whose line goes to stdout.
+  std::string drawn(StepOutput output) const {
+    testing::internal::CaptureStdout();
+    {
+      Console console(STDOUT_FILENO);
+      LiveLine live(slave_);
+      StepLines lines(console, live, {.output = output, .steps_total = 1});
+      lines.advanced(0.5);
+      lines.ended(some_record(1));
+    }
+    EXPECT_EQ(testing::internal::GetCapturedStdout().empty(), output == StepOutput::none);
+    std::string text(1 << 12, '\0');
+    const ssize_t got = read(master_, text.data(), text.size());
+    return text.substr(0, static_cast<size_t>(std::max<ssize_t>(got, 0)));
+  }
+
+  int master_ = -1, slave_ = -1;
+};
+
+TEST_F(StepLinesBesideATerminal, live_there_when_stdout_has_json_and_else_not) {
+  const std::string text = drawn(StepOutput::json);
+  EXPECT_NE(text.find("0/1  first step 50%"), std::string::npos) << text;
+  EXPECT_TRUE(text.ends_with("\r\033[K")) << "the line of the last step stays: " << text;
+  EXPECT_EQ(drawn(StepOutput::lines), "");
+  EXPECT_EQ(drawn(StepOutput::none), "");
 }
 
 }  // namespace

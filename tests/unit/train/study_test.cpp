@@ -101,6 +101,67 @@ TEST_F(StudyTest, WrongKeysAreNamedWithTheirPlaceAndTheNearest) {
             "study.yaml:4:8: unknown key 'offload.parms'\n  fix: did you mean 'params'?");
 }
 
+TEST_F(StudyTest, OffloadIsABlockOfKeysWhereverItStands) {
+  const std::string fix = "\n  fix: for example: offload: {params: disk}, or in a grid: offload.params: [host, disk]";
+  EXPECT_EQ(refusal("settings: {offload: disk}\ngrid: {seed: [1]}\n"),
+            "study.yaml:4:12: offload must be a block of keys, not 'disk'" + fix);
+  EXPECT_EQ(refusal("grid: {offload: [host, disk]}\n"),
+            "study.yaml:4:8: offload must be a block of keys, not a list" + fix);
+  EXPECT_EQ(read("settings: {offload: }\ngrid: {seed: [1]}\n").cells.at(0).settings.size(), 1u);
+}
+
+TEST_F(StudyTest, KeysOfOtherTrainersMeanWhatTheyMeanInAJob) {
+  const Study study = read("settings: {gradient_checkpointing: true}\ngrid: {save_strategy: [steps]}\n");
+  EXPECT_EQ(load_config(study.base, study.cells[0].overrides()).notes.size(), 1u);
+  EXPECT_EQ(refusal("grid: {save_strategy: [steps, epoch]}\n"),
+            "study.yaml:4:31: save_strategy: 'epoch' is not supported\n  fix: use save_steps; the last step is always "
+            "saved");
+  EXPECT_TRUE(refusal("settings: {offload: {gradient_checkpointing: true}}\ngrid: {seed: [1]}\n")
+                  .starts_with("study.yaml:4:22: unknown key 'offload.gradient_checkpointing'"));
+}
+
+TEST_F(StudyTest, WhatIsWrongWithTheBaseJobIsSaidOfItAndWhatACellMakesOfItOfTheCell) {
+  write("job.yaml", minimal("micro_batch_size: two\n"));
+  EXPECT_TRUE(refusal("grid: {seed: [1, 2]}\n").starts_with("job.yaml:5:19: micro_batch_size must be"));
+  EXPECT_EQ(refusal("grid: {micro_batch_size: [1, 2]}\n"), "accepted");
+  write("job.yaml", minimal("fp16: true\n"));
+  EXPECT_EQ(refusal("grid: {bf16: [false, true]}\n"),
+            "study.yaml:4:22: job.yaml:5:1: fp16: true, and bf16: true at command line: a job computes in one of "
+            "them\n  fix: keep bf16: true, which needs no loss scale, or fp16: true alone");
+  EXPECT_EQ(refusal("grid: {learning_rate: [1e-5, ]}\n"), "accepted") << "a comma at the end is no value";
+  EXPECT_EQ(refusal("grid: {learning_rate: [1e-5, ~]}\n"),
+            "study.yaml:4:30: job.yaml: learning_rate is missing\n  fix: add, for example: learning_rate: 2e-5");
+}
+
+TEST_F(StudyTest, WhatTheFileLeavesOutIsNamedOrHasItsDefault) {
+  std::filesystem::create_directory("of_mine");
+  const auto said = [](const std::string& text) {
+    write("of_mine/sizes.yaml", text);
+    try {
+      const Study study = read_study("of_mine/sizes.yaml", {});
+      return study.title + " of " + study.base.string() + ", " + std::to_string(study.steps) + " steps";
+    } catch (const SetupError& error) {
+      return std::string(error.what());
+    }
+  };
+  const std::string job = (folder_ / "job.yaml").string();
+  EXPECT_EQ(said("base: " + job + "\noutput_dir: out\ngrid: {seed: [1]}\n"), "sizes of " + job + ", 5 steps");
+  EXPECT_EQ(said("base: ../job.yaml\noutput_dir: out\nsteps: 7\ngrid: {seed: [1]}\n"),
+            "sizes of of_mine/../job.yaml, 7 steps");
+  EXPECT_EQ(said("output_dir: out\ngrid: {seed: [1]}\n"),
+            "of_mine/sizes.yaml: base is missing\n  fix: add, for example: base: job.yaml");
+  EXPECT_EQ(said("base: job.yaml\ngrid: {seed: [1]}\n"),
+            "of_mine/sizes.yaml: output_dir is missing\n  fix: add, for example: output_dir: out/study");
+  EXPECT_EQ(said("base: [job.yaml]\noutput_dir: out\ngrid: {seed: [1]}\n"),
+            "of_mine/sizes.yaml:1:1: base must be a text, not a list");
+  EXPECT_EQ(said("base: ../job.yaml\noutput_dir: out\nsteps: 0\ngrid: {seed: [1]}\n"),
+            "of_mine/sizes.yaml:3:8: steps must be a whole number from 1, not '0'\n  fix: for example: steps: 5");
+  EXPECT_EQ(
+      said("base: ../job.yaml\ncolour: blue\n"),
+      "of_mine/sizes.yaml:2:1: unknown key 'colour'\n  fix: it must be a key of a study: title, base, output_dir, "
+      "steps, grid, settings, published");
+}
+
 TEST_F(StudyTest, ValuesThatMakeNoJobAreRefusedBeforeAnythingRuns) {
   EXPECT_EQ(refusal("grid:\n  seed: [1]\n  micro_batch_size: [1, two]\n"),
             "study.yaml:6:25: micro_batch_size must be a whole number from 1 to 1073741824, not 'two'\n  fix: for "
@@ -118,6 +179,9 @@ TEST_F(StudyTest, WhatIsNoTextListOrBlockIsRefusedWithItsPlace) {
                   .starts_with("study.yaml:4:1: settings must be a block of a job's keys, not a list"));
   EXPECT_TRUE(refusal("grid: {}\n").starts_with("study.yaml:4:1: grid must be a block of keys with lists of values"));
   EXPECT_TRUE(refusal("grid: {seed: []}\n").starts_with("study.yaml:4:8: seed must be a list of values"));
+  EXPECT_EQ(refusal("grid: {seed: [1], precision: {}}\n"),
+            "study.yaml:4:19: precision has no value: there is no cell\n  fix: give it at least one, for example: "
+            "precision: {brain: {bf16: true}}");
   EXPECT_TRUE(refusal("grid: {precision: {half: true}}\n")
                   .starts_with("study.yaml:4:20: half must be a block of a job's keys, not 'true'"));
   EXPECT_EQ(refusal("grid: {seed: [1]}\n", {"bf16"}),
@@ -180,6 +244,12 @@ TEST_F(StudyTest, PublishedFiguresBelongToValuesOfTheGrid) {
   EXPECT_EQ(refusal(grid + "where: {sed: 2}}\n"),
             "study.yaml:6:58: the grid has no 'sed'\n  fix: did you mean 'seed'?");
   EXPECT_TRUE(refusal(grid + "where: {seed: 3}}\n").find("seed has no '3' in the grid") != std::string::npos);
+  EXPECT_EQ(refusal(grid + "where: 2}\n"),
+            "study.yaml:6:50: where must be a block of the grid's keys, not '2'\n  fix: for example: where: {seed: 1}");
+  EXPECT_TRUE(read(grid + "where: }\n").published.at(0).where.empty());
+  EXPECT_EQ(refusal("grid: {seed: [1]}\npublished: [{what: a, source: b, tokens_per_second: -1}]\n"),
+            "study.yaml:5:53: tokens_per_second must be a number from 0 to 1e+09, not '-1'\n  fix: for example: "
+            "tokens_per_second: 628");
   EXPECT_EQ(refusal(grid + "wher: {}}\n"), "study.yaml:6:50: unknown key 'wher'\n  fix: did you mean 'where'?");
 }
 
@@ -209,7 +279,9 @@ class StudyResultsTest : public StudyTest {
     study_ = read(
         "grid: {seed: [1, 2, 3]}\npublished:\n"
         "  - {what: one, source: s, tokens_per_second: 628, where: {seed: 1}}\n"
-        "  - {what: two, source: s, words: slower, where: {seed: 2}}\n");
+        "  - {what: two, source: s, words: slower, where: {seed: 2}}\n"
+        "  - {what: three, source: s, words: no room, where: {seed: 3}}\n"
+        "  - {what: all, source: s, words: varies}\n");
     results_.machine = "a machine";
     results_.cells = {{CellState::measured, kPlan, kProfile, "", 1},
                       {CellState::planned, kPlan, "", "", 1},
@@ -251,10 +323,15 @@ TEST_F(StudyResultsTest, AResultThatSomebodyChangedIsNoneOrTheSame) {
     std::ofstream(file) << changed;
     EXPECT_FALSE(store.find(study_.cells[0]).has_value()) << key;
   }
-  nlohmann::json broken = whole;
-  broken["profile"] = "{";
-  std::ofstream(file) << broken;
-  EXPECT_FALSE(store.find(study_.cells[0]).has_value());
+  for (const auto& [key, text] :
+       {std::pair("profile", "{"), {"plan", "{"}, {"state", "done"}, {"settings", "seed=9"}}) {
+    nlohmann::json broken = whole;
+    broken[key] = text;
+    std::ofstream(file) << broken;
+    EXPECT_FALSE(store.find(study_.cells[0]).has_value()) << key;
+  }
+  std::ofstream(file) << whole;
+  EXPECT_TRUE(store.find(study_.cells[0]).has_value());
 }
 
 TEST_F(StudyResultsTest, TheTableTellsMeasuredFromPlannedAndSaysWhy) {
@@ -269,6 +346,8 @@ TEST_F(StudyResultsTest, TheTableTellsMeasuredFromPlannedAndSaysWhy) {
   EXPECT_FALSE(json["cells"][0].contains("profile"));
   EXPECT_EQ(json["published"][0]["ours"], "measured: 80 tokens/s; planned: 100 tokens/s");
   EXPECT_EQ(json["published"][1]["ours"], "not measured; planned: 100 tokens/s");
+  EXPECT_EQ(json["published"][2]["ours"], "not measured");
+  EXPECT_EQ(json["published"][3]["ours"], "measured: 80 tokens/s; planned: 100 to 100 tokens/s in 2 cells");
   const auto whole = nlohmann::json::parse(to_json(study_, results_, Details::included));
   EXPECT_EQ(whole["cells"][0]["profile"], nlohmann::json::parse(kProfile));
   EXPECT_EQ(whole["cells"][1]["plan"]["plan_yaml"], "groups:");

@@ -53,6 +53,18 @@ TEST(TrainerState, that_is_damaged_is_refused_by_name) {
   }
 }
 
+TEST(TrainerState, in_which_something_is_missing_is_refused_by_its_name) {
+  for (const auto& [place, message] :
+       {std::pair("/global_step", "global_step is no count"),
+        {"/loss_scale/scale", "loss_scale.scale is no loss scale"},
+        {"/loss_scale/steps_without_overflow", "loss_scale.steps_without_overflow is no count"}}) {
+    nlohmann::json state = good_state();
+    const nlohmann::json::json_pointer at(place);
+    state[at.parent_pointer()].erase(at.back());
+    EXPECT_EQ(refusal_of(state.dump()), std::string("state.json is damaged: ") + message);
+  }
+}
+
 TEST(TrainerState, that_is_no_json_or_nests_without_end_is_refused) {
   EXPECT_TRUE(refusal_of("{").starts_with("state.json is damaged: ")) << refusal_of("{");
   EXPECT_EQ(refusal_of("[7]"), "state.json is damaged: it is no object");
