@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -132,6 +133,14 @@ def test_a_profile_that_is_stopped_leaves_nothing(workshop, tmp_path):
         process.wait(60)
         assert process.returncode == 128 + signal.SIGINT, process.stderr.read()
     assert not list(tmp_path.glob(".sluice-scratch-*"))
+
+
+def test_a_cell_whose_study_is_gone_measures_nothing(workshop, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLUICE_ENDS_WITH_PARENT", str(os.getppid()))  # the runner's parent: not the one that starts it
+    done = sluice_run.sluice("profile", write_job(workshop, tmp_path))
+    assert (done.returncode, done.stdout) == (EXIT_SETUP, "")
+    assert done.stderr.startswith("sluice: the study that asked for this is gone")
+    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
 
 
 def test_what_a_killed_profile_left_goes_with_the_next(workshop, tmp_path):
