@@ -34,7 +34,7 @@ def missing(job, *settings, binary=None, environment=None):
 
 
 @pytest.mark.parametrize("fault, says", (
-    (f"write {TRIAL} {EIO}", "Input/output error"), (f"write {TRIAL} {ENOSPC}", "doctor"),
+    (f"write {TRIAL} {EIO}", "Input/output error"), (f"write {TRIAL} {ENOSPC}", " needs 4.00 MiB more there"),
     (f"read {TRIAL} {EIO}", "Input/output error"), (f"read {TRIAL} flip", "checksum mismatch")))
 def test_a_drive_that_fails_is_found_out_and_left_as_it_was(small_job, tmp_path, fault, says):
     environment = {"LD_PRELOAD": os.environ["SLUICE_DRIVE_FAULTS"], "DRIVE_FAULTS": f"{fault} {small_job}"}

@@ -81,7 +81,9 @@ def test_its_steps_are_those_of_training(on_disk, workshop):
     assert [step["disk_read_bytes"] for step in found["steps"]] == run.column("disk_read_bytes")[2:]
     assert [step["disk_write_bytes"] for step in found["steps"]] == run.column("disk_write_bytes")[2:]
     assert found["disk"]["write_bytes_per_step"] == pytest.approx(sum(run.column("disk_write_bytes")[2:]) / 3)
-    # The log of that run is there for the report from now on.
+    # The log of that run is there for the report from now on; of a run that is writing it, what is whole.
+    with open(directory / "trained" / "trainer_log.jsonl", "a", encoding="utf8") as log:
+        log.write('no step\n{"step": 6, "loss": 1')
     again = profile(sluice_run.write_job(directory / "again.yaml", {**keys, "output_dir": str(directory / "trained")}),
                     "--steps", 1)
     assert [line["loss"] for line in again["log"]] == run.column("loss")

@@ -67,6 +67,12 @@ def test_numbers_are_those_that_the_system_tells(tmp_path):
     assert found["text"]["found"].startswith(f"Python {'.'.join(map(str, os.sys.version_info[:3]))} ")
 
 
+def test_cores_are_those_that_it_may_run_on(tmp_path):
+    one = min(os.sched_getaffinity(0))
+    found = findings("--nvme-path", tmp_path, preexec_fn=lambda: os.sched_setaffinity(0, {one}))["processor"]["found"]
+    assert ", 1 core, " in found
+
+
 def takes_direct(folder):
     file = folder / "direct"
     try:
@@ -193,7 +199,8 @@ def test_a_models_files_are_among_the_open_ones(job, tmp_path):
     assert many == few + 2 * 30
     assert one["verdict"] == "missing" and one["costs"] == "the model's files cannot all be opened"
     assert "nofile" in one["fix"] and "65536" in one["fix"]
-    assert needed(preexec_fn=lambda: limit(resource.RLIMIT_NOFILE, 60, 4096))[1]["verdict"] == "ok"
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert needed(preexec_fn=lambda: limit(resource.RLIMIT_NOFILE, 60, hard))[1]["verdict"] == "ok", "a job raises the soft one"
 
 
 @pytest.mark.parametrize("library, says", ((None, "libsluice_runtime.so"), ("SLUICE_OLD_RUNTIME", "is not of the same build")))
