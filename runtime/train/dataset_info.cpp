@@ -30,20 +30,6 @@ json read_info(const Setting& dataset, const fs::path& file) {
   return info;
 }
 
-// The names in "identity,alpaca_en_demo", or of a list.
-std::vector<std::string> names_in(const Setting& dataset) {
-  std::vector<std::string> names;
-  for (const std::string& text : read_texts(dataset, "identity,alpaca_en_demo")) {
-    size_t begin = 0;
-    for (size_t end; begin <= text.size(); begin = end + 1) {
-      end = std::min(text.find(',', begin), text.size());
-      const size_t first = text.find_first_not_of(' ', begin), last = text.find_last_not_of(' ', end - 1);
-      if (first < end) names.push_back(text.substr(first, last - first + 1));
-    }
-  }
-  return names;
-}
-
 // One description of the file.
 class Description {
  public:
@@ -149,7 +135,7 @@ std::vector<DatasetConfig> datasets_of_info(const Setting& dataset, const fs::pa
   const fs::path file = folder / kInfoFile;
   const json info = read_info(dataset, file);
   std::vector<DatasetConfig> datasets;
-  for (const std::string& name : names_in(dataset)) {
+  for (const std::string& name : read_texts(dataset, "identity,alpaca_en_demo")) {
     if (!info.contains(name)) {
       std::vector<std::string> known;
       for (const auto& entry : info.items()) known.push_back(entry.key());
@@ -160,7 +146,6 @@ std::vector<DatasetConfig> datasets_of_info(const Setting& dataset, const fs::pa
     }
     datasets.push_back(Description(file, name, info.at(name)).read());
   }
-  if (datasets.empty()) refuse_value(dataset, "names of datasets", "identity,alpaca_en_demo");
   return datasets;
 }
 

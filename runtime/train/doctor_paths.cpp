@@ -25,8 +25,8 @@ std::string quoted(const fs::path& path) {
   return text + "'";
 }
 
-// Bytes through the engine that a job uses, in a swap folder of its own: written, read back, compared. Throws
-// SetupError and RunError.
+// Bytes through the engine that a job uses, in a swap folder of its own: written and read back, which the engine holds
+// against their checksum. Throws SetupError and RunError.
 void write_and_read_back(const fs::path& folder, const Config* job) {
   swap::SwapOptions options;
   if (job != nullptr) options = swap_options(*job);
@@ -51,9 +51,6 @@ void write_and_read_back(const fs::path& folder, const Config* job) {
   wait();
   engine.read(extent, read, 2);
   wait();
-  if (std::memcmp(written.data(), read.data(), written.size()) != 0)
-    throw RunError(
-        {ErrorCode::corrupt, folder.string() + ": other bytes came back than were written", "use another drive"});
 }
 
 std::string drive_text(const swap::DriveKind& kind) {

@@ -157,6 +157,9 @@ class Decoder {
 };
 
 std::vector<int32_t> encode_prompt(TextServer& text, const GenerateOptions& options) {
+  if (!options.system.empty() && !text.has_chat_template())
+    throw SetupError(options.model.string() + " has no chat template, so there is no place for a system message",
+                     "add chat_template.jinja to the model's folder, or write all of the prompt as --raw-prompt");
   if (options.raw || !text.has_chat_template()) return text.encode(options.prompt);
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
@@ -194,12 +197,13 @@ int generate_text(const GenerateOptions& options) {
   const LoadedModel loaded(options.model, options.adapter, line);
   std::vector<int32_t> next = encode_prompt(text, options);
   if (next.empty()) throw SetupError("the prompt has no tokens", "give --prompt a text");
-  const int64_t positions = static_cast<int64_t>(next.size()) + options.max_new_tokens;
-  if (positions > loaded.model().positions_max)
-    throw SetupError("prompt and new tokens are " + std::to_string(positions) + " positions, the model has " +
+  const auto prompt = static_cast<int64_t>(next.size());
+  if (options.max_new_tokens > loaded.model().positions_max - prompt)  // their sum may be too large for any number
+    throw SetupError("prompt and new tokens are " + std::to_string(prompt) + " + " +
+                         std::to_string(options.max_new_tokens) + " positions, the model has " +
                          std::to_string(loaded.model().positions_max),
                      "lower --max-new-tokens or shorten the prompt");
-  Decoder decoder(loaded, positions);
+  Decoder decoder(loaded, prompt + options.max_new_tokens);
   if (!options.logits.empty()) {
     write_logits(decoder, next, loaded.model().vocabulary, options.logits);
     return 0;

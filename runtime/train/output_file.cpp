@@ -153,26 +153,40 @@ void write_file(const std::filesystem::path& path, std::string_view text, const 
 
 namespace {
 
+// Closed at the end of its scope, however that is left.
+class InputFile {
+ public:
+  explicit InputFile(const std::filesystem::path& path) : path_(path), fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0) throw_file_error(path_, "open", errno);
+  }
+  ~InputFile() { close(fd_); }
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+
+  // How many bytes were read; 0 at the end.
+  size_t read_some(std::span<std::byte> into) {
+    for (;;) {
+      const ssize_t got = read(fd_, into.data(), into.size());
+      if (got >= 0) return static_cast<size_t>(got);
+      if (errno != EINTR) throw_file_error(path_, "read", errno);
+    }
+  }
+
+ private:
+  std::filesystem::path path_;
+  int fd_;
+};
+
 FileSums copied(const std::filesystem::path& from, const std::filesystem::path& to, const SpacePatience& patience) {
-  const int in = open(from.c_str(), O_RDONLY | O_CLOEXEC);
-  if (in < 0) throw_file_error(from, "open", errno);
+  InputFile in(from);
   OutputFile out(to, patience);
   std::vector<std::byte> buffer(size_t{1} << 20);
   RunningSum sum;
-  for (;;) {
-    const ssize_t got = read(in, buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) {
-      const int error = errno;
-      close(in);
-      throw_file_error(from, "read", error);
-    }
-    if (got == 0) break;
-    const std::span<const std::byte> bytes(buffer.data(), static_cast<size_t>(got));
+  while (const size_t got = in.read_some(buffer)) {
+    const std::span<const std::byte> bytes(buffer.data(), got);
     out.write(sum.bytes(), bytes);
     sum.add(bytes);
   }
-  close(in);
   out.sync();
   return {sum.bytes(), {{"", 0, sum.bytes(), sum.digest()}}};
 }

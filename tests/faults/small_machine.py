@@ -7,7 +7,7 @@ import resource
 import struct
 
 PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_THP_DISABLE = 22, 24, 38, 41
-SECCOMP_MODE_FILTER, CAP_IPC_LOCK = 2, 14
+SECCOMP_MODE_FILTER, CAP_DAC_OVERRIDE, CAP_IPC_LOCK = 2, 1, 14
 IO_URING_SETUP = 425
 
 
@@ -31,11 +31,15 @@ def limit(which, soft, hard=None):
     resource.setrlimit(which, (soft, hard or soft))
 
 
-def little_locked_memory():
-    """As an ordinary user has it: root, whom the limit does not hold, loses the capability."""
-    limit(resource.RLIMIT_MEMLOCK, 64 << 10)
+def without(capability):
+    """What root is then held to as an ordinary user is."""
     if os.geteuid() == 0:
-        prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0)
+        prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def little_locked_memory():
+    limit(resource.RLIMIT_MEMLOCK, 64 << 10)
+    without(CAP_IPC_LOCK)
 
 
 def no_huge_pages():

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -82,7 +83,9 @@ def test_its_steps_are_those_of_training(on_disk, workshop):
     assert [step["disk_read_bytes"] for step in found["steps"]] == run.column("disk_read_bytes")[2:]
     assert [step["disk_write_bytes"] for step in found["steps"]] == run.column("disk_write_bytes")[2:]
     assert found["disk"]["write_bytes_per_step"] == pytest.approx(sum(run.column("disk_write_bytes")[2:]) / 3)
-    # The log of that run is there for the report from now on.
+    # The log of that run is there for the report from now on; of a run that is writing it, what is whole.
+    with open(directory / "trained" / "trainer_log.jsonl", "a", encoding="utf8") as log:
+        log.write('no step\n{"step": 6, "loss": 1')
     again = profile(sluice_run.write_job(directory / "again.yaml", {**keys, "output_dir": str(directory / "trained")}),
                     "--steps", 1)
     assert [line["loss"] for line in again["log"]] == run.column("loss")
@@ -134,6 +137,14 @@ def test_a_profile_that_is_stopped_leaves_nothing(workshop, tmp_path):
         process.wait(60)
         assert process.returncode == 128 + signal.SIGINT, process.stderr.read()
     assert not list(tmp_path.glob(".sluice-scratch-*"))
+
+
+def test_a_cell_whose_study_is_gone_measures_nothing(workshop, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLUICE_ENDS_WITH_PARENT", str(os.getppid()))  # the runner's parent: not the one that starts it
+    done = sluice_run.sluice("profile", write_job(workshop, tmp_path))
+    assert (done.returncode, done.stdout) == (EXIT_SETUP, "")
+    assert done.stderr.startswith("sluice: the study that asked for this is gone")
+    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
 
 
 def test_what_a_killed_profile_left_goes_with_the_next(workshop, tmp_path):

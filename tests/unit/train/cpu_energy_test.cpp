@@ -61,6 +61,21 @@ TEST_F(CpuEnergyTest, CountersThatCannotBeReadAreSaidNotGuessed) {
   EXPECT_DOUBLE_EQ(energy.joules(), 0);
 }
 
+TEST_F(CpuEnergyTest, ACounterWhoseRangeIsNotTold) {
+  zone("intel-rapl:0", "package-0", "5000000");
+  fs::remove(root_ / "sys/class/powercap/intel-rapl:0/max_energy_range_uj");
+  EXPECT_NE(CpuEnergy(root_).why_not().find("readable by root only"), std::string::npos);
+}
+
+TEST_F(CpuEnergyTest, ACounterThatIsGoneLaterAddsNothing) {
+  zone("intel-rapl:0", "package-0", "5000000");
+  CpuEnergy energy(root_);
+  zone("intel-rapl:0", "package-0", "6000000");
+  EXPECT_DOUBLE_EQ(energy.joules(), 1);
+  fs::remove(root_ / "sys/class/powercap/intel-rapl:0/energy_uj");
+  EXPECT_DOUBLE_EQ(energy.joules(), 1);
+}
+
 TEST_F(CpuEnergyTest, AHostWithoutCountersSaysSo) {
   EXPECT_NE(CpuEnergy(root_).why_not().find("no RAPL"), std::string::npos);
 }

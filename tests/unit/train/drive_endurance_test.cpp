@@ -19,12 +19,14 @@ TEST(DriveEndurance, IsTheDatasheetsForTheSizeInTheName) {
   EXPECT_EQ(rated_terabytes("Samsung SSD 980 PRO 250GB"), 150);
   EXPECT_EQ(rated_terabytes("Samsung SSD 970 EVO Plus 1TB"), 600);
   EXPECT_EQ(rated_terabytes("WD_BLACK SN850X 4000GB"), 2400);
+  EXPECT_EQ(rated_terabytes("Samsung SSD 990 PRO with Heatsink 1TB"), 600);
+  EXPECT_EQ(rated_terabytes("WD_BLACK SN850X 4 lanes 2TB"), 1200);
   EXPECT_EQ(rated_terabytes("INTEL SSDPF2KX038TZ"), 7008);  // as in configs/machine/fuyou_768g.yaml
 }
 
 TEST(DriveEndurance, IsNotGuessed) {
-  for (const char* model :
-       {"", "Samsung SSD 990 PRO", "Samsung SSD 990 EVO 2TB", "QEMU HARDDISK", "INTEL SSDPF2KX153TZ"})
+  for (const char* model : {"", "Samsung SSD 990 PRO", "Samsung SSD 990 PRO with Heatsink", "Samsung SSD 990 PRO 2",
+                            "Samsung SSD 990 EVO 2TB", "QEMU HARDDISK", "INTEL SSDPF2KX153TZ"})
     EXPECT_EQ(rated_terabytes(std::string(model)), std::nullopt) << model;
 }
 
@@ -33,6 +35,20 @@ TEST(DriveEndurance, OfAStripeIsTheSumOrNothing) {
   EXPECT_EQ(rated_terabytes(Models{"Samsung SSD 990 PRO 2TB", "Samsung SSD 980 PRO 1TB"}), 1800);
   EXPECT_EQ(rated_terabytes(Models{"Samsung SSD 990 PRO 2TB", "QEMU HARDDISK"}), std::nullopt);
   EXPECT_EQ(rated_terabytes(Models{}), std::nullopt);
+}
+
+TEST(DriveEndurance, OfPathsIsThatOfTheDrivesBelow) {
+  swap::DriveKind fast, other, unnamed;
+  fast.device = "259:0";
+  fast.models = {"Samsung SSD 990 PRO 2TB"};
+  other.device = "259:5";
+  other.models = {"WD_BLACK SN850X 1000GB"};
+  unnamed.device = "254:0";
+  using Paths = std::vector<swap::DriveKind>;
+  EXPECT_EQ(rated_terabytes(Paths{fast, other}), 1800);
+  EXPECT_EQ(rated_terabytes(Paths{fast, fast}), 1200) << "two folders of one drive";
+  EXPECT_EQ(rated_terabytes(Paths{fast, unnamed}), std::nullopt);
+  EXPECT_EQ(rated_terabytes(Paths{}), std::nullopt);
 }
 
 class DriveModels : public testing::Test {

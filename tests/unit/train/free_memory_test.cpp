@@ -34,6 +34,19 @@ class FreeMemory : public testing::Test {
 
 TEST_F(FreeMemory, IsWhatTheSystemHasAvailable) { EXPECT_EQ(free_memory(root_), MiB(8)); }
 
+TEST_F(FreeMemory, IsGuessedAtWhereTheKernelDoesNotTell) {
+  write("proc/meminfo", "MemTotal:  16384 kB\nMemFree:  100 kB\n");
+  EXPECT_EQ(free_memory(root_), GiB(4));
+  fs::remove(root_ / "proc/meminfo");
+  EXPECT_EQ(free_memory(root_), GiB(4));
+}
+
+TEST_F(FreeMemory, OfAContainerThatTellsNoUseIsItsWholeLimit) {
+  write("proc/self/cgroup", "0::/\n");
+  write("sys/fs/cgroup/memory.max", "4194304\n");
+  EXPECT_EQ(free_memory(root_), MiB(4));
+}
+
 TEST_F(FreeMemory, IsWhatTheContainerMayStillTake) {
   write("proc/self/cgroup", "0::/\n");
   limit("", "4194304", 2097152, 1048576);

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <sstream>
 #include <thread>
 
@@ -163,6 +164,77 @@ TEST_F(OutputFileTest, what_a_sync_found_no_room_for_is_written_again) {
   EXPECT_NE(error.message.find("result needs 12.00 KiB more"), std::string::npos) << error.message;
 }
 
+TEST_F(OutputFileTest, every_failure_says_what_to_do) {
+  const std::vector<std::pair<std::vector<int>, std::string>> fixes = {
+      {{ENOSPC, EDQUOT}, "free space on that file system"},
+      {{EROFS}, "the file system is mounted read-only, often after a drive failure: look at `dmesg`"},
+      {{EIO}, "the drive reports a failure: look at `dmesg` and `smartctl -a`, and replace it"},
+      {{ENOENT, ENOTDIR, ENODEV, ENXIO}, "the folder has gone: was it removed, or its drive unmounted?"},
+      {{EFBIG}, "raise `ulimit -f`, or use a file system that holds larger files"},
+      {{EMFILE, ENFILE}, "raise `ulimit -n`"},
+      {{EACCES, EPERM}, "check the folder's permissions and the drive"}};
+  for (const auto& [errors, fix] : fixes)
+    for (const int failed : errors) {
+      const Error error = error_of([&] { throw_file_error("result", "write", failed); });
+      EXPECT_EQ(error.message, std::string("result: write: ") + std::strerror(failed));
+      EXPECT_EQ(error.hint, fix) << error.message;
+      EXPECT_EQ(error.code == ErrorCode::no_space, failed == ENOSPC || failed == EDQUOT) << error.message;
+    }
+}
+
+TEST_F(OutputFileTest, a_copy_has_the_bytes_and_their_sums) {
+  const std::string text((3 << 20) + 5, 'x');
+  write("from", text);
+  const FileSums sums = write_copy("from", "to");
+  EXPECT_EQ(contents("to"), text);
+  EXPECT_EQ(to_json({{"copy", sums}}), to_json({{"copy", sums_of(text)}}));
+}
+
+TEST_F(OutputFileTest, a_copy_that_cannot_be_made_is_named_and_leaves_no_file_open) {
+  const auto open_now = [] {
+    const fs::directory_iterator files("/proc/self/fd");
+    return std::distance(begin(files), end(files));
+  };
+  const auto before = open_now();
+  write("file", "x");
+  fs::create_directory("folder");
+  EXPECT_EQ(error_of([] { write_copy("gone", "to"); }).message, "gone: open: No such file or directory");
+  EXPECT_FALSE(fs::exists("to"));
+  EXPECT_EQ(error_of([] { write_copy("folder", "to"); }).message, "folder: read: Is a directory");
+  EXPECT_EQ(error_of([] { write_copy("file", "gone/to"); }).message, "gone/to: create: No such file or directory");
+  EXPECT_EQ(error_of([] { write_copy("file", "folder"); }).message, "folder: create: Is a directory");
+  EXPECT_EQ(open_now(), before);
+}
+
+TEST_F(OutputFileTest, a_rename_or_an_exchange_of_what_is_not_there_is_named) {
+  write("here", "x");
+  EXPECT_EQ(error_of([] { rename_in_place("gone", "there"); }).message, "there: rename: No such file or directory");
+  bool can = true;  // not on every file system
+  const Error error = error_of([&] { can = exchange_in_place("here", "gone"); });
+  if (can) {
+    EXPECT_EQ(error.message, "gone: exchange: No such file or directory");
+  }
+  EXPECT_EQ(contents("here"), "x");
+  EXPECT_EQ(error_of([] { sync_folder("gone"); }).message, "gone: fsync: No such file or directory");
+}
+
+TEST_F(OutputFileTest, a_file_that_cannot_take_its_name_leaves_no_other) {
+  fs::create_directories("taken/within");
+  EXPECT_EQ(error_of([] { replace_file("taken", "text"); }).message, "taken: rename: Is a directory");
+  for (const auto& entry : fs::directory_iterator("."))
+    EXPECT_FALSE(entry.path().filename().string().starts_with("taken.")) << entry.path();
+}
+
+// A link may name a folder far away, or one around itself.
+TEST_F(OutputFileTest, links_are_not_followed_where_folders_are_synced) {
+  fs::create_directories("folder/within");
+  write("folder/file", "x");
+  fs::create_directory_symlink("..", "folder/within/around");
+  fs::create_directory_symlink("/no/such/folder", "folder/nowhere");
+  sync_folders("folder");
+  EXPECT_EQ(contents("folder/file"), "x");
+}
+
 TEST_F(OutputFileTest, a_folder_that_has_gone_is_named) {
   const Error error = error_of([] { OutputFile("gone/result"); });
   EXPECT_EQ(error.message, "gone/result: create: No such file or directory");
@@ -181,10 +253,20 @@ TEST_F(OutputFileTest, the_limit_on_file_sizes_is_an_error_and_no_signal) {
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   setrlimit(RLIMIT_FSIZE, &small);
   const Error error = error_of([] { OutputFile("result").append(std::string(10000, 'x')); });
+  const Error reserved = error_of([] { OutputFile("other").reserve(KiB(8)); });
   setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   EXPECT_EQ(error.message, "result: write: File too large");
   EXPECT_NE(error.hint.find("ulimit -f"), std::string::npos) << error.hint;
+  EXPECT_EQ(reserved.message, "other: reserve space: File too large");
+  EXPECT_EQ(fs::file_size("other"), 0u) << "nothing stays of a reservation that was refused";
+}
+
+TEST_F(OutputFileTest, nothing_is_reserved_for_nothing) {
+  OutputFile file("result");
+  file.reserve(Bytes{0});
+  file.append("x");
+  EXPECT_EQ(contents("result"), "x");
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
+#include <limits>
 
 #include "runtime/core/result.h"
 #include "runtime/train/open_files.h"
@@ -41,6 +43,30 @@ TEST_F(OpenFiles, the_soft_limit_is_raised_aloud) {
   allow_open_files(100);
   EXPECT_GE(allowed(), 124u);
   EXPECT_NE(testing::internal::GetCapturedStderr().find("`ulimit -n` allows 64: raised to"), std::string::npos);
+}
+
+TEST_F(OpenFiles, are_those_of_now_and_no_limit_is_the_largest_number) {
+  const ::sluice::train::OpenFiles files = open_files();
+  EXPECT_GT(files.now, 2);
+  EXPECT_EQ(files.with(10), files.now + 34);
+  const bool is_limited = before_.rlim_max != RLIM_INFINITY;
+  EXPECT_EQ(files.hard, is_limited ? static_cast<int64_t>(before_.rlim_max) : std::numeric_limits<int64_t>::max());
+}
+
+[[noreturn]] void end_with_what_is_allowed_below_a_hard_limit_of_150() {
+  const struct rlimit low { 64, 150 };
+  setrlimit(RLIMIT_NOFILE, &low);
+  allow_open_files(100);
+  struct rlimit after {};
+  getrlimit(RLIMIT_NOFILE, &after);
+  std::exit(static_cast<int>(after.rlim_cur));
+}
+
+// In a process of its own: a hard limit that was lowered stays so.
+TEST(OpenFilesDeathTest, the_soft_limit_is_raised_to_the_hard_one_where_twice_the_need_is_more) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(end_with_what_is_allowed_below_a_hard_limit_of_150(), testing::ExitedWithCode(150),
+              "`ulimit -n` allows 64: raised to 150");
 }
 
 TEST_F(OpenFiles, beyond_the_hard_limit_is_a_set_up_error) {

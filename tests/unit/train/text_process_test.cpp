@@ -86,6 +86,25 @@ TEST_F(TextProcess, the_request_says_how_rows_are_read) {
       << request();
 }
 
+TEST_F(TextProcess, the_request_has_what_a_dataset_s_description_says) {
+  write("dataset_info.json", R"({"one": {"file_name": "data.jsonl", "num_samples": 3,
+    "columns": {"prompt": "question", "response": "answer"}}})");
+  prepare(kAnswer, "model_name_or_path: model\nlearning_rate: 1e-5\ndataset_dir: .\ndataset: one\nval_size: 0.25\n");
+  EXPECT_NE(request().find(R"("datasets":[{"columns":{"prompt":"question","response":"answer"},"path":"./data.jsonl",)"
+                           R"("rows_max":3,"type":"instruction"}])"),
+            std::string::npos)
+      << request();
+  EXPECT_NE(request().find(R"("val_set_size":0.25)"), std::string::npos) << request();
+}
+
+TEST_F(TextProcess, a_validation_set_has_a_file_of_its_own) {
+  const PreparedData data =
+      prepare(std::string("dumps = json.dumps\n"
+                          "json.dumps = lambda answer: dumps({**answer, 'validation': '/c/v'})\n") +
+              kAnswer);
+  EXPECT_EQ(data.validation, "/c/v");
+}
+
 TEST_F(TextProcess, its_error_becomes_ours_with_its_fix) {
   EXPECT_EQ(failure("sys.stderr.write('error: rows.jsonl:3: not JSON\\n  fix: repair it\\n'); sys.exit(2)"),
             "rows.jsonl:3: not JSON\n  fix: repair it");
@@ -143,7 +162,58 @@ TEST_F(TextProcess, a_program_that_is_killed_says_by_what) {
   EXPECT_NE(message.find("was ended by signal 9 (out of memory?)"), std::string::npos) << message;
 }
 
+TEST_F(TextProcess, a_program_that_ends_without_its_error_shows_all_there_is) {
+  const std::string fix = "\n  fix: `make setup` prepares the Python side; SLUICE_PYTHON names another interpreter";
+  EXPECT_EQ(failure("os.kill(os.getpid(), 15)"), "the text side (python3) was ended by signal 15" + fix);
+  EXPECT_EQ(failure("sys.exit(3)"), "the text side (python3) ended with code 3" + fix);
+  EXPECT_EQ(failure("print('half a summary'); sys.exit(3)"),
+            "the text side (python3) ended with code 3:\nhalf a summary\n" + fix);
+  EXPECT_EQ(failure("sys.stderr.write('no mark'); sys.exit(2)"),
+            "the text side (python3) ended with code 2:\nno mark" + fix);
+  EXPECT_EQ(failure("sys.stderr.write('error: it broke'); sys.exit(3)"),
+            "the text side (python3) ended with code 3:\nerror: it broke" + fix);
+}
+
+TEST_F(TextProcess, a_line_that_tells_of_an_error_in_its_middle_is_a_note) {
+  testing::internal::CaptureStderr();
+  const std::string message =
+      failure("sys.stderr.write('note: no error: all is well\\nerror: this one\\n'); sys.exit(2)");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "note: no error: all is well\n");
+  EXPECT_EQ(message, "this one");
+}
+
+TEST_F(TextProcess, a_note_without_an_end_of_its_line_is_shown_too) {
+  testing::internal::CaptureStderr();
+  prepare(std::string(kAnswer) + "sys.stderr.write('note: that is all')");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "note: that is all");
+}
+
+TEST_F(TextProcess, without_a_name_the_interpreter_is_the_build_s) {
+  const std::string built_with = SLUICE_BUILD_PYTHON;
+  for (const bool is_empty : {true, false}) {
+    is_empty ? ::setenv("SLUICE_PYTHON", "", 1) : ::unsetenv("SLUICE_PYTHON");
+    EXPECT_EQ(failure("sys.exit(3)"),
+              "the text side (" + (std::filesystem::exists(built_with) ? built_with : "python3") +
+                  ") ended with code 3\n  fix: `make setup` prepares the Python side; SLUICE_PYTHON names another "
+                  "interpreter");
+  }
+}
+
+TEST_F(TextProcess, a_path_that_is_no_utf8_is_refused) {
+  Config job = load(minimal());
+  job.base_model = "\xff";
+  try {
+    prepare_data(job, {});
+    FAIL() << "JSON holds no such text";
+  } catch (const SetupError& error) {
+    EXPECT_EQ(error.error().message.find("a path or a prompt is not UTF-8: "), 0u) << error.what();
+    EXPECT_EQ(error.error().hint, "write it in UTF-8");
+  }
+}
+
 TEST_F(TextProcess, an_answer_that_is_no_summary_is_refused) {
+  EXPECT_NE(failure("print('{\"train\": \"/c/train.tokens\"}')").find("something else than its summary: {\"train\""),
+            std::string::npos);
   EXPECT_NE(failure("print('hello')").find("answered with something else than its summary: hello"), std::string::npos);
 }
 
@@ -205,6 +275,41 @@ TEST_F(TextProcess, a_server_that_ends_is_an_error_and_not_a_signal) {
   TextServer server("model");
   server.encode("die");
   for (int i = 0; i < 2; ++i) EXPECT_THROW(server.encode("anyone?"), RunError);
+}
+
+// What a server says last is part of the error, whether its end is met while asking or while waiting for the answer.
+TEST_F(TextProcess, a_server_that_breaks_shows_what_it_said) {
+  const std::string greet =
+      "import json, os, sys\n"
+      "greeting = {'ready': True, 'eos_token_ids': [], 'vocabulary_size': 1, 'has_chat_template': False}\n"
+      "def greet(): print(json.dumps(greeting), flush=True)\n";
+  const std::string break_down = "sys.stderr.write('no memory')\nos._exit(9)\n";
+  for (const std::string& program :
+       {greet + "os.close(0)\ngreet()\n" + break_down, greet + "greet()\nsys.stdin.readline()\n" + break_down,
+        greet + "greet()\nsys.stdin.readline()\nprint('{\"ids\": [1', end='', flush=True)\n" + break_down}) {
+    write("text/serve.py", program);
+    TextServer server("model");
+    EXPECT_FALSE(server.has_chat_template());
+    try {
+      server.encode("anyone?");
+      FAIL() << program;
+    } catch (const RunError& error) {
+      EXPECT_EQ(error.error().message, "the text side has ended (code 9): no memory") << program;
+    }
+  }
+}
+
+TEST_F(TextProcess, a_server_that_answers_with_no_object_is_refused) {
+  std::string program = kServer;
+  program.replace(program.find("print(json.dumps(answer"), 0, "print('[1, 2]', flush=True); continue\n    ");
+  write("text/serve.py", program);
+  TextServer server("model");
+  try {
+    server.encode("x");
+    FAIL();
+  } catch (const RunError& error) {
+    EXPECT_EQ(error.error().message, "the text side answered: [1, 2]");
+  }
 }
 
 TEST_F(TextProcess, a_server_that_cannot_start_gives_its_message) {

@@ -112,6 +112,7 @@ TEST_F(TokenDatasetTest, a_damaged_header_is_named_with_its_offset) {
   EXPECT_EQ(refusal_of(patched(whole, 32, ~uint64_t{0})),
             "train.tokens: offset 32: document count 18446744073709551615");
   EXPECT_EQ(refusal_of(patched(whole, 40, uint64_t{1} << 31)), "train.tokens: offset 40: vocabulary size 2147483648");
+  EXPECT_EQ(refusal_of(patched(whole, 40, uint64_t{0})), "train.tokens: offset 40: vocabulary size 0");
   EXPECT_EQ(refusal_of(patched(whole, 48, uint64_t{14})),
             "train.tokens: offset 48: supervised token count 14 of 13 tokens");
   EXPECT_EQ(refusal_of(patched(whole, 127, '\xff')), "train.tokens: offset 64: the content hash is not 64 hex digits");
@@ -136,6 +137,26 @@ TEST_F(TokenDatasetTest, tables_that_contradict_one_another_are_named_with_their
             "train.tokens: offset 152: row 2 begins at token 12 and ends at 12");
 }
 
+TEST_F(TokenDatasetTest, tokens_behind_the_last_row_or_document_are_named) {
+  const std::string whole = token_file_bytes({{counting_document(10, 5, 2)}, {counting_document(20, 3, 0)}});
+  const size_t rows = 128, documents = rows + 8 * 3;
+  EXPECT_EQ(refusal_of(patched(whole, rows + 16, uint64_t{7})),
+            "train.tokens: offset 144: the last row ends at token 7 of 8");
+  EXPECT_EQ(refusal_of(patched(whole, documents + 16, uint64_t{7})),
+            "train.tokens: offset 168: the last document ends at token 7 of 8");
+}
+
+TEST_F(TokenDatasetTest, a_folder_in_its_place_is_refused) {
+  std::filesystem::create_directories("train.tokens/within");
+  try {
+    const TokenDataset dataset("train.tokens");
+    FAIL();
+  } catch (const SetupError& error) {
+    EXPECT_EQ(error.error().message.find("train.tokens: "), 0u) << error.what();
+    EXPECT_FALSE(error.error().hint.empty());
+  }
+}
+
 TEST_F(TokenDatasetTest, an_id_outside_the_vocabulary_stops_the_step_that_reads_it) {
   const TokenDataset dataset = open(token_file_bytes(some_rows(), 40));
   const std::array<int64_t, 1> first = {0}, last = {2};
@@ -151,11 +172,28 @@ TEST_F(TokenDatasetTest, an_id_outside_the_vocabulary_stops_the_step_that_reads_
 }
 
 TEST_F(TokenDatasetTest, a_label_outside_the_vocabulary_stops_the_step_that_reads_it) {
-  std::vector<TestRow> rows = {{counting_document(1, 3, 0)}};
-  rows[0][0].labels[1] = -7;
-  const TokenDataset dataset = open(token_file_bytes(rows));
   const std::array<int64_t, 1> first = {0};
-  EXPECT_THROW(dataset.read(first), RunError);
+  for (const int32_t label : {-7, 1000}) {
+    std::vector<TestRow> rows = {{counting_document(1, 3, 0)}};
+    rows[0][0].labels[1] = label;
+    const TokenDataset dataset = open(token_file_bytes(rows));
+    try {
+      dataset.read(first);
+      FAIL() << label;
+    } catch (const RunError& error) {
+      EXPECT_EQ(error.error().message,
+                "train.tokens: offset 176: label " + std::to_string(label) + " is outside the vocabulary of 1000");
+    }
+  }
+  std::vector<TestRow> rows = {{counting_document(1, 3, 0)}};
+  rows[0][0].ids[2] = -1;
+  const TokenDataset dataset = open(token_file_bytes(rows));
+  try {
+    dataset.read(first);
+    FAIL() << "id -1 was accepted";
+  } catch (const RunError& error) {
+    EXPECT_EQ(error.error().message, "train.tokens: offset 168: token -1 is outside the vocabulary of 1000");
+  }
 }
 
 }  // namespace
