@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/core/processor.h"
 #include "runtime/core/result.h"
 
 namespace sluice::swap {
@@ -24,8 +25,7 @@ void populate(std::span<std::byte> part) {
 // Clearing pages is bound by one core's memory traffic: all cores share it.
 void populate_in_parallel(std::span<std::byte> memory) {
   constexpr size_t kPartBytes = size_t{64} << 20;
-  const size_t parts =
-      std::clamp<size_t>(memory.size() / kPartBytes, 1, std::max(1u, std::thread::hardware_concurrency()));
+  const size_t parts = std::clamp<size_t>(memory.size() / kPartBytes, 1, static_cast<size_t>(usable_cores()));
   const size_t share = (memory.size() / parts + 4095) / 4096 * 4096;
   std::vector<std::thread> others;
   for (size_t at = share; at < memory.size(); at += share)

@@ -1,4 +1,4 @@
-// The processor of this machine, by the name that it gives itself.
+// The processor of this machine, and what of it is this process's.
 #pragma once
 
 #include <string>
@@ -7,5 +7,7 @@ namespace sluice {
 
 // "AMD EPYC 9654 96-Core Processor".
 std::string processor_name();
+// Cores that the calling thread may run on, at least 1: a container or `taskset` may leave it fewer than there are.
+int usable_cores();
 
 }  // namespace sluice

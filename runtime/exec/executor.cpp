@@ -9,9 +9,9 @@
 #include <cmath>
 #include <cstring>
 #include <map>
-#include <thread>
 
 #include "optim/worker_pool.h"
+#include "runtime/core/processor.h"
 #include "runtime/exec/arena.h"
 #include "runtime/exec/compute_op.h"
 #include "runtime/exec/device.h"
@@ -56,9 +56,7 @@ struct Executor::Impl {
         watchdog(options_in.watchdog) {
     const Bytes device_bytes = planned.memory.peak[static_cast<size_t>(Tier::device)];
     const Bytes host_bytes = planned.memory.peak[static_cast<size_t>(Tier::host)];
-    const int threads = options.optimizer_threads > 0
-                            ? options.optimizer_threads
-                            : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    const int threads = options.optimizer_threads > 0 ? options.optimizer_threads : usable_cores();
     device = options.make_device ? options.make_device(device_bytes, events, clock)
                                  : make_thread_device({device_bytes, options.h2d, options.d2h, threads}, events, clock);
     if (device_bytes.count > 0) arenas[0] = std::make_unique<Arena>(device->memory());

@@ -7,7 +7,6 @@
 #include <fstream>
 #include <map>
 #include <random>
-#include <thread>
 
 #include "models/op_timing.h"
 #include "runtime/core/processor.h"
@@ -222,7 +221,7 @@ class Probe {
         compute_(options.gpu, compute_memory()) {}
 
   plan::Machine run() {
-    const auto cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    const int cores = usable_cores();
     machine_.cores = cores;
     machine_.name = processor_name() + ", " + std::to_string(cores) + (cores == 1 ? " core" : " cores");
     machine_.host_bytes = Bytes{sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE)};

@@ -1,8 +1,8 @@
 #include "runtime/exec/rate_probe.h"
 
 #include <algorithm>
-#include <thread>
 
+#include "runtime/core/processor.h"
 #include "runtime/core/result.h"
 #include "runtime/exec/probe_loads.h"
 
@@ -59,9 +59,7 @@ plan::MachineProfile probe_rates(swap::SwapEngine* swap, const RateProbeOptions&
   plan::MachineProfile profile;
   RepeatedLoad compute(options.compute_load);
   Probe probe(profile, options.compute_load ? &compute : nullptr);
-  const int threads = options.optimizer_threads > 0
-                          ? options.optimizer_threads
-                          : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = options.optimizer_threads > 0 ? options.optimizer_threads : usable_cores();
   {
     OptimizerLoad update(threads, options.memory, options.update);
     profile.optimizer = probe.lane(Lane::optim, update);

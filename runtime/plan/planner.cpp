@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <future>
-#include <thread>
 
+#include "runtime/core/processor.h"
 #include "runtime/core/result.h"
 #include "runtime/plan/choices.h"
 #include "runtime/plan/search.h"
@@ -43,7 +43,7 @@ void prove(const Phase& phase, const Schedule& schedule, const Planned& planned,
 void prove_all(const Planned& planned, const JobShape& shape) {
   const Homes homes = learn_homes(planned, shape);
   std::vector<std::future<void>> proofs;
-  const size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  const auto cores = static_cast<size_t>(usable_cores());
   for (const auto& each : planned.schedules) {
     if (proofs.size() >= cores) proofs[proofs.size() - cores].wait();
     proofs.push_back(std::async(std::launch::async, [&] { prove(each.first, each.second, planned, shape, homes); }));

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <future>
-#include <thread>
 
+#include "runtime/core/processor.h"
 #include "runtime/plan/buffer_names.h"
 #include "runtime/plan/schedule_builder.h"
 #include "runtime/plan/simulate.h"
@@ -134,7 +134,7 @@ void Scorer::prepare(const std::vector<Assignment>& assignments, bool timed) {
     for (size_t i = next++; i < missing.size(); i = next++) results[i] = scored(*missing[i], timed);
   };
   std::vector<std::future<void>> others;
-  for (unsigned core = 1; core < std::min<size_t>(std::thread::hardware_concurrency(), missing.size()); ++core)
+  for (size_t core = 1; core < std::min(static_cast<size_t>(usable_cores()), missing.size()); ++core)
     others.push_back(std::async(std::launch::async, work));
   work();
   for (std::future<void>& other : others) other.get();

@@ -4,7 +4,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
 
 #include "models/op_timing.h"
 #include "runtime/core/processor.h"
@@ -49,7 +48,7 @@ std::optional<double> days_since(const std::string& time_text) {
 std::string host_identity() {
   // What the kernel keeps for itself differs a little from start to start.
   constexpr int64_t kStep = MiB(256).count;
-  return processor_name() + "\n" + std::to_string(std::thread::hardware_concurrency()) + "\n" +
+  return processor_name() + "\n" + std::to_string(usable_cores()) + "\n" +
          std::to_string(sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGE_SIZE) / kStep) + "\n" +
          models::compute_library_version() + "\n";
 }

@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "runtime/core/json_nesting.h"
+#include "runtime/core/processor.h"
 #include "runtime/core/result.h"
 
 namespace sluice::train {
@@ -225,7 +226,7 @@ std::optional<std::string> find_damage(const fs::path& folder, const Checksums& 
     }
   };
   {
-    const size_t cores = std::max(1u, std::thread::hardware_concurrency());
+    const auto cores = static_cast<size_t>(usable_cores());
     std::vector<std::jthread> threads;
     for (size_t i = 1; i < std::min({kThreadsMax, cores, tasks.size()}); ++i) threads.emplace_back(work);
     work();

@@ -1,4 +1,3 @@
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -6,7 +5,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <thread>
 
 #include "optim/adamw.h"
 #include "runtime/core/nvml.h"
@@ -43,15 +41,8 @@ std::string raise_limit(const std::string& docker_name, const std::string& limit
          "\" | sudo tee -a /etc/security/limits.d/sluice.conf   # then log in again";
 }
 
-// Those that this process may run on: a container or `taskset` can leave it fewer than there are.
-unsigned cores_allowed() {
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof cores, &cores) == 0) return static_cast<unsigned>(CPU_COUNT(&cores));
-  return std::thread::hardware_concurrency();  // more than the set can name
-}
-
 Finding processor() {
-  const unsigned cores = cores_allowed();
+  const int cores = usable_cores();
   std::string found = processor_name() + ", " + std::to_string(cores) + (cores == 1 ? " core, " : " cores, ");
   const optim::Isa isa = optim::best_isa();
   Finding finding{"processor", "", Verdict::good, found + std::string(optim::name_of(isa)), "", ""};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <set>
 #include <string_view>
 
 namespace sluice::train {
@@ -56,6 +57,17 @@ std::optional<double> rated_terabytes(std::span<const std::string> models) {
     sum += *rated;
   }
   return models.empty() ? std::nullopt : std::optional(sum);
+}
+
+std::optional<double> rated_terabytes(std::span<const swap::DriveKind> paths) {
+  double sum = 0;
+  std::set<std::string> devices;
+  for (const swap::DriveKind& path : paths) {
+    const std::optional<double> rated = rated_terabytes(std::span<const std::string>(path.models));
+    if (!rated) return std::nullopt;
+    if (devices.insert(path.device).second) sum += *rated;
+  }
+  return paths.empty() ? std::nullopt : std::optional(sum);
 }
 
 }  // namespace sluice::train

@@ -7,7 +7,6 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "runtime/core/console.h"
 #include "runtime/core/processor.h"
@@ -44,7 +43,7 @@ std::string line_of(const fs::path& file, const std::string& key) {
 
 // Processor, cores and GPUs.
 std::string this_machine() {
-  std::string text = processor_name() + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores";
+  std::string text = processor_name() + ", " + std::to_string(usable_cores()) + " cores";
   std::error_code ignored;
   for (const auto& gpu : fs::directory_iterator("/proc/driver/nvidia/gpus", ignored))
     text += ", " + line_of(gpu.path() / "information", "Model");
