@@ -13,13 +13,24 @@ struct Rating {
   std::string_view model;  // how the kernel's name begins
   double terabytes;
 };
-// All figures: datasheets. Families that rate each size alike, for each TB that the name tells: 600 TB for 1 TB.
-constexpr std::array<Rating, 4> kPerTerabyte = {{{"Samsung SSD 970 EVO Plus ", 600},
+// All figures: datasheets, or reviews that quote them. Families that rate each size alike, for each TB that the name
+// tells: 600 TB for 1 TB.
+constexpr std::array<Rating, 6> kPerTerabyte = {{{"Samsung SSD 970 EVO Plus ", 600},
                                                  {"Samsung SSD 980 PRO ", 600},
                                                  {"Samsung SSD 990 PRO ", 600},
+                                                 {"Samsung SSD 9100 PRO ", 600},
+                                                 {"WD_BLACK SN770 ", 600},
                                                  {"WD_BLACK SN850X ", 600}}};
-// P5510 of 3.84 and 7.68 TB: one whole write a day for five years.
-constexpr std::array<Rating, 2> kModels = {{{"INTEL SSDPF2KX038T", 7008}, {"INTEL SSDPF2KX076T", 14016}}};
+// Asked first. Intel's P5510 of 3.84 and 7.68 TB: one whole write a day for five years. Crucial's T500, P5 Plus and
+// T705 by their part numbers, of those sizes for which a rating was found.
+constexpr std::array<Rating, 8> kModels = {{{"INTEL SSDPF2KX038T", 7008},
+                                            {"INTEL SSDPF2KX076T", 14016},
+                                            {"WD_BLACK SN770 250GB", 200},
+                                            {"CT500T500SSD", 300},
+                                            {"CT1000T500SSD", 600},
+                                            {"CT2000T500SSD", 1200},
+                                            {"CT2000P5PSSD", 1200},
+                                            {"CT1000T705SSD", 600}}};
 
 // "1TB", "with Heatsink 500GB": the first number with a unit.
 std::optional<double> terabytes_in(std::string_view text) {

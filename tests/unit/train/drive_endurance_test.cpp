@@ -21,12 +21,16 @@ TEST(DriveEndurance, IsTheDatasheetsForTheSizeInTheName) {
   EXPECT_EQ(rated_terabytes("WD_BLACK SN850X 4000GB"), 2400);
   EXPECT_EQ(rated_terabytes("Samsung SSD 990 PRO with Heatsink 1TB"), 600);
   EXPECT_EQ(rated_terabytes("WD_BLACK SN850X 4 lanes 2TB"), 1200);
+  EXPECT_EQ(rated_terabytes("Samsung SSD 9100 PRO 8TB"), 4800);
+  EXPECT_EQ(rated_terabytes("WD_BLACK SN770 500GB"), 300);
+  EXPECT_EQ(rated_terabytes("WD_BLACK SN770 250GB"), 200) << "more for its size than the others";
+  EXPECT_EQ(rated_terabytes("CT2000T500SSD8"), 1200);
   EXPECT_EQ(rated_terabytes("INTEL SSDPF2KX038TZ"), 7008);  // as in configs/machine/fuyou_768g.yaml
 }
 
 TEST(DriveEndurance, IsNotGuessed) {
   for (const char* model : {"", "Samsung SSD 990 PRO", "Samsung SSD 990 PRO with Heatsink", "Samsung SSD 990 PRO 2",
-                            "Samsung SSD 990 EVO 2TB", "QEMU HARDDISK", "INTEL SSDPF2KX153TZ"})
+                            "Samsung SSD 990 EVO 2TB", "CT4000P3SSD8", "QEMU HARDDISK", "INTEL SSDPF2KX153TZ"})
     EXPECT_EQ(rated_terabytes(std::string(model)), std::nullopt) << model;
 }
 
