@@ -148,10 +148,4 @@ void refuse_other_inputs(const Resume& resume, const ModelSetup& setup, const st
         "give the same datasets and base_model as when the job began, or start anew in another output_dir");
 }
 
-void prune_checkpoints(const fs::path& output_dir, int64_t limit, const SpacePatience& patience) {
-  if (limit <= 0) return;
-  std::vector<fs::path> all = find_checkpoints(output_dir);
-  for (size_t i = 0; i + static_cast<size_t>(limit) < all.size(); ++i) remove_checkpoint(all[i], patience);
-}
-
 }  // namespace sluice::train

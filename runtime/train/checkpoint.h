@@ -33,7 +33,5 @@ std::optional<Resume> find_resume(const Config& config);
 void verify_checkpoint(const Resume& resume, WorkObserver& observer = nobody());
 // Throws SetupError: the checkpoint's model or rows were others. See model_record.h, TokenDataset::content_hash.
 void refuse_other_inputs(const Resume& resume, const ModelSetup& setup, const std::string& dataset_hash);
-// Removes all but the newest `limit` (0: keeps all). No run may hold bytes that they name.
-void prune_checkpoints(const std::filesystem::path& output_dir, int64_t limit, const SpacePatience& patience);
 
 }  // namespace sluice::train

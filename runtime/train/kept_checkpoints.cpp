@@ -41,6 +41,18 @@ void remove_elsewhere(const Manifest& manifest, const std::vector<fs::path>& nvm
   }
 }
 
+void drop_checkpoint(const fs::path& folder, const Config& config, const SpacePatience& patience) {
+  if (!fs::exists(folder)) return;
+  std::optional<Manifest> manifest;
+  try {
+    if (has_manifest(folder)) manifest = read_manifest(folder);
+  } catch (const SetupError&) {
+    // Damaged since: what it named elsewhere waits for the next owner there.
+  }
+  remove_checkpoint(folder, patience);
+  if (manifest) remove_elsewhere(*manifest, config.offload.nvme_path);
+}
+
 // What the plan's extent of that name would hold, in the same order: its bytes are good as they lie.
 bool lies_as_planned(const ManifestExtent& extent, const Job& job) {
   const std::vector<models::ParameterGroup>& groups = job.setup.model.groups;
@@ -64,6 +76,12 @@ bool saves_manifests(const Config& config) { return config.adapter == Adapter::n
 int checkpoint_sets(const Config& config) {
   if (!saves_manifests(config) || config.checkpoint == CheckpointPlace::in_place) return 0;
   return config.save_total_limit > 0 ? static_cast<int>(std::min<int64_t>(config.save_total_limit, 1 << 20)) : 1;
+}
+
+void prune_checkpoints(const Config& config, int64_t limit, const SpacePatience& patience) {
+  if (limit <= 0) return;
+  const std::vector<fs::path> all = find_checkpoints(config.output_dir);
+  for (size_t i = 0; i + static_cast<size_t>(limit) < all.size(); ++i) drop_checkpoint(all[i], config, patience);
 }
 
 KeptCheckpoints::KeptCheckpoints(const Job& job, const OutputFolder& output, swap::SwapEngine& swap,
@@ -208,18 +226,9 @@ void KeptCheckpoints::keep_newest() {
 }
 
 void KeptCheckpoints::drop(const Kept& kept) {
-  std::optional<Manifest> manifest;
-  if (fs::exists(kept.folder)) {
-    try {
-      if (has_manifest(kept.folder)) manifest = read_manifest(kept.folder);
-    } catch (const SetupError&) {
-      // Damaged since: what it named elsewhere waits for the next owner there.
-    }
-    remove_checkpoint(kept.folder, patience_);
-  }
+  drop_checkpoint(kept.folder, config_, patience_);
   // Only now: a folder whose bytes are gone must not look whole.
   if (kept.frozen) swap_.release(*kept.frozen);
-  if (manifest) remove_elsewhere(*manifest, config_.offload.nvme_path);
 }
 
 // Of runs whose states were in memory, or on other drives.

@@ -21,6 +21,9 @@ int checkpoint_sets(const Config& config);
 // Whether what a job trains on disk is saved by manifests.
 bool saves_manifests(const Config& config);
 
+// Removes all but the newest `limit` of a job that does not run (0: keeps all). Throws RunError.
+void prune_checkpoints(const Config& config, int64_t limit, const SpacePatience& patience);
+
 class KeptCheckpoints {
  public:
   using Places = std::map<std::string, std::vector<swap::Piece>>;  // by buffer

@@ -544,8 +544,8 @@ void publish_finished(const Job& job, RunObserver& observer) {
   const SpacePatience patience = patience_of(job.config, observer);
   const fs::path& from = job.resume->folder;
   const bool in_swap_files = has_manifest(from);
-  prune_checkpoints(job.config.output_dir,
-                    in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit, patience);
+  prune_checkpoints(job.config, in_swap_files ? std::max(checkpoint_sets(job.config), 1) : job.config.save_total_limit,
+                    patience);
   if (in_swap_files) {
     export_model(from, job.setup, job.config, patience);
     give_back_unnamed(job.config, from);

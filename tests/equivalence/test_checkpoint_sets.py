@@ -286,6 +286,20 @@ def test_so_is_one_whose_last_checkpoint_makes_room_for_a_copy(job, tmp_path):
     assert not (old / "sluice-swap").exists()
 
 
+def test_and_so_is_one_where_a_job_that_has_ended_keeps_fewer(job, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    on = lambda drive, limit: {**job, "lr_scheduler": "constant", "save_total_limit": limit,  # noqa: E731
+                               "offload": {**job["offload"], "nvme_path": [str(drive)]},
+                               "auto_resume_from_checkpoints": drive == new}
+    sluice_run.train({**on(old, 2), "max_steps": HALF}, tmp_path)
+    run = sluice_run.train(on(new, 2), tmp_path)
+    assert swap_files(old) and swap_files(new) and at(HALF, run.output_dir).is_dir()
+    again = sluice_run.train(on(new, 1), tmp_path)
+    assert "nothing is left to train" in again.stdout
+    assert not at(HALF, run.output_dir).exists() and not (old / "sluice-swap").exists()
+    assert swap_files(new) and fsck(run.output_dir).returncode == 0
+
+
 def test_copies_of_a_run_in_memory_count_among_those_that_are_kept(job, tmp_path):
     job = {**job, "lr_scheduler": "constant", "save_steps": 1, "save_total_limit": 3}
     memory = {**job, "device": plans.MEMORY.device, "offload": {**plans.MEMORY.offload, "optimizer_state": "fp32"}}
