@@ -150,7 +150,6 @@ struct Attention::Impl {
   void flash_backward(const AttentionShape& s, const Documents& documents, const Heads3& in, const at::Tensor& output,
                       const at::Tensor& log_sum_exp, const at::Tensor& output_gradient, const Heads3& gradient) {
     SLUICE_CHECK(random_state.defined(), "attention went backward before it ever went forward");
-    take_the_most(s);
     const auto count = static_cast<int64_t>(documents.starts.size()) - 1;
     for (int64_t first = 0, end = 0; first < count; first = end) {
       end = end_of_call(s, documents, first);
@@ -163,6 +162,7 @@ struct Attention::Impl {
         longest = std::max<int64_t>(longest, documents.starts[d + 1] - documents.starts[d]);
       at::Tensor at_starts = starts(documents).narrow(0, first, end - first + 1);
       if (begin > 0) at_starts = at_starts.sub(begin);
+      const at::Tensor rest = rest_of_the_most(s, sum_rows.of(s.heads, end - first, tokens));
       const auto [dq, dk, dv] = at::_flash_attention_backward(
           operand(output_gradient), operand(in.q), operand(in.k), operand(in.v), operand(output),
           log_sum_exp.narrow(1, begin, tokens).contiguous(), at_starts, at_starts, longest, longest, /*dropout_p=*/0.0,
@@ -180,12 +180,14 @@ struct Attention::Impl {
     while (end > first + 1 && sum_rows.of(s.heads, end - first, start(end) - start(first)) > most) --end;
     return end;
   }
-  // Once, so that passes which are measured have taken what any later one may.
-  void take_the_most(const AttentionShape& s) {
-    const int64_t bytes = SumRows::bytes(sum_rows.most(s.heads), s.heads, s.head_dim);
-    if (bytes <= sum_bytes) return;
-    at::empty({bytes}, options.dtype(at::kByte));  // given back at once, to LibTorch's allocator
-    sum_bytes = bytes;
+  // What a call of so many rows takes less than any may, once: so passes that are measured have taken it. Beside the
+  // call: what were given back before it would be cut up by its smaller tensors, and its rows would not fit any more.
+  at::Tensor rest_of_the_most(const AttentionShape& s, int64_t rows) {
+    const int64_t most = SumRows::bytes(sum_rows.most(s.heads), s.heads, s.head_dim);
+    if (most <= sum_bytes) return {};
+    sum_bytes = most;
+    const int64_t rest = most - SumRows::bytes(rows, s.heads, s.head_dim);
+    return rest > 0 ? at::empty({rest}, options.dtype(at::kByte)) : at::Tensor();
   }
 
   // --- fp32: one document after the other, keys repeated for the queries that share them ------------------------

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/core/GradMode.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -441,6 +442,31 @@ TEST_P(CudaOpsTest, ManyShortDocumentsGoBackwardInSeveralCalls) {
     y.backward(in[1]);
     return std::vector<Tensor>{y.detach(), leaf.grad()};
   });
+}
+
+// The first backward of a shape takes what any later one may, and so what is measured: not twice.
+TEST_P(CudaOpsTest, TheFirstBackwardTakesItsSumsOnce) {
+  if (dtype() == Dtype::f32) GTEST_SKIP() << "another kernel";
+  namespace allocator = c10::cuda::CUDACachingAllocator;
+  constexpr int64_t kLength = 8192, kSize = 128;
+  ops_ = make_cuda_ops({.tokens_max = kLength, .micro_batches_max = 1, .positions_max = kLength});
+  const AttentionShape shape{1, 1, kSize, 0, 0.125f};
+  const Numbers batch({kLength}, 97);
+  const std::array<MicroBatch, 1> batches = {batch.view(0)};
+  ops_->place(batches);
+  const Tensor qkv = random({kLength, 3, kSize}), dy = random({kLength, 1, kSize});
+  Tensor output = room({kLength, 1, kSize}), gradient = at::full_like(qkv, 7);
+  const Tensor sums = at::empty({1, kLength}, at::device(at::kCUDA).dtype(at::kFloat));
+  const auto reserved = [] { return allocator::getDeviceStats(0).reserved_bytes[0]; };  // of all pools
+  allocator::emptyCache();
+  allocator::resetPeakStats(0);
+  const int64_t before = reserved().current;
+  ops_->attention(dtype(), shape, batches[0], qkv.data_ptr(), output.data_ptr(), sums.data_ptr<float>(), {});
+  ops_->attention_backward(dtype(), shape, batches[0], qkv.data_ptr(), output.data_ptr(), sums.data_ptr<float>(),
+                           dy.data_ptr(), gradient.data_ptr(), {});
+  const int64_t copies = at::cuda::getCurrentDeviceProperties()->multiProcessorCount;  // one document, one head
+  const int64_t sum_bytes = copies * (kLength + 128) * kSize * 4, beside = 64 << 20;
+  EXPECT_LT(reserved().peak - before, sum_bytes + beside);
 }
 
 // Codes and scales are any bytes; the host's kernels are the ones that agree with bitsandbytes.
