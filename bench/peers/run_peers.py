@@ -175,6 +175,7 @@ class Bench:
             **keys,
         }
         job_file = self.work / "job.yaml"
+        (self.work / "trainer_log.jsonl").unlink(missing_ok=True)  # of the job before: this one may be cut off
         job_file.write_text(json.dumps(job, indent=1))  # JSON is YAML
         run([self.options.sluice, "train", job_file], self.work / "sluice.log",
             {**os.environ, "OMP_NUM_THREADS": str(self.options.threads)})

@@ -14,6 +14,7 @@
 #include "runtime/core/cuda_error.h"
 #include "runtime/core/cuda_memory.h"
 #include "runtime/core/nvml.h"
+#include "runtime/core/result.h"
 #include "runtime/exec/cuda_device.h"
 #include "runtime/exec/cuda_group_kernels.h"
 #include "runtime/exec/gpu.h"
@@ -275,9 +276,18 @@ std::unique_ptr<Gpu> open_gpu(int device, std::string& why) {
     return nullptr;
   }
   if (why = too_old(device); !why.empty()) return nullptr;
-  // Before the first call that makes a context: later jobs of this process find it there.
-  static const std::optional<Bytes> used = Nvml().used(pci_bus_id(device));
-  auto gpu = std::make_unique<CudaGpu>(device, used);
+  std::unique_ptr<Gpu> gpu;
+  try {
+    // Before the first call that makes a context: later jobs of this process find it there.
+    static const std::optional<Bytes> used = Nvml().used(pci_bus_id(device));
+    gpu = std::make_unique<CudaGpu>(device, used);
+  } catch (const RunError& refused) {  // others have all of its memory, or it is another's alone
+    why = refused.error().message;
+    return nullptr;
+  } catch (const c10::Error& refused) {
+    why = refused.what_without_backtrace();
+    return nullptr;
+  }
   models::cuda::check_arithmetic(device);
   return gpu;
 }

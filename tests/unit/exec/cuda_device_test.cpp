@@ -157,6 +157,12 @@ TEST_F(CudaDeviceTest, MoreThanThereIsIsRefusedWithWhatIsFree) {
   }
 }
 
+// Or the next kernel that is launched would be blamed for it.
+TEST_F(CudaDeviceTest, AnErrorThatWasThrownIsNotFoundAgain) {
+  EXPECT_THROW(check_cuda(cudaSetDevice(4096), "a test"), RunError);
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+}
+
 // Without a GPU: says why, and does not throw.
 TEST(CudaDevices, SayWhyThereAreNone) {
   std::string why;

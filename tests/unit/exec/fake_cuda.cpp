@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "runtime/exec/cuda_group_kernels.h"
 
@@ -23,6 +24,7 @@ struct Event {
 std::mutex mutex;
 std::map<uintptr_t, size_t> registered;
 std::atomic<int> calls_left{-1};  // below 0: as many as one likes
+thread_local cudaError_t last_error = cudaSuccess;
 
 cudaError_t counted() {
   int left = calls_left;
@@ -63,9 +65,9 @@ std::unique_ptr<GroupKernels> make_cuda_group_kernels(CUstream_st*) { return mak
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : last_error = cudaErrorInvalidDevice; }
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 const char* cudaGetErrorName(cudaError_t) { return "an error"; }
 const char* cudaGetErrorString(cudaError_t) { return "of the fake GPU"; }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
