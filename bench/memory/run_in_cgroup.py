@@ -219,8 +219,8 @@ def report(options, exit_code, cgroup, use):
     print(f"exit code {exit_code}, {kills} processes killed, {len(steps)} of {options.steps} steps")
     print(f"memory limit {options.limit}, highest use {gib(peak_bytes)} with page cache, {gib(use.bytes)} without "
           f"(max_cpu {options.max_cpu}); {gib(use.loading_bytes)} while loading, {gib(use.training_bytes)} while training")
-    if len(steps) > 1:
-        counted = steps[2:] or steps[1:]
+    if steps:
+        counted = steps[2:] or steps[1:] or steps
         speed = statistics.median(line["tokens_per_second"] for line in counted)
         bound = statistics.median(line["percent_of_bound"] for line in counted)
         print(f"{speed:.1f} tokens/s, {bound:.0f}% of bound ({counted[-1]['binding_lane']}), "
