@@ -45,8 +45,8 @@ class IoBackend {
   virtual Result<void> register_memory(std::span<std::byte> memory) = 0;
 };
 
-// Requests that the kernel takes none of for `patience`, as it does without memory, end with its error. Error: io_uring
-// is refused (old kernel, seccomp, sysctl).
+// Requests that the kernel takes none of for `patience` end with ENOMEM, which is why it does so. Error: io_uring is
+// refused (old kernel, seccomp, sysctl).
 Result<std::unique_ptr<IoBackend>> make_uring_backend(int depth,
                                                       std::chrono::milliseconds patience = std::chrono::minutes(1));
 std::unique_ptr<IoBackend> make_thread_backend(int depth);

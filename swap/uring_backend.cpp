@@ -49,7 +49,11 @@ class UringBackend final : public IoBackend {
 
   std::vector<IoOutcome> reap() override {
     std::vector<IoOutcome> outcomes = std::exchange(refused_, {});
-    bool woken = !listens_ && in_flight_ == 0 && outcomes.empty() && wait_for_wake();
+    bool woken = false;
+    if (!listens_ && in_flight_ == 0 && outcomes.empty()) {
+      wait_for_wake();
+      woken = true;
+    }
     while (outcomes.empty() && !woken) {
       io_uring_cqe* cqe = nullptr;
       const int waited = io_uring_wait_cqe(&ring_, &cqe);
@@ -121,12 +125,11 @@ class UringBackend final : public IoBackend {
     listens_ = true;
     flush();
   }
-  // Without the ring, and true.
-  bool wait_for_wake() {
+  // Without the ring.
+  void wait_for_wake() {
     ssize_t got;
     do got = read(wake_fd_, &wake_count_, sizeof wake_count_);
     while (got < 0 && errno == EINTR);
-    return true;
   }
   // Without memory for requests the kernel takes a part of them, or none for the moment. What stayed in the ring would
   // be waited for in vain.
