@@ -6,6 +6,9 @@
 #include <set>
 #include <string_view>
 
+#include "runtime/core/result.h"
+#include "runtime/train/swap_folders.h"
+
 namespace sluice::train {
 namespace {
 
@@ -79,6 +82,16 @@ std::optional<double> rated_terabytes(std::span<const swap::DriveKind> paths) {
     if (devices.insert(path.device).second) sum += *rated;
   }
   return paths.empty() ? std::nullopt : std::optional(sum);
+}
+
+Bytes rated_endurance_of(const std::vector<std::filesystem::path>& nvme_paths) {
+  std::vector<swap::DriveKind> kinds;
+  try {
+    for (const std::filesystem::path& path : nvme_paths) kinds.push_back(swap::inspect_drive(nearest_existing(path)));
+  } catch (const SetupError&) {
+    return {};
+  }
+  return {static_cast<int64_t>(rated_terabytes(kinds).value_or(0) * 1e12)};
 }
 
 }  // namespace sluice::train

@@ -19,7 +19,6 @@
 #include "runtime/train/job_rates.h"
 #include "runtime/train/kept_checkpoints.h"
 #include "runtime/train/swap_folders.h"
-#include "swap/drive_kind.h"
 
 namespace sluice::train {
 namespace {
@@ -233,17 +232,6 @@ void plan_for(const plan::Machine& machine, Job& job) {
     job.rated_endurance += Bytes{static_cast<int64_t>(drive.rated_tbw * 1e12)};
 }
 
-// By what the kernel says of the drives. A path that cannot be used is refused elsewhere.
-Bytes rated_endurance_of(const std::vector<fs::path>& nvme_paths) {
-  std::vector<swap::DriveKind> kinds;
-  try {
-    for (const fs::path& path : nvme_paths) kinds.push_back(swap::inspect_drive(nearest_existing(path)));
-  } catch (const SetupError&) {
-    return {};
-  }
-  return {static_cast<int64_t>(rated_terabytes(kinds).value_or(0) * 1e12)};
-}
-
 void refuse_long_sequences(const Config& config, const models::DecoderSpec& spec) {
   if (config.sequence_len > spec.positions_max)
     throw SetupError(config.file.string() + ": sequence_len is " + std::to_string(config.sequence_len) +
@@ -312,7 +300,7 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
     // At the first start of such a job; at later ones it is known.
     const Work work(observer, "measuring what a block of this job takes", 0, WorkUnit::items);
     job.gpu ? plan_for_gpu(job) : plan_for_this_machine(job);
-    job.rated_endurance = rated_endurance_of(config.offload.nvme_path);
+    if (purpose != Purpose::run) job.rated_endurance = rated_endurance_of(config.offload.nvme_path);
   }
   if (purpose == Purpose::rehearse) job.request.profile = measure_rates_without_compute(job, target);
   job.request.settings_that_fit = [&job] { return settings_that_fit(job); };

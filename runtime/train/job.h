@@ -36,7 +36,7 @@ struct Job {
   plan::JobShape shape;
   plan::PlanRequest request;
   plan::Planned planned;
-  Bytes rated_endurance;  // of all drives; 0: not known
+  Bytes rated_endurance;  // of all drives; 0: not known, or not asked for: a run has no use for it
 
   // The checkpoint to resume from is the job's end: nothing was planned.
   bool nothing_left() const { return resume && resume->step == data->steps_total(); }

@@ -17,6 +17,7 @@
 #include "runtime/exec/machine_probe.h"
 #include "runtime/exec/trace.h"
 #include "runtime/train/cpu_energy.h"
+#include "runtime/train/drive_endurance.h"
 #include "runtime/train/job.h"
 #include "runtime/train/open_files.h"
 #include "runtime/train/profile_result.h"
@@ -201,6 +202,7 @@ int run_profile(const Config& config, const ProfileOptions& options) {
   const IgnoredSignals ignored;
   const ScratchFolder scratch(config.output_dir);
   Job job = prepare_job(without_traces(config, scratch.path(), kWarmUp + options.steps), Purpose::run);
+  job.rated_endurance = rated_endurance_of(config.offload.nvme_path);
   allow_open_files(2 * static_cast<int64_t>(job.sources.files.size()));
   Profile profile;
   profile.host = processor_name();
