@@ -196,10 +196,12 @@ void KeptCheckpoints::renewed(const fs::path& folder, const fs::path& from) {
   keep_newest();
 }
 
-void KeptCheckpoints::copied() {
+void KeptCheckpoints::copied(const fs::path& folder) {
   if (config_.save_total_limit == 0) return;
   std::vector<fs::path> all = find_checkpoints(config_.output_dir);
-  for (; all.size() > static_cast<size_t>(config_.save_total_limit); all.erase(all.begin())) {
+  // Of a run that went on from an older one, those of later steps may still be there.
+  std::erase_if(all, [&](const fs::path& each) { return same_folder(each, folder); });
+  for (; all.size() + 1 > static_cast<size_t>(config_.save_total_limit); all.erase(all.begin())) {
     const auto kept = std::find_if(kept_.begin(), kept_.end(),
                                    [&](const Kept& each) { return same_folder(each.folder, all.front()); });
     drop(kept == kept_.end() ? Kept{all.front(), std::nullopt} : *kept);

@@ -46,8 +46,8 @@ class KeptCheckpoints {
   void saved();
   // The same where `from` was renewed: the bytes are those that it names. Throws RunError.
   void renewed(const std::filesystem::path& folder, const std::filesystem::path& from);
-  // A checkpoint was written that names no bytes of swap files: the same of those before it. Throws RunError.
-  void copied();
+  // `folder` was written and names no bytes of swap files: the same of the others. Throws RunError.
+  void copied(const std::filesystem::path& folder);
   // A checkpoint in place ends here, on the drive before anything is written in its place. Throws RunError.
   void before_writing();
 

@@ -444,7 +444,7 @@ class TrainingRun::Impl {
     const fs::path saved =
         save_copy(*executor_, job_.setup, config_, state,
                   config_.save_only_model ? CheckpointOf::model : CheckpointOf::model_and_states, patience_, observer_);
-    kept_.copied();
+    kept_.copied(saved);
     return written(saved, state.step);
   }
 
@@ -456,7 +456,7 @@ class TrainingRun::Impl {
     if (has_manifest(saved))
       kept_.renewed(saved, from);
     else
-      kept_.copied();
+      kept_.copied(saved);
     return written(saved, state.step);
   }
 

@@ -311,6 +311,14 @@ def test_copies_of_a_run_in_memory_count_among_those_that_are_kept(job, tmp_path
     assert sorted(first.output_dir.glob("checkpoint-*")) == sorted(kept)
 
 
+def test_what_goes_on_from_an_older_copy_keeps_its_own(workshop, tmp_path):
+    job = jobs.job_of(workshop, jobs.TINY, "lora", "bf16", save_steps=1, lr_scheduler="constant", max_steps=4)
+    first = sluice_run.train({**job, "save_total_limit": 9}, tmp_path)
+    older = str(at(2, first.output_dir))
+    again = sluice_run.train({**job, "max_steps": 3, "save_total_limit": 1, "resume_from_checkpoint": older}, tmp_path)
+    assert list(again.output_dir.glob("checkpoint-*")) == [at(3, again.output_dir)]
+
+
 def test_the_plan_counts_the_sets_and_refuses_what_does_not_fit(job, tmp_path):
     job = {**job, "offload": {**job["offload"], "update": "before_forward"}}
 
