@@ -302,7 +302,7 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
     job.gpu ? plan_for_gpu(job) : plan_for_this_machine(job);
     if (purpose != Purpose::run) job.rated_endurance = rated_endurance_of(config.offload.nvme_path);
   }
-  if (purpose == Purpose::rehearse) job.request.profile = measure_rates_without_compute(job, target);
+  if (purpose == Purpose::rehearse) job.request.profile = measure_rates_without_compute(job);
   job.request.settings_that_fit = [&job] { return settings_that_fit(job); };
   job.planned = plan::make_plan(job.shape, job.request);
   job.request.settings_that_fit = nullptr;  // it refers to this very Job

@@ -78,15 +78,15 @@ plan::MachineProfile measure_rates(const Job& job) {
   return probed(job, std::move(options));
 }
 
-plan::MachineProfile measure_rates_without_compute(const Job& job, const plan::Machine* target) {
+plan::MachineProfile measure_rates_without_compute(const Job& job) {
   exec::RateProbeOptions options;
   options.update = update_kind(job);
-  if (job.request.memory == plan::DeviceMemory::separate) options.link_each_way = link_to_rehearse(job, target);
+  if (job.request.memory == plan::DeviceMemory::separate) options.link_each_way = link_to_rehearse(job);
   return probed(job, std::move(options));
 }
 
-BytesPerSecond link_to_rehearse(const Job& job, const plan::Machine* target) {
-  if (target) return std::min(target->h2d, target->d2h);
+BytesPerSecond link_to_rehearse(const Job& job) {
+  if (job.target) return std::min(job.target->h2d, job.target->d2h);
   return job.gpu ? std::min(job.request.profile.h2d, job.request.profile.d2h) : emulated_link(job.config);
 }
 

@@ -43,17 +43,16 @@ void refuse_too_large(const Job& job) {
 
 class Rehearsal {
  public:
-  Rehearsal(Job& job, const plan::Machine* target)
-      : job_(job), swap_(swap_options(job.config)), progress_(job.planned.plan) {
+  explicit Rehearsal(Job& job) : job_(job), swap_(swap_options(job.config)), progress_(job.planned.plan) {
     make_base(job_);
     adapter_ = start_adapter(job_, AdapterValues::any, fs::temp_directory_path());
     exec::ExecutorOptions options;
     options.compute_waits = true;
-    if (target) {
-      options.h2d = target->h2d;
-      options.d2h = target->d2h;
+    if (job.target) {
+      options.h2d = job.target->h2d;
+      options.d2h = job.target->d2h;
     } else if (job.request.memory == plan::DeviceMemory::separate) {
-      options.h2d = options.d2h = link_to_rehearse(job, target);
+      options.h2d = options.d2h = link_to_rehearse(job);
     }
     executor_ =
         std::make_unique<exec::Executor>(job_.setup.model, job_.shape, job_.planned, job_.sources, swap_, options);
@@ -105,9 +104,9 @@ void print_row(std::string_view name, double simulated_us, double rehearsed_us) 
 
 }  // namespace
 
-void rehearse(Job& job, const plan::Machine* target) {
+void rehearse(Job& job) {
   refuse_too_large(job);
-  const std::vector<StepTimes> steps = Rehearsal(job, target).run();
+  const std::vector<StepTimes> steps = Rehearsal(job).run();
   const auto median_of = [&](const auto& get) {
     std::vector<double> values;
     for (const StepTimes& step : steps) values.push_back(get(step));

@@ -7,9 +7,9 @@
 namespace sluice::train {
 
 // Runs a few steps of a job prepared for Purpose::rehearse and prints them beside the simulation, lane by lane. Copies
-// take at least what the target's link takes, by `target`; null: this machine's own. Reads the model's files and swaps
+// take at least what the link of Job::target takes; without one: this machine's own. Reads the model's files and swaps
 // in nvme_path; writes nothing that stays. Throws SetupError when the memory of the plan, the device's included, is not
 // there, and RunError when a drive fails.
-void rehearse(Job& job, const plan::Machine* target);
+void rehearse(Job& job);
 
 }  // namespace sluice::train

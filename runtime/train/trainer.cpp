@@ -218,7 +218,7 @@ int print_plan(const Config& config, const PlanOptions& options) {
   }
   if (options.rehearse) {
     std::fflush(stdout);
-    rehearse(job, target);
+    rehearse(job);
   }
   return 0;
 }
