@@ -32,14 +32,19 @@ struct SlotSpec {
 
 struct MicroBatch;
 
-// Logits of R supervised tokens of a micro-batch, in host memory.
+// Logits of R supervised tokens of a micro-batch. Lists are in the host's memory.
 struct LossChunk {
   const MicroBatch* batch = nullptr;
-  int64_t rows = 0, vocabulary = 0;    // R, V
-  const int32_t* positions = nullptr;  // [R], ascending: of the micro-batch's tokens, the one that predicts
-  const int32_t* labels = nullptr;     // [R]: what it must predict
+  std::span<const int32_t> positions;  // [R], ascending: of the micro-batch's tokens, the one that predicts
+  std::span<const int32_t> labels;     // [R]: what it must predict
+  int64_t vocabulary = 0;              // V
   float* logits = nullptr;             // [R, V]
   bool wants_gradient = false;         // logits are to become the gradient of what is returned
+  // The GPU whose memory logits are in, to be read and written on its `stream`, a cudaStream_t; -1: the host's.
+  int gpu = -1;
+  void* stream = nullptr;
+
+  int64_t rows() const { return static_cast<int64_t>(positions.size()); }
 };
 
 // In place of cross-entropy: a loss of whoever embeds the runtime.
@@ -49,6 +54,8 @@ class LossFunction {
   // The sum over the chunk's rows. A pure function of the chunk: a step may ask twice. On the compute lane's thread.
   // Throws RunError.
   virtual double sum(const LossChunk& chunk) = 0;
+  // Whether logits that a GPU computes are given where they are, in place of a copy in the host's memory.
+  virtual bool on_gpu() const { return false; }
 };
 
 // The tokens that one block sees at once: documents laid end to end, attention only inside a document.

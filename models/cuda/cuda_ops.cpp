@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "models/cuda/attention.h"
 #include "models/cuda/element_kernels.h"
@@ -94,6 +95,33 @@ class Angles {
   const RopeTable* table_ = nullptr;
 };
 
+// A copy of logits in pinned memory of the host, for a loss that wants them there.
+class HostLogits {
+ public:
+  double sum_of(LossFunction& loss, LossChunk chunk) {
+    const Bytes bytes{chunk.rows() * chunk.vocabulary * size_of(Dtype::f32)};
+    if (bytes.count > static_cast<int64_t>(memory_.bytes().size())) {
+      wait();  // the gradient of an earlier chunk may still be read from it
+      memory_ = CudaMemory(CudaMemoryKind::pinned, bytes, "logits of a loss of one's own");
+    }
+    float* const on_device = std::exchange(chunk.logits, memory_.as<float>());
+    const auto size = static_cast<size_t>(bytes.count);
+    check_cuda(cudaMemcpyAsync(chunk.logits, on_device, size, cudaMemcpyDeviceToHost, stream()), "copying logits");
+    wait();
+    const double sum = loss.sum(chunk);
+    // Whoever writes to this memory next is enqueued behind.
+    if (chunk.wants_gradient)
+      check_cuda(cudaMemcpyAsync(on_device, chunk.logits, size, cudaMemcpyHostToDevice, stream()),
+                 "copying the gradient of logits");
+    return sum;
+  }
+
+ private:
+  static void wait() { check_cuda(cudaStreamSynchronize(stream()), "waiting for logits"); }
+
+  CudaMemory memory_;
+};
+
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(const CudaOpsOptions& options)
@@ -171,6 +199,12 @@ class CudaOps final : public Ops {
   void sum_losses(const double* losses, int64_t count, Store store, double& sum) const override {
     cuda::sum_losses(losses, count, store, &sum);
   }
+  double sum_of(LossFunction& loss, LossChunk chunk) const override {
+    if (!loss.on_gpu()) return host_logits_.sum_of(loss, chunk);
+    chunk.gpu = device_;
+    chunk.stream = stream();
+    return loss.sum(chunk);
+  }
   void scatter_add_rows(Dtype dtype, const void* dy, const MicroBatch& batch, int64_t width, int32_t skip,
                         void* table_gradient, Dtype gradient_dtype, int32_t*) const override {
     cuda::scatter_add_rows(dtype, dy, batches_.of(batch).sorted, width, skip, table_gradient, gradient_dtype);
@@ -193,10 +227,11 @@ class CudaOps final : public Ops {
   LowBitTables low_bits_;
   PlacedBatches batches_;
   Reports reports_;
-  // Caches: what they give back never depends on what was asked before.
+  // Caches and room: what they give back never depends on what was asked before.
   mutable Angles angles_;
   mutable Gemm gemm_;
   mutable Attention attention_;
+  mutable HostLogits host_logits_;
 };
 
 }  // namespace

@@ -64,6 +64,7 @@ class CpuOps final : public Ops {
       }
     return {count, rows, labels};
   }
+  double sum_of(LossFunction& loss, LossChunk chunk) const override { return loss.sum(chunk); }
   void sum_losses(const double* losses, int64_t count, Store store, double& sum) const override {
     double added = 0;
     for (int64_t i = 0; i < count; ++i) added += losses[i];

@@ -78,6 +78,9 @@ class Ops : public ProgramContext {
   virtual SupervisedTokens supervised(const MicroBatch& batch, int32_t* rows, int32_t* labels) const = 0;
   // Sum of the losses [count], in order, over what is in `sum` or added to it. `sum` belongs to an OpReport.
   virtual void sum_losses(const double* losses, int64_t count, Store store, double& sum) const = 0;
+  // What `loss` makes of a chunk whose logits are in this device's memory. Returns once the sum is there; gradients are
+  // there for what is enqueued next.
+  virtual double sum_of(LossFunction& loss, LossChunk chunk) const = 0;
   // Adds rows of dy [N, width] into a table [V, width], each row's in token order. The row `skip` is left out. `order`:
   // room for N.
   virtual void scatter_add_rows(Dtype dtype, const void* dy, const MicroBatch& batch, int64_t width, int32_t skip,

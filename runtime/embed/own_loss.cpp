@@ -5,16 +5,18 @@
 namespace sluice::embed {
 
 double OwnLoss::sum(const models::LossChunk& chunk) {
-  const auto rows = static_cast<size_t>(chunk.rows);
+  const auto elements = static_cast<size_t>(chunk.rows() * chunk.vocabulary);
   const LossChunk given{static_cast<int64_t>(chunk.batch->step) - 1,
                         static_cast<int64_t>(chunk.batch->index),
-                        chunk.rows,
+                        chunk.rows(),
                         chunk.vocabulary,
                         chunk.batch->token_ids,
-                        {chunk.positions, rows},
-                        {chunk.labels, rows},
-                        {chunk.logits, rows * static_cast<size_t>(chunk.vocabulary)},
-                        chunk.wants_gradient};
+                        chunk.positions,
+                        chunk.labels,
+                        {chunk.logits, elements},
+                        chunk.wants_gradient,
+                        chunk.gpu,
+                        chunk.stream};
   try {
     return loss_(given);
   } catch (...) {

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "runtime/embed/own_loss.h"
 #include "runtime/plan/report.h"
 #include "runtime/train/config_source.h"
 #include "runtime/train/job_text.h"
@@ -104,8 +105,9 @@ namespace sluice {
 
 Plan plan_of(const Job& job) {
   return embed::translated([&] {
-    const train::Job prepared =
-        train::prepare_job(embed::config_of(job), train::Purpose::inspect, nullptr, nobody(), embed::data_of(job));
+    embed::OwnLoss loss(job.loss, job.loss_place);
+    const train::Job prepared = train::prepare_job(embed::config_of(job), train::Purpose::inspect, nullptr, nobody(),
+                                                   {embed::data_of(job), job.loss ? &loss : nullptr});
     return embed::plan_of(prepared);
   });
 }

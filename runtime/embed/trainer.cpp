@@ -71,11 +71,11 @@ class Trainer::Impl : private train::RunObserver {
     for (const std::string& each : config_.notes) note("note: " + each);
     folder_.lock_if_there();
     train::restore_replaced_checkpoints(config_.output_dir);
-    job_ = train::prepare_job(config_, train::Purpose::run, nullptr, nobody(), embed::data_of(source_));
+    job_ = train::prepare_job(config_, train::Purpose::run, nullptr, nobody(),
+                              {embed::data_of(source_), source_.loss ? &loss_ : nullptr});
     train::allow_open_files(2 * static_cast<int64_t>(job_.sources.files.size()));
     folder_.make_and_lock();
     if (job_.nothing_left()) return;
-    if (source_.loss) job_.loss = &loss_;
     plan_ = embed::plan_of(job_);
     train::with_way_on(job_, [&] {
       run_.emplace(job_, folder_, static_cast<train::RunObserver&>(*this));
@@ -270,7 +270,7 @@ class Trainer::Impl : private train::RunObserver {
   }
 
   const Job source_;
-  embed::OwnLoss loss_{source_.loss};
+  embed::OwnLoss loss_{source_.loss, source_.loss_place};
   const Callbacks callbacks_;
   Console errors_{STDERR_FILENO};
   const pid_t process_ = getpid();

@@ -71,7 +71,7 @@ class TimedStream {
 
 // From now on LibTorch cuts what the calling thread's ops take out of one piece of memory: later no op allocates, which
 // would wait for the whole device.
-void hold_transient(Bytes bytes, int device) try {
+void take_transient(Bytes bytes, int device) try {
   const auto where = at::TensorOptions().device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
   if (bytes.count > 0) at::empty({bytes.count}, where.dtype(at::kByte));  // given back at once, to LibTorch
 } catch (const c10::OutOfMemoryError&) {
@@ -161,7 +161,7 @@ class CudaGpu final : public Gpu {
   std::unique_ptr<Device> make_device(Bytes memory, EventQueue& events, const PhaseClock& clock) override {
     const auto begin_compute = [device = device_, transient = transient_](CUstream_st* stream) {
       models::cuda::use_stream(stream, device);
-      hold_transient(transient, device);
+      take_transient(transient, device);
     };
     return make_cuda_device({memory, device_, begin_compute}, events, clock);
   }
@@ -226,11 +226,13 @@ class CudaGpu final : public Gpu {
     return {kUpdates * moved / (stream.time().count / 1e6)};
   }
 
+  void hold_transient(Bytes bytes) override {
+    transient_ = Bytes{round_down(std::max(bytes - kSmallBlocks, Bytes{}).count, MiB(2).count)};
+  }
   void limit_transient(Bytes most) override {
     const double total = static_cast<double>(cuda_usage(device_).total.count);
     // What the program around us holds there is not ours to limit.
     place_.limit_all(std::min(1.0, static_cast<double>((place_.held() + most).count) / total));
-    transient_ = Bytes{round_down(std::max(most - kSmallBlocks, Bytes{}).count, MiB(2).count)};
   }
 
  private:

@@ -49,8 +49,9 @@ class Gpu {
   virtual CopyRates measure_copies() = 0;
   // What such an AdamW reads and writes per second in the device's memory; takes some milliseconds.
   virtual BytesPerSecond measure_updates(const UpdateKind& kind) = 0;
-  // LibTorch may hold no more than this for what its kernels want beside the arena; a device that is made afterwards
-  // has it take that at once. Exceeding it is an error of the op.
+  // What LibTorch's kernels want beside the arena: a device that is made afterwards has it take that at once.
+  virtual void hold_transient(Bytes bytes) = 0;
+  // LibTorch may hold no more than this: exceeding it is an error of the op.
   virtual void limit_transient(Bytes most) = 0;
 };
 

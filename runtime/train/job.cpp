@@ -171,7 +171,7 @@ void plan_for_gpu(Job& job) {
   const exec::OpsSize ops{job.batch.tokens_max * job.batch.micro_batches, job.batch.micro_batches,
                           job.batch.document_max, config.deterministic};
   job.setup.model = models::build_decoder(job.setup.spec, job.setup.adapter, config.compute_dtype, gpu.make_ops(ops),
-                                          job.setup.low_bits.formats());
+                                          job.setup.low_bits.formats(), !config.own_loss.empty());
   job.passes = measured_passes(job, gpu.pass_place(), {});
   const exec::GpuMemory memory = gpu.memory();
   cap(job, Tier::device, config.offload.max_gpu, memory.total - memory.others, "the free memory of " + gpu.name());
@@ -181,7 +181,9 @@ void plan_for_gpu(Job& job) {
   job.shape = shape_of(job);
   constexpr Bytes kLoadedLater = MiB(64);  // kernels that the passes above did not meet: shorter rows, updates, norms
   job.shape.device_process_bytes = memory.context + kLoadedLater;
-  gpu.limit_transient(job.passes.device_transient);
+  gpu.hold_transient(job.passes.device_transient);
+  // A loss of the program's own takes of LibTorch's memory there what no plan knows.
+  if (job.loss == nullptr || !job.loss->on_gpu()) gpu.limit_transient(job.passes.device_transient);
   job.request.profile = rates_of(job);
   const exec::CopyRates copies = gpu.measure_copies();
   job.request.profile.h2d = copies.h2d;
@@ -257,9 +259,10 @@ BatchShape batch_shape(const Job& job) {
 }  // namespace
 
 Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target, WorkObserver& observer,
-                const MakeData& make_data) {
+                const ProgramsOwn& own) {
   Job job;
   job.config = config;
+  job.loss = own.loss;
   job.resume = find_resume(config);
   if (purpose == Purpose::run) refuse_used_output(config, job.resume.has_value());
   check_nvme_paths(config);
@@ -274,8 +277,8 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   if (!job.setup.note.empty()) std::fprintf(stderr, "note: %s\n", job.setup.note.c_str());
   refuse_long_sequences(config, job.setup.spec);
   const models::Model& model = job.setup.model;
-  job.data = make_data ? make_data(job.config, model)
-                       : open_datasets(job.config, model.vocabulary, model.positions_max, observer);
+  job.data = own.make_data ? own.make_data(job.config, model)
+                           : open_datasets(job.config, model.vocabulary, model.positions_max, observer);
   if (job.resume) refuse_other_inputs(*job.resume, job.setup, job.data->content_hash());
   if (job.resume) refuse_later_checkpoint(*job.resume, job.data->steps_total());
   if (job.nothing_left() && purpose == Purpose::run) return job;
@@ -289,10 +292,6 @@ Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* targ
   job.batch = batch_shape(job);
   fill_forced(job);
   job.gpu = target ? nullptr : gpu_for(config.device, config.file.string());
-  if (job.gpu && !config.own_loss.empty())
-    throw SetupError(
-        "a loss of the program's own sees logits in the host's memory, and the job computes on " + job.gpu->name(),
-        "set device: cpu, or leave the loss out");
   if (target) {
     job.target = *target;
     plan_for(*target, job);

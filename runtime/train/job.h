@@ -48,10 +48,16 @@ enum class Purpose { run, inspect, rehearse };
 
 using MakeData = std::function<std::unique_ptr<RunData>(Config& config, const models::Model& model)>;
 
-// `target`: plans for that machine, which need not be this one; null: for this one, measured. `make_data`: in place of
-// the job's datasets, whose token files are otherwise prepared when the cache has none. Throws SetupError.
+// What the program that embeds the runtime brings.
+struct ProgramsOwn {
+  MakeData make_data;                    // in place of the job's datasets
+  models::LossFunction* loss = nullptr;  // as Job::loss
+};
+
+// `target`: plans for that machine, which need not be this one; null: for this one, measured. Token files of the job's
+// datasets are prepared when the cache has none. Throws SetupError.
 Job prepare_job(const Config& config, Purpose purpose, const plan::Machine* target = nullptr,
-                WorkObserver& observer = nobody(), const MakeData& make_data = {});
+                WorkObserver& observer = nobody(), const ProgramsOwn& own = {});
 
 // Makes what the job reads and is not there yet: the base in low bits. Throws as LowBitBase::make.
 void make_base(Job& job, WorkObserver& observer = nobody());

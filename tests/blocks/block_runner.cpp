@@ -3,7 +3,10 @@
 // `block_runner --missing` prints why it cannot run here, or nothing.
 // BATCH.json: {"dtype": "f32"|"bf16"|"f16", "gradient_dtype", "adapter": DIR or "", "dropout",
 //              "keep": "all"|"none"|slot names, "loss_scale": as of fp16, or 1,
+//              "smoothed": "host"|"gpu": a loss of one's own, and where it wants the logits,
 //              "micro_batches": [{"documents": [[ids]...], "labels": [[ids or -100]...]}...]}
+#include <sluice/tensors.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -19,6 +22,7 @@
 #include "models/safetensors.h"
 #include "runtime/core/half.h"
 #include "runtime/core/result.h"
+#include "runtime/embed/own_loss.h"
 #include "tests/blocks/block_device.h"
 
 namespace {
@@ -82,6 +86,14 @@ Dtype dtype_of(const std::string& name) {
   throw std::runtime_error("no such type: " + name);
 }
 
+// Label smoothing of a tenth, by LibTorch.
+const sluice::Loss& smoothed() {
+  static const sluice::Loss loss = sluice::loss_of([](const at::Tensor& logits_RV, const at::Tensor& labels_R) {
+    return at::cross_entropy_loss(logits_RV, labels_R, {}, at::Reduction::Sum, -100, /*label_smoothing=*/0.1);
+  });
+  return loss;
+}
+
 class Runner {
  public:
   Runner(const std::string& directory, const nlohmann::json& request)
@@ -95,7 +107,10 @@ class Runner {
       adapter = from->spec;
       adapter->dropout = request.value("dropout", 0.0);
     }
-    model_ = build_decoder(spec, adapter, dtype_, make_ops());
+    if (request.contains("smoothed"))
+      loss_ = std::make_unique<embed::OwnLoss>(
+          smoothed(), request["smoothed"] == "gpu" ? sluice::LossPlace::gpu : sluice::LossPlace::host);
+    model_ = build_decoder(spec, adapter, dtype_, make_ops(), {}, loss_ != nullptr);
     load(base, locate_base_weights(base, spec, model_.groups), false);
     if (from) load(from->tensors, locate_adapter_weights(from->tensors, model_.groups), true);
     for (const ParameterGroup& group : model_.groups)
@@ -110,7 +125,8 @@ class Runner {
       supervised += static_cast<double>(
           std::count_if(batch.labels.begin(), batch.labels.end(), [](int32_t l) { return l >= 0; }));
     double loss = 0;
-    const std::vector<MicroBatch> views = views_of(batches, request_.value("loss_scale", 1.0) / supervised);
+    std::vector<MicroBatch> views = views_of(batches, request_.value("loss_scale", 1.0) / supervised);
+    for (MicroBatch& view : views) view.loss = loss_.get();
     model_.context->place(views);
     for (const MicroBatch& batch : views) loss += step(batch) / supervised;
     return loss;
@@ -264,6 +280,7 @@ class Runner {
 
   Dtype dtype_, gradient_dtype_;
   nlohmann::json request_;
+  std::unique_ptr<embed::OwnLoss> loss_;
   Model model_;
   std::vector<std::unique_ptr<Aligned>> weights_;
   std::vector<Aligned> gradients_;

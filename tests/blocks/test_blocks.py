@@ -54,18 +54,18 @@ def make_model(tmp_path, family, seed=0):
     return model
 
 
-def make_batches(seed=1):
+def make_batches(seed=1, lengths=([23, 9, 40], [17])):
     """Two micro-batches of unequal documents, some tokens masked."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
-    for lengths in ([23, 9, 40], [17]):
-        documents = [torch.randint(3, 211, (n,), generator=generator).tolist() for n in lengths]
+    for of_batch in lengths:
+        documents = [torch.randint(3, 211, (n,), generator=generator).tolist() for n in of_batch]
         labels = [[t if i >= len(d) // 3 else -100 for i, t in enumerate(d)] for d in documents]
         batches.append(dict(documents=documents, labels=labels))
     return batches
 
 
-def reference(model, batches, scale=1.0):
+def reference(model, batches, scale=1.0, label_smoothing=0.0):
     """Sum of the losses over supervised tokens of all documents, one document a row, divided by their number. Gradients
     are of `scale` times that."""
     supervised = sum(sum(l != -100 for l in labels[1:]) for b in batches for labels in b["labels"])
@@ -73,7 +73,8 @@ def reference(model, batches, scale=1.0):
     for batch in batches:
         for ids, labels in zip(batch["documents"], batch["labels"]):
             logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), ignore_index=-100, reduction="sum")
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), ignore_index=-100, reduction="sum",
+                                                     label_smoothing=label_smoothing)
             (loss * scale / supervised).backward()
             total += loss.item() / supervised
     return total
@@ -217,6 +218,22 @@ def test_dropout_changes_the_x_of_both_halves_as_in_peft(tmp_path):
     loss, gradients = run(tmp_path, batches, adapter=str(tmp_path / "adapter"), dropout=0.3)
     assert abs(loss - expected) < 1e-5
     for name, gradient in gradients_of(model).items():
+        assert relative_error(gradients[name], gradient) < 1e-4, name
+
+
+# 100,003 logits of a token: 400 supervised ones take several chunks, the last of them smaller, on any device.
+@pytest.mark.parametrize("place", ("host", "gpu"))
+@pytest.mark.parametrize(("vocabulary", "lengths"), ((211, ([23, 9, 40], [17])), (100_003, ([200, 200, 210], [17, 200]))))
+def test_a_loss_of_one_s_own_matches_the_same_in_transformers(tmp_path, monkeypatch, place, vocabulary, lengths):
+    monkeypatch.setitem(BASE, "vocab_size", vocabulary)
+    monkeypatch.setitem(BASE, "num_hidden_layers", 1)
+    model, batches = make_model(tmp_path, "llama tied"), make_batches(lengths=lengths)
+    expected = reference(model, batches, label_smoothing=0.1)
+    loss, gradients = run(tmp_path, batches, smoothed=place)
+    assert abs(loss - expected) < 1e-5 * max(1, expected)
+    theirs = {name: p.grad for name, p in model.named_parameters()}
+    assert set(gradients) == set(theirs)
+    for name, gradient in theirs.items():
         assert relative_error(gradients[name], gradient) < 1e-4, name
 
 

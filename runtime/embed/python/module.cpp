@@ -11,6 +11,7 @@
 #include <sluice/version.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <memory>
@@ -76,13 +77,23 @@ nb::object seen(std::span<Number> numbers, std::vector<size_t> shape) {
                   nb::rv_policy::reference);
 }
 
+// Logits as a torch tensor where they are, for the length of a call. torch takes them to be ready on its current
+// stream.
+nb::object tensor_of(const sluice::LossChunk& chunk) {
+  const std::array<size_t, 2> shape = {static_cast<size_t>(chunk.rows), static_cast<size_t>(chunk.vocabulary)};
+  const bool on_gpu = chunk.gpu >= 0;
+  return nb::cast(nb::ndarray<nb::pytorch, float>(
+                      chunk.logits.data(), shape.size(), shape.data(), nb::handle(), nullptr, nb::dtype<float>(),
+                      on_gpu ? nb::device::cuda::value : nb::device::cpu::value, on_gpu ? chunk.gpu : 0),
+                  nb::rv_policy::reference);
+}
+
 // `sum_of`: what sluice/_loss.py makes of a program's loss. It gives the sum, and writes gradients over the logits.
 sluice::Loss loss_of(nb::object sum_of) {
   return [held = shared(std::move(sum_of))](const sluice::LossChunk& chunk) {
     nb::gil_scoped_acquire gil;
     const auto rows = static_cast<size_t>(chunk.rows);
-    return nb::cast<double>((*held)(seen(chunk.logits, {rows, static_cast<size_t>(chunk.vocabulary)}),
-                                    seen(chunk.labels, {rows}), seen(chunk.positions, {rows}),
+    return nb::cast<double>((*held)(tensor_of(chunk), seen(chunk.labels, {rows}), seen(chunk.positions, {rows}),
                                     seen(chunk.token_ids, {chunk.token_ids.size()}), chunk.step, chunk.micro_batch,
                                     chunk.wants_gradient));
   };
@@ -160,6 +171,7 @@ sluice::Job job_of(const nb::dict& given) {
     job.row = row_source(object("row_of"));
   }
   if (!object("sum_of").is_none()) job.loss = loss_of(object("sum_of"));
+  job.loss_place = sluice::LossPlace::gpu;
   return job;
 }
 

@@ -38,7 +38,8 @@ using DataSource = std::function<bool(const BatchRequest& request, Batch& batch)
 // Fills an empty batch with one document: that of a row, counted from 0. Otherwise as DataSource.
 using RowSource = std::function<void(int64_t row, Batch& document)>;
 
-// Logits of R supervised tokens of a micro-batch of N. All spans end with the call.
+// Logits of R supervised tokens of a micro-batch of N. All spans end with the call, and are of the host's memory but
+// for what `gpu` says.
 struct LossChunk {
   int64_t step = 0;  // counted from 0; -1: of an evaluation
   int64_t micro_batch = 0;
@@ -48,13 +49,21 @@ struct LossChunk {
   std::span<const int32_t> labels;     // [R]: what it must predict, the token after it
   std::span<float> logits;             // [R, V], row-major
   bool wants_gradient = false;         // logits are to become the gradient of what is returned, in place
+  // Logits are in the memory of this CUDA device, to be read and written on `stream`, a cudaStream_t; it is LibTorch's
+  // current one too. -1: in the host's.
+  int gpu = -1;
+  void* stream = nullptr;
 };
+
+// Where a job that computes on a GPU gives its logits to a loss: as a copy in the host's memory, which takes a copy
+// each way and the host's time, or where they are. One that computes on the CPU (or `emulated`) has them in the host's.
+enum class LossPlace { host, gpu };
 
 // A loss in place of cross-entropy: its sum over the chunk's rows. Step::loss is the sum of all chunks over the step's
 // supervised tokens, and gradients are of that; logits of all tokens never exist at once. A pure function of the chunk.
 // Called inside Trainer::step() and evaluate(), on a thread of the runtime's. What it throws comes out of that call,
 // and ends the training as a failed drive does: another Trainer goes on from the newest checkpoint. Memory that it
-// takes is not counted in offload.max_cpu, nor its time in the plan. The job computes on the CPU (or `emulated`).
+// takes, and a copy of logits, is not counted in offload.max_cpu or max_gpu, nor its time in the plan.
 using Loss = std::function<double(const LossChunk& chunk)>;
 
 struct Job {
@@ -78,6 +87,7 @@ struct Job {
   Loss loss;  // empty: cross-entropy
   // What checkpoints remember it by: with another name, or without one, they are not resumed.
   std::string loss_name = "loss";
+  LossPlace loss_place = LossPlace::host;
 };
 
 // What a job would do here. Peaks are upper bounds that training keeps to.

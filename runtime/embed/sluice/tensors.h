@@ -60,13 +60,16 @@ inline Batch batch_of(const at::Tensor& token_ids_BT, const at::Tensor& labels_B
   return batch;
 }
 
-// A loss that autograd differentiates. `of` gives the sum, a scalar, of logits [R, V], fp32, and labels [R], int64; the
-// tensors end with the call.
+// A loss that autograd differentiates. `of` gives the sum, a scalar, of logits [R, V], fp32, and labels [R], int64,
+// both where Job::loss_place has them; the tensors end with the call.
 inline Loss loss_of(std::function<at::Tensor(const at::Tensor& logits_RV, const at::Tensor& labels_R)> of) {
   return [of = std::move(of)](const LossChunk& chunk) {
-    const at::Tensor logits_RV = at::from_blob(chunk.logits.data(), {chunk.rows, chunk.vocabulary}, at::kFloat);
+    const at::Device where =
+        chunk.gpu < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(chunk.gpu));
+    const at::Tensor logits_RV =
+        at::from_blob(chunk.logits.data(), {chunk.rows, chunk.vocabulary}, at::TensorOptions(at::kFloat).device(where));
     const at::Tensor labels_R =
-        at::from_blob(const_cast<int32_t*>(chunk.labels.data()), {chunk.rows}, at::kInt).to(at::kLong);
+        at::from_blob(const_cast<int32_t*>(chunk.labels.data()), {chunk.rows}, at::kInt).to(where, at::kLong);
     const c10::AutoGradMode differentiates(chunk.wants_gradient);
     const at::Tensor leaf = logits_RV.detach().requires_grad_(chunk.wants_gradient);
     const at::Tensor sum = of(leaf, labels_R);

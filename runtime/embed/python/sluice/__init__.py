@@ -108,7 +108,8 @@ class Trainer:
         R supervised tokens of a micro-batch: their sum of losses, a tensor with one number, which torch differentiates. The
         tensors end with the call. Step.loss and the gradients are of the mean over a step's supervised tokens. A pure
         function: a step may ask twice. On a thread of the runtime's; what it raises comes out of the call that trains,
-        which ends as where a drive fails: another Trainer goes on from the newest checkpoint. The job computes on the CPU.
+        which ends as where a drive fails: another Trainer goes on from the newest checkpoint. On a GPU logits and labels are
+        there, on torch's current stream, and what the loss takes of its memory comes beside offload.max_gpu.
     loss_name: what checkpoints remember it by; with another name, or without it, they are not resumed.
 
     All memory and disk that training will need is taken here. Raises JobError (a ValueError) where the job, its data or

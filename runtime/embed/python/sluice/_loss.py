@@ -18,8 +18,7 @@ class LossChunk(NamedTuple):
 def sum_of(loss):
     """`loss` as _sluice calls it: returns a float, and writes the gradient over the logits where it is wanted."""
     def called(logits, labels, positions, token_ids, step, micro_batch, wants_gradient):
-        logits = torch.from_numpy(logits)
-        labels = torch.from_numpy(labels.astype(np.int64))
+        labels = torch.from_numpy(labels.astype(np.int64)).to(logits.device)
         chunk = LossChunk(step, micro_batch, token_ids, positions)
         with torch.set_grad_enabled(wants_gradient):
             leaf = logits.detach().requires_grad_(wants_gradient)
