@@ -12,7 +12,8 @@ Lease::~Lease() {
 
 Lease Arena::lease(const plan::Buffer& buffer) {
   const auto end = Bytes{buffer.offset + buffer.bytes};
-  SLUICE_CHECK(end.count <= static_cast<int64_t>(memory_.size()), "buffer " + buffer.name + " is outside its arena");
+  SLUICE_CHECK(end.count <= static_cast<int64_t>(memory_.size()),
+               "buffer " + buffer.name.text() + " is outside its arena");
   high_water_ = std::max(high_water_, end);
   ++live_;
   return {this, memory_.subspan(static_cast<size_t>(buffer.offset), static_cast<size_t>(buffer.bytes))};

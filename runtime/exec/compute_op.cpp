@@ -99,8 +99,8 @@ ComputeOutcome run_compute(const plan::Op& op, const ComputeContext& context, co
     block.forward({&batch, args.input, args.output, args.parameters, args.slots, args.workspace});
     model.context->check_finite(args.output, batch.tokens * model.hidden, model.compute_dtype, report);
   } else {
-    const std::vector<uint8_t> accumulate =
-        op.accumulate.empty() ? std::vector<uint8_t>(block.groups().size(), 0) : op.accumulate;
+    std::vector<uint8_t> accumulate(op.accumulate.begin(), op.accumulate.end());
+    accumulate.resize(block.groups().size(), 0);
     const models::BackwardArgs backward{&batch,          args.input,     args.output_gradient, args.input_gradient,
                                         args.parameters, args.gradients, accumulate,           context.gradient_dtype,
                                         args.kept_slots, args.workspace};

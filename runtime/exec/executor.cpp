@@ -78,8 +78,9 @@ struct Executor::Impl {
   }
 
   swap::ExtentId create_extent(const plan::Buffer& buffer) {
-    const auto place = options.places.find(buffer.name);
-    return place == options.places.end() ? swap.create_extent(Bytes{buffer.wanted_bytes}, buffer.name)
+    const std::string name = buffer.name.text();
+    const auto place = options.places.find(name);
+    return place == options.places.end() ? swap.create_extent(Bytes{buffer.wanted_bytes}, name)
                                          : swap.create_extent_at(Bytes{buffer.wanted_bytes}, place->second);
   }
 
@@ -326,7 +327,7 @@ struct Executor::Impl {
 
   bool lies_there(const Op& op) const {
     return inputs.restores_in_place && op.kind == OpKind::write &&
-           options.places.contains(buffer(operand_of(op, Role::destination).buffer).name);
+           options.places.contains(buffer(operand_of(op, Role::destination).buffer).name.text());
   }
 
   void issue_transfer(OpId id, const Op& op) {

@@ -44,9 +44,9 @@ void ReadBack::change(int group, bool odd, int64_t first, int64_t last, const We
 
 std::vector<TrainedExtent> ReadBack::extents(bool odd) const {
   std::vector<TrainedExtent> all;
-  const auto add = [&](const std::string& name, int g, plan::Tag content, int64_t begin, int64_t end) {
+  const auto add = [&](const plan::BufferName& name, int g, plan::Tag content, int64_t begin, int64_t end) {
     const plan::BufferId id = planned_.layout.find(name);
-    all.push_back({name, g, content, begin, end, planned_.layout.at(id).wanted_bytes, extents_.at(id)});
+    all.push_back({name.text(), g, content, begin, end, planned_.layout.at(id).wanted_bytes, extents_.at(id)});
   };
   for (int g = 0; g < static_cast<int>(shape_.groups.size()); ++g) {
     const plan::GroupShape& group = shape_.groups[static_cast<size_t>(g)];
@@ -98,7 +98,7 @@ std::span<std::byte> ReadBack::bring_states(int g, int set, const Chunk& chunk) 
   const int64_t offset = plan::states_begin(planned_.plan, group, chunk.begin);
   const int64_t bytes = group.states.bytes(chunk.begin, chunk.end);
   if (where.states == Tier::host) return bytes_of(layout.find(plan::states_name(where, g, set)), offset, bytes);
-  const plan::BufferId passing = layout.find(plan::kStatesRingFirst);
+  const plan::BufferId passing = layout.find(plan::first_of_states_ring());
   const std::span<std::byte> on_host = bytes_of(passing, 0, bytes);
   if (where.states == Tier::disk)
     fetch(layout.find(plan::states_extent_name(g, chunk.number, set)), passing);
@@ -112,7 +112,7 @@ void ReadBack::put_states(int g, int set, const Chunk& chunk) {
   const plan::GroupShape& group = shape_.groups[static_cast<size_t>(g)];
   const plan::GroupPlan& where = planned_.plan.groups[static_cast<size_t>(g)];
   if (where.states == Tier::host) return;
-  const plan::BufferId passing = layout.find(plan::kStatesRingFirst);
+  const plan::BufferId passing = layout.find(plan::first_of_states_ring());
   if (where.states == Tier::disk)
     store(passing, layout.find(plan::states_extent_name(g, chunk.number, set)));
   else

@@ -19,18 +19,22 @@ GroupStreams::GroupStreams(const JobShape& shape, const Plan& plan, const Phase&
     staging_bytes_ = std::max(staging_bytes_, each.staging_bytes.count);
     states_staging_bytes_ = std::max(states_staging_bytes_, each.states_staging_bytes.count);
   }
-  for (int g = 0; g < groups(); ++g)
-    if (group(g).trainable)
-      for (const Chunk& chunk : chunks(g)) states_chunk_bytes_ = std::max(states_chunk_bytes_, states_bytes(g, chunk));
+  for (const GroupShape& each : shape.groups) {
+    chunks_.push_back(cut(each));
+    for (const Chunk& chunk : chunks_.back()) states_chunk_bytes_ = std::max(states_chunk_bytes_, chunk.states_bytes);
+  }
 }
 
-std::vector<GroupStreams::Chunk> GroupStreams::chunks(int g) const {
+std::vector<GroupStreams::Chunk> GroupStreams::cut(const GroupShape& group) const {
+  const int64_t each = chunk_elements(plan_, group);
   std::vector<Chunk> all;
-  const int64_t each = chunk_elements(plan_, group(g));
+  all.reserve(static_cast<size_t>(group.elements / each + 1));
   int64_t states_begin = 0;
-  for (int64_t begin = 0; begin < group(g).elements; begin += each) {
-    all.push_back({static_cast<int>(all.size()), begin, std::min(begin + each, group(g).elements), states_begin});
-    if (group(g).trainable) states_begin += states_stride(group(g), begin, all.back().end);
+  for (int64_t begin = 0; begin < group.elements; begin += each) {
+    const int64_t end = std::min(begin + each, group.elements);
+    all.push_back(
+        {static_cast<int>(all.size()), begin, end, states_begin, group.trainable ? group.states.bytes(begin, end) : 0});
+    states_begin += states_stride(all.back().states_bytes);
   }
   return all;
 }
@@ -70,18 +74,19 @@ BufferId GroupStreams::weights_extent(int g, int set) {
   return layout_.lasting(weights_extent_name(g, set), Tier::disk, Tag::weights, group(g).weight_bytes().count);
 }
 BufferId GroupStreams::home_states(int g, int set) {
+  const Chunk& last = chunks(g).back();
   return layout_.lasting(states_name(group_plan(g), g, set), group_plan(g).states, Tag::states,
-                         states_begin(plan_, group(g), group(g).elements));
+                         last.states_begin + states_stride(last.states_bytes));
 }
 BufferId GroupStreams::states_extent(int g, const Chunk& chunk, int set) {
-  return layout_.lasting(states_extent_name(g, chunk.number, set), Tier::disk, Tag::states, states_bytes(g, chunk));
+  return layout_.lasting(states_extent_name(g, chunk.number, set), Tier::disk, Tag::states, chunk.states_bytes);
 }
 BufferId GroupStreams::home_gradients(int g) {
-  const char* name = on_device(g) ? "gradients.device" : "gradients.host";
-  return layout_.lasting(numbered(name, g), group_plan(g).gradients, Tag::gradients, gradient_bytes(g));
+  const BufferName name(on_device(g) ? "gradients.device" : "gradients.host", g);
+  return layout_.lasting(name, group_plan(g).gradients, Tag::gradients, gradient_bytes(g));
 }
 BufferId GroupStreams::gradients_extent(int g, const Chunk& chunk) {
-  return layout_.lasting(numbered("gradients.disk", g, chunk.number), Tier::disk, Tag::gradients,
+  return layout_.lasting(BufferName("gradients.disk", g, chunk.number), Tier::disk, Tag::gradients,
                          chunk.elements() * shape_.gradient_bytes_per_element);
 }
 // What passes through the host on its way to the device, once.
@@ -89,11 +94,12 @@ BufferId GroupStreams::load_ring(int g) {
   return rings_.next(load_ring_name(group(g)), 1, Tier::host, Tag::staging, group(g).weight_bytes().count);
 }
 Operand GroupStreams::home_states_chunk(int g, const Chunk& chunk, int set, Role role, Access access) {
-  return part(role, access, home_states(g, set), chunk.states_begin, states_bytes(g, chunk));
+  return part(role, access, home_states(g, set), chunk.states_begin, chunk.states_bytes);
 }
-Operand GroupStreams::ring_states_chunk(int g, const Chunk& chunk, Role role, Access access) {
-  const BufferId buffer = rings_.next("states.ring", plan_.chunk_ring, Tier::host, Tag::states, states_chunk_bytes_);
-  return part(role, access, buffer, 0, states_bytes(g, chunk));
+Operand GroupStreams::ring_states_chunk(const Chunk& chunk, Role role, Access access) {
+  const BufferId buffer =
+      rings_.next(BufferName(kStatesRing), plan_.chunk_ring, Tier::host, Tag::states, states_chunk_bytes_);
+  return part(role, access, buffer, 0, chunk.states_bytes);
 }
 Operand GroupStreams::gradients_chunk(int g, const Chunk& chunk) {
   const int64_t each = shape_.gradient_bytes_per_element;
@@ -101,8 +107,8 @@ Operand GroupStreams::gradients_chunk(int g, const Chunk& chunk) {
     return part(Role::gradients, Access::read, finished_.at(g), chunk.begin * each, chunk.elements() * each);
   if (group_plan(g).gradients != Tier::disk)
     return part(Role::gradients, Access::read, home_gradients(g), chunk.begin * each, chunk.elements() * each);
-  const BufferId buffer =
-      rings_.next("gradients.chunk.ring", plan_.chunk_ring, Tier::host, Tag::gradients, plan_.chunk_elements * each);
+  const BufferId buffer = rings_.next(BufferName(kGradientsChunkRing), plan_.chunk_ring, Tier::host, Tag::gradients,
+                                      plan_.chunk_elements * each);
   read(gradients_extent(g, chunk), buffer, 0, g, kNone, kNone);
   return part(Role::gradients, Access::read, buffer, 0, chunk.elements() * each);
 }
@@ -110,7 +116,8 @@ Operand GroupStreams::gradients_chunk(int g, const Chunk& chunk) {
 // --- from the user's files ---------------------------------------------------------------------------------------
 
 BufferId GroupStreams::stage_weights(int g, const Chunk& chunk) {
-  const BufferId staging = rings_.next("staging", plan_.chunk_ring, Tier::host, Tag::staging, staging_bytes_);
+  const BufferId staging =
+      rings_.next(BufferName(kStaging), plan_.chunk_ring, Tier::host, Tag::staging, staging_bytes_);
   Op op{.kind = OpKind::read_source, .lane = Lane::read, .group = g, .begin = chunk.begin, .end = chunk.end};
   op.bytes = chunk.elements() * group(g).weight_bytes_per_element;
   op.operands = {whole(Role::destination, Access::write, staging)};
@@ -120,9 +127,9 @@ BufferId GroupStreams::stage_weights(int g, const Chunk& chunk) {
 BufferId GroupStreams::stage_states(int g, const Chunk& chunk) {
   // Each part an aligned superset.
   const int64_t bytes = std::max(states_staging_bytes_, states_chunk_bytes_ + kStateParts * 2 * 4096);
-  const BufferId staging = rings_.next("staging.states", 2, Tier::host, Tag::staging, bytes);
+  const BufferId staging = rings_.next(BufferName(kStatesStaging), 2, Tier::host, Tag::staging, bytes);
   Op op{.kind = OpKind::read_source, .lane = Lane::read, .group = g, .begin = chunk.begin, .end = chunk.end};
-  op.bytes = states_bytes(g, chunk);
+  op.bytes = chunk.states_bytes;
   op.operands = {whole(Role::destination, Access::write, staging, /*i=*/1)};
   emit(std::move(op));
   return staging;
@@ -175,7 +182,7 @@ void GroupStreams::load_states(int g) {
       source = stage_weights(g, chunk);
     }
     const Operand states = home == Tier::host ? home_states_chunk(g, chunk, 0, Role::destination, Access::write)
-                                              : ring_states_chunk(g, chunk, Role::destination, Access::write);
+                                              : ring_states_chunk(chunk, Role::destination, Access::write);
     init_states(g, chunk, source, states);
     if (home == Tier::disk) write(states.buffer, 0, states_extent(g, chunk, 0), g, kNone, kNone);
     if (home == Tier::device)
@@ -206,7 +213,7 @@ BufferId GroupStreams::device_weights(int g) {
   if (!separate()) return host_weights(g);
   if (weights_on_device(g)) return home_device_weights(g, newest(g));
   const auto [buffer, hit] =
-      rings_.cached(numbered("weights.device.ring", group(g).weight_bytes().count), most_together(weights_rings_, g),
+      rings_.cached(BufferName("weights.device.ring", group(g).weight_bytes().count), most_together(weights_rings_, g),
                     Tier::device, Tag::weights, group(g).weight_bytes().count, g);
   if (!hit) copy(host_weights(g), buffer, g, kNone, kNone);
   return buffer;
@@ -223,7 +230,7 @@ void GroupStreams::update_behind_all_again() {
     if (is_early(g)) update_behind(g);
 }
 
-void GroupStreams::emit_beside(Op op, int g) {
+void GroupStreams::emit_beside(Op&& op, int g) {
   if (on_device(g)) {
     op.lane = Lane::compute;
     // A rate that was not measured counts as no time, as everywhere.
@@ -259,7 +266,7 @@ void GroupStreams::duplicate(int g, Operand from, Operand to) {
 void GroupStreams::update_group(int g, BufferId weights, int into, bool early) {
   const bool on_disk = group_plan(g).states == Tier::disk;
   for (const Chunk& chunk : chunks(g)) {
-    const Operand states = on_disk ? ring_states_chunk(g, chunk, Role::states, Access::read_write)
+    const Operand states = on_disk ? ring_states_chunk(chunk, Role::states, Access::read_write)
                                    : home_states_chunk(g, chunk, into, Role::states, Access::read_write);
     if (on_disk) {
       fetch_states(g, chunk, states);
@@ -308,9 +315,9 @@ void GroupStreams::begin_gradients(int b) {
       accumulating_[g] = home_gradients(g);
     } else if (uses_[g] > 1) {
       accumulating_[g] =
-          layout_.passing(numbered("gradients.shared", g), device_tier(), Tag::gradients, gradient_bytes(g));
+          layout_.passing(BufferName("gradients.shared", g), device_tier(), Tag::gradients, gradient_bytes(g));
     } else {
-      accumulating_[g] = rings_.next(numbered("gradients.ring", group(g).elements), most_together(gradient_rings_, g),
+      accumulating_[g] = rings_.next(BufferName("gradients.ring", group(g).elements), most_together(gradient_rings_, g),
                                      device_tier(), Tag::gradients, gradient_bytes(g));
     }
   }
@@ -356,7 +363,7 @@ void GroupStreams::update_finished() {
 
 BufferId GroupStreams::gradients_on_host(int g, int b) {
   const BufferId host = gradient_at_home(g) ? home_gradients(g)
-                                            : rings_.next(numbered("gradients.host.ring", group(g).elements),
+                                            : rings_.next(BufferName("gradients.host.ring", group(g).elements),
                                                           most_together(leaving_rings_, g), Tier::host, Tag::gradients,
                                                           gradient_bytes(g));
   copy(accumulating_.at(g), host, g, b, kNone);

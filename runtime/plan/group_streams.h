@@ -59,13 +59,13 @@ class GroupStreams : protected OpEmitter {
   struct Chunk {
     int number;
     int64_t begin, end;
-    int64_t states_begin;  // bytes of the home of states
+    int64_t states_begin, states_bytes;  // in the home of states
     int64_t elements() const { return end - begin; }
   };
   const GroupPlan& group_plan(int g) const { return plan_.groups[index(g)]; }
-  std::vector<Chunk> chunks(int g) const;
+  std::vector<Chunk> cut(const GroupShape& group) const;
+  const std::vector<Chunk>& chunks(int g) const { return chunks_[index(g)]; }
   int64_t gradient_bytes(int g) const { return group(g).elements * shape_.gradient_bytes_per_element; }
-  int64_t states_bytes(int g, const Chunk& chunk) const { return group(g).states.bytes(chunk.begin, chunk.end); }
 
   // Groups that are updated behind backward may have two sets.
   bool is_early(int g) const { return group(g).trainable && group_plan(g).update == UpdateTime::behind_backward; }
@@ -102,7 +102,7 @@ class GroupStreams : protected OpEmitter {
   BufferId gradients_extent(int g, const Chunk& chunk);
   BufferId load_ring(int g);
   Operand home_states_chunk(int g, const Chunk& chunk, int set, Role role, Access access);
-  Operand ring_states_chunk(int g, const Chunk& chunk, Role role, Access access);
+  Operand ring_states_chunk(const Chunk& chunk, Role role, Access access);
   Operand gradients_chunk(int g, const Chunk& chunk);
 
   BufferId stage_weights(int g, const Chunk& chunk);
@@ -115,7 +115,7 @@ class GroupStreams : protected OpEmitter {
   void load_states(int g);
 
   // On the lane of whoever keeps the operands: the optimizer's, or the device's own.
-  void emit_beside(Op op, int g);
+  void emit_beside(Op&& op, int g);
   void refresh_weights(int g);
   void update_behind(int g);
   void duplicate(int g, Operand from, Operand to);
@@ -125,6 +125,7 @@ class GroupStreams : protected OpEmitter {
   BufferId gradients_on_host(int g, int b);
 
   const std::span<const uint8_t> low_bits_;
+  std::vector<std::vector<Chunk>> chunks_;                     // per group
   std::vector<int> block_of_first_use_;                        // per group: the last block whose backward adds to it
   std::map<int, int> uses_;                                    // blocks that use the group
   BytesCount weights_rings_, gradient_rings_, leaving_rings_;  // their depths

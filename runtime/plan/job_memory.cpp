@@ -50,7 +50,7 @@ void JobMemory::expect(const Operand& operand, int64_t bytes, const Thing& thing
           const int64_t home = begin - held.base;
           learn(static_cast<Tier>(held.thing.a), home, home + end - begin, {thing, home - (begin - wanted.base)});
         } else if (!learning_ && held != wanted) {
-          fail("takes " + buffer(operand).name + " for " + describe(thing) + "; it holds " +
+          fail("takes " + buffer(operand).name.text() + " for " + describe(thing) + "; it holds " +
                (held.thing == thing ? "another part of it" : describe(held.thing)));
         }
       });

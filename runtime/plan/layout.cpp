@@ -5,23 +5,23 @@
 
 namespace sluice::plan {
 
-BufferId Layout::lasting(const std::string& name, Tier tier, Tag tag, int64_t bytes) {
+BufferId Layout::lasting(const BufferName& name, Tier tier, Tag tag, int64_t bytes) {
   return find_or_add(name, tier, tag, bytes, true);
 }
 
-BufferId Layout::passing(const std::string& name, Tier tier, Tag tag, int64_t bytes) {
+BufferId Layout::passing(const BufferName& name, Tier tier, Tag tag, int64_t bytes) {
   return find_or_add(name, tier, tag, bytes, false);
 }
 
-BufferId Layout::find_or_add(const std::string& name, Tier tier, Tag tag, int64_t bytes, bool persistent) {
+BufferId Layout::find_or_add(const BufferName& name, Tier tier, Tag tag, int64_t bytes, bool persistent) {
   if (const auto found = by_name_.find(name); found != by_name_.end()) {
     const Buffer& buffer = at(found->second);
     SLUICE_CHECK(buffer.tier == tier && buffer.wanted_bytes == bytes,
-                 "buffer " + name + " asked for with another shape");
+                 "buffer " + name.text() + " asked for with another shape");
     return found->second;
   }
-  SLUICE_CHECK(!frozen_, "a schedule asks for buffer " + name + " after the arenas were sized");
-  SLUICE_CHECK(bytes > 0, "buffer " + name + " is empty");
+  SLUICE_CHECK(!frozen_, "a schedule asks for buffer " + name.text() + " after the arenas were sized");
+  SLUICE_CHECK(bytes > 0, "buffer " + name.text() + " is empty");
   auto& end = end_[static_cast<size_t>(tier)];
   const int64_t rounded = round_up(bytes, 4096);
   buffers_.push_back({tier, tag, end, rounded, bytes, persistent, name});
@@ -31,9 +31,9 @@ BufferId Layout::find_or_add(const std::string& name, Tier tier, Tag tag, int64_
   return id;
 }
 
-BufferId Layout::find(const std::string& name) const {
+BufferId Layout::find(const BufferName& name) const {
   const auto found = by_name_.find(name);
-  SLUICE_CHECK(found != by_name_.end(), "no buffer is called " + name);
+  SLUICE_CHECK(found != by_name_.end(), "no buffer is called " + name.text());
   return found->second;
 }
 

@@ -2,7 +2,6 @@
 // built; `freeze` ends that, and from then on nothing can be added: what was planned is all there will be.
 #pragma once
 
-#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -14,9 +13,9 @@ class Layout {
  public:
   // The same name gives the same buffer. Asking for it with another size or tier is a CHECK failure.
   // Lasting buffers keep their content from one phase to the next; passing ones do not.
-  BufferId lasting(const std::string& name, Tier tier, Tag tag, int64_t bytes);
-  BufferId passing(const std::string& name, Tier tier, Tag tag, int64_t bytes);
-  BufferId find(const std::string& name) const;  // CHECK failure when there is none
+  BufferId lasting(const BufferName& name, Tier tier, Tag tag, int64_t bytes);
+  BufferId passing(const BufferName& name, Tier tier, Tag tag, int64_t bytes);
+  BufferId find(const BufferName& name) const;  // CHECK failure when there is none
   void freeze() { frozen_ = true; }
 
   const std::vector<Buffer>& buffers() const { return buffers_; }
@@ -24,12 +23,12 @@ class Layout {
   MemoryUse memory() const;
 
  private:
-  BufferId find_or_add(const std::string& name, Tier tier, Tag tag, int64_t bytes, bool persistent);
+  BufferId find_or_add(const BufferName& name, Tier tier, Tag tag, int64_t bytes, bool persistent);
 
   bool frozen_ = false;
   std::array<int64_t, kTierCount> end_{};
   std::vector<Buffer> buffers_;
-  std::unordered_map<std::string, BufferId> by_name_;
+  std::unordered_map<BufferName, BufferId> by_name_;
 };
 
 }  // namespace sluice::plan

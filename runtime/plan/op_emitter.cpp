@@ -4,7 +4,7 @@
 
 namespace sluice::plan {
 
-OpId OpEmitter::emit(Op op) {
+OpId OpEmitter::emit(Op&& op) {
   waits_for_.clear();
   for (const Operand& operand : op.operands) {
     const Hazard& hazard = hazard_of(operand.buffer);

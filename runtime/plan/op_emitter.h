@@ -12,7 +12,11 @@ namespace sluice::plan {
 
 class OpEmitter {
  protected:
-  OpEmitter(std::string name, Layout& layout) : layout_(layout), rings_(layout) { schedule_.name = std::move(name); }
+  OpEmitter(std::string name, Layout& layout) : layout_(layout), rings_(layout) {
+    constexpr size_t kOfAJob = 2048;
+    schedule_.name = std::move(name);
+    schedule_.ops.reserve(kOfAJob);
+  }
   ~OpEmitter() = default;
 
   Operand whole(Role role, Access access, BufferId buffer, int i = 0) const {
@@ -22,7 +26,7 @@ class OpEmitter {
     return {role, access, i, buffer, offset, bytes};
   }
 
-  OpId emit(Op op);
+  OpId emit(Op&& op);
   void move(OpKind kind, Lane lane, Operand from, Operand to, int g, int b, int mb);
   // Of whole buffers, between host and device.
   void copy(BufferId from, BufferId to, int g, int b, int mb);

@@ -54,16 +54,16 @@ bool updates_behind_backward(const Plan& plan) {
                      [](const GroupPlan& group) { return group.update == UpdateTime::behind_backward; });
 }
 
-int64_t states_stride(const GroupShape& group, int64_t begin, int64_t end) {
+int64_t states_stride(int64_t bytes) {
   constexpr int64_t kPage = 4096;
-  return round_up(group.states.bytes(begin, end), kPage);
+  return round_up(bytes, kPage);
 }
 
 int64_t states_begin(const Plan& plan, const GroupShape& group, int64_t element) {
   const int64_t each = chunk_elements(plan, group);
   int64_t bytes = 0;
   for (int64_t begin = 0; begin < element; begin += each)
-    bytes += states_stride(group, begin, std::min(begin + each, group.elements));
+    bytes += states_stride(group.states.bytes(begin, std::min(begin + each, group.elements)));
   return bytes;
 }
 

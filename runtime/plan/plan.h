@@ -57,8 +57,8 @@ bool updates_behind_backward(const Plan& plan);
 // Of a group: parameters, or of a packed group bytes, as many as a 16-bit weight has.
 int64_t chunk_elements(const Plan& plan, const GroupShape& group);
 
-// Bytes that a chunk's states take in the home of its group's: whole pages, as transfers are.
-int64_t states_stride(const GroupShape& group, int64_t begin, int64_t end);
+// What a chunk's states, of so many bytes, take in the home of its group's: whole pages, as transfers are.
+int64_t states_stride(int64_t bytes);
 // Where those of the chunk that begins at the element lie there. Of all elements: what the home takes.
 int64_t states_begin(const Plan& plan, const GroupShape& group, int64_t element);
 

@@ -4,11 +4,11 @@
 
 namespace sluice::plan {
 
-RingSet::Ring& RingSet::ring(const std::string& name, int depth, Tier tier, Tag tag, int64_t bytes) {
+RingSet::Ring& RingSet::ring(const BufferName& name, int depth, Tier tier, Tag tag, int64_t bytes) {
   Ring& ring = rings_[name];
   if (static_cast<int>(ring.size()) >= depth) return ring;
   for (int place = static_cast<int>(ring.size()); place < depth; ++place)
-    ring.push_back({layout_.passing(name + '[' + std::to_string(place) + ']', tier, tag, bytes)});
+    ring.push_back({layout_.passing(name.at_place(place), tier, tag, bytes)});
   entry_of_.resize(layout_.buffers().size());
   for (Entry& entry : ring) entry_of_[static_cast<size_t>(entry.buffer)] = &entry;  // they may have moved
   return ring;
@@ -19,14 +19,14 @@ RingSet::Entry& RingSet::oldest(Ring& ring) {
                            [](const Entry& a, const Entry& b) { return a.last_use < b.last_use; });
 }
 
-BufferId RingSet::next(const std::string& name, int depth, Tier tier, Tag tag, int64_t bytes) {
+BufferId RingSet::next(const BufferName& name, int depth, Tier tier, Tag tag, int64_t bytes) {
   Entry& entry = oldest(ring(name, depth, tier, tag, bytes));
   // Taking counts as a use: two taken for one op must differ.
   entry.last_use = clock_++;
   return entry.buffer;
 }
 
-std::pair<BufferId, bool> RingSet::cached(const std::string& name, int depth, Tier tier, Tag tag, int64_t bytes,
+std::pair<BufferId, bool> RingSet::cached(const BufferName& name, int depth, Tier tier, Tag tag, int64_t bytes,
                                           int key) {
   Ring& entries = ring(name, depth, tier, tag, bytes);
   const auto found = std::find_if(entries.begin(), entries.end(), [&](const Entry& e) { return e.key == key; });

@@ -44,7 +44,7 @@ std::string to_table(const Schedule& schedule, const std::vector<Buffer>& buffer
       text << (operand.access == Access::read    ? ""
                : operand.access == Access::write ? ">"
                                                  : "*")
-           << buffers[static_cast<size_t>(operand.buffer)].name << ' ';
+           << buffers[static_cast<size_t>(operand.buffer)].name.text() << ' ';
     }
     text << "\tafter";
     for (OpId dependency : op.after) text << ' ' << dependency;

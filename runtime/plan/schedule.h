@@ -7,8 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/short_list.h"
 #include "runtime/core/tier.h"
 #include "runtime/core/units.h"
+#include "runtime/plan/buffer_name.h"
 
 namespace sluice::plan {
 
@@ -29,7 +31,7 @@ struct Buffer {
   int64_t bytes = 0;         // rounded up
   int64_t wanted_bytes = 0;  // as asked
   bool persistent = false;   // its content outlives a phase
-  std::string name;
+  BufferName name;
 };
 
 enum class OpKind : uint8_t {
@@ -76,6 +78,9 @@ struct Operand {
   int64_t bytes = 0;
 };
 
+using Operands = ShortList<Operand, 3>;
+using OpIds = ShortList<OpId, 6>;
+
 struct Op {
   OpKind kind = OpKind::read;
   Lane lane = Lane::compute;
@@ -87,9 +92,9 @@ struct Op {
   Microseconds time = {};      // of compute ops with the device to themselves
   int64_t bytes = 0;           // moved, for the others
   bool early = false;          // update: of the step whose phase this is, else of the step before
-  std::vector<Operand> operands = {};
-  std::vector<uint8_t> accumulate = {};  // backward, loss: per group of the block
-  std::vector<OpId> after = {};          // all smaller than this op's own id
+  Operands operands = {};
+  ShortList<uint8_t, 8> accumulate = {};  // backward, loss: per group of the block
+  OpIds after = {};                       // all smaller than this op's own id
 };
 
 struct MemoryUse {

@@ -52,16 +52,16 @@ class Builder : GroupStreams {
   SlotFate effective(SlotFate fate) const { return !separate() && fate == SlotFate::host ? SlotFate::keep : fate; }
 
   struct SavedSlot {
-    std::string name;  // unique: "slot.block.index.micro-batch"
-    std::string ring;  // of its size
+    BufferName name;  // unique: "slot.block.index.micro-batch"
+    BufferName ring;  // of its size
     SlotFate fate;
     Tag tag;
     int64_t bytes;
     int b, mb;
   };
   SavedSlot boundary_before(int b, int mb) const {
-    return {numbered("boundary", b, mb),
-            "boundary",
+    return {BufferName("boundary", b, mb),
+            BufferName("boundary"),
             effective(block_plan(b).input),
             Tag::boundaries,
             shape_.boundary_bytes.count,
@@ -70,8 +70,8 @@ class Builder : GroupStreams {
   }
   SavedSlot saved_slot(int b, int s, int mb) const {
     const int64_t bytes = block(b).slots[index(s)].bytes.count;
-    return {numbered("slot", b, s, mb),
-            numbered("slot.ring", s, bytes),
+    return {BufferName("slot", b, s, mb),
+            BufferName("slot.ring", s, bytes),
             effective(block_plan(b).slots[index(s)]),
             Tag::activations,
             bytes,
@@ -82,13 +82,13 @@ class Builder : GroupStreams {
   // Where forward writes a slot that will be wanted again.
   BufferId place(const SavedSlot& slot) {
     if (slot.fate == SlotFate::keep) return layout_.passing(slot.name, device_tier(), slot.tag, slot.bytes);
-    return rings_.next(slot.ring + ".out", 3, device_tier(), slot.tag, slot.bytes);
+    return rings_.next(slot.ring.with_end(".out"), 3, device_tier(), slot.tag, slot.bytes);
   }
   void send_away(const SavedSlot& slot, BufferId from) {
     if (slot.fate == SlotFate::host) copy(from, host_home(slot), kNone, slot.b, slot.mb);
     if (slot.fate != SlotFate::disk) return;
     if (separate()) {
-      const BufferId passing = rings_.next(slot.ring + ".host", 3, Tier::host, slot.tag, slot.bytes);
+      const BufferId passing = rings_.next(slot.ring.with_end(".host"), 3, Tier::host, slot.tag, slot.bytes);
       copy(from, passing, kNone, slot.b, slot.mb);
       from = passing;
     }
@@ -96,30 +96,31 @@ class Builder : GroupStreams {
   }
   BufferId bring_back(const SavedSlot& slot) {
     if (slot.fate == SlotFate::keep) return layout_.passing(slot.name, device_tier(), slot.tag, slot.bytes);
-    const BufferId to = rings_.next(slot.ring + ".back", plan_.prefetch + 1, device_tier(), slot.tag, slot.bytes);
+    const BufferId to =
+        rings_.next(slot.ring.with_end(".back"), plan_.prefetch + 1, device_tier(), slot.tag, slot.bytes);
     if (slot.fate == SlotFate::host) {
       copy(host_home(slot), to, kNone, slot.b, slot.mb);
     } else if (!separate()) {
       read(extent_of(slot), to, 0, kNone, slot.b, slot.mb);
     } else {
-      const BufferId passing = rings_.next(slot.ring + ".host", 3, Tier::host, slot.tag, slot.bytes);
+      const BufferId passing = rings_.next(slot.ring.with_end(".host"), 3, Tier::host, slot.tag, slot.bytes);
       read(extent_of(slot), passing, 0, kNone, slot.b, slot.mb);
       copy(passing, to, kNone, slot.b, slot.mb);
     }
     return to;
   }
   BufferId host_home(const SavedSlot& slot) {
-    return layout_.passing(slot.name + ".host", Tier::host, slot.tag, slot.bytes);
+    return layout_.passing(slot.name.with_end(".host"), Tier::host, slot.tag, slot.bytes);
   }
   BufferId extent_of(const SavedSlot& slot) {
-    return layout_.passing(slot.name + ".disk", Tier::disk, slot.tag, slot.bytes);
+    return layout_.passing(slot.name.with_end(".disk"), Tier::disk, slot.tag, slot.bytes);
   }
 
   // The boundary that block b reads in forward.
   BufferId live_boundary(int b, int mb) {
     if (training() && needs_backward(b) && effective(block_plan(b).input) == SlotFate::keep)
       return place(boundary_before(b, mb));
-    return layout_.passing(numbered("boundary.live", b % 2, mb), device_tier(), Tag::boundaries,
+    return layout_.passing(BufferName("boundary.live", b % 2, mb), device_tier(), Tag::boundaries,
                            shape_.boundary_bytes.count);
   }
 
@@ -138,7 +139,7 @@ class Builder : GroupStreams {
       for (const auto& mask : {kept, none}) most = std::max(most, block(b).workspace_bytes(ComputePass::forward, mask));
       most = std::max(most, block(b).workspace_bytes(ComputePass::backward, kept));
     }
-    return workspace_ = layout_.passing("workspace", device_tier(), Tag::workspace, most.count);
+    return workspace_ = layout_.passing(BufferName("workspace"), device_tier(), Tag::workspace, most.count);
   }
 
   // --- forward -------------------------------------------------------------------------------------------------
@@ -153,22 +154,22 @@ class Builder : GroupStreams {
 
   void forward_all() {
     for (int b = 0; b + 1 < blocks(); ++b) {
-      const std::vector<Operand> parameters = parameters_of(b);
+      const Operands parameters = parameters_of(b);
       for (int mb : micro_batches(b)) forward(b, mb, parameters);
     }
     if (training()) return;
-    const std::vector<Operand> parameters = parameters_of(blocks() - 1);
+    const Operands parameters = parameters_of(blocks() - 1);
     for (int mb : micro_batches(blocks() - 1)) loss(mb, parameters, OpKind::loss_only);
   }
-  std::vector<Operand> parameters_of(int b) {
-    std::vector<Operand> operands;
+  Operands parameters_of(int b) {
+    Operands operands;
     for (size_t i = 0; i < block(b).groups.size(); ++i)
       operands.push_back(
           whole(Role::parameters, Access::read, device_weights(block(b).groups[i]), static_cast<int>(i)));
     return operands;
   }
 
-  void forward(int b, int mb, const std::vector<Operand>& parameters) {
+  void forward(int b, int mb, const Operands& parameters) {
     Op op{.kind = OpKind::forward, .lane = Lane::compute, .block = b, .micro_batch = mb};
     op.flops = block(b).forward_flops;
     op.time = block(b).forward_time;
@@ -192,26 +193,27 @@ class Builder : GroupStreams {
   // --- backward ------------------------------------------------------------------------------------------------
 
   BufferId live_gradient(int mb) {
-    return layout_.passing(numbered("gradient.live", mb), device_tier(), Tag::boundaries, shape_.boundary_bytes.count);
+    return layout_.passing(BufferName("gradient.live", mb), device_tier(), Tag::boundaries,
+                           shape_.boundary_bytes.count);
   }
 
   void backward_all() {
     const int head = blocks() - 1;
     begin_gradients(head);
-    const std::vector<Operand> parameters = parameters_of(head);
+    const Operands parameters = parameters_of(head);
     for (int mb : micro_batches(head)) loss(mb, parameters, OpKind::loss);
     finish_gradients(head);
     for (int b = head - 1; b >= first_trained_block_; --b) {
       begin_gradients(b);
       // The embedding's backward scatters rows: it reads no weights.
-      const std::vector<Operand> weights = b == 0 ? std::vector<Operand>{} : parameters_of(b);
+      const Operands weights = b == 0 ? Operands{} : parameters_of(b);
       for (int mb : micro_batches(b)) backward(b, mb, weights);
       update_finished();
       finish_gradients(b);
     }
     update_finished();
   }
-  void loss(int mb, const std::vector<Operand>& parameters, OpKind kind) {
+  void loss(int mb, const Operands& parameters, OpKind kind) {
     const int head = blocks() - 1;
     Op op{.kind = kind, .lane = Lane::compute, .block = head, .micro_batch = mb};
     op.flops = block(head).forward_flops + (kind == OpKind::loss ? block(head).backward_flops : 0);
@@ -227,7 +229,7 @@ class Builder : GroupStreams {
     emit(std::move(op));
   }
 
-  void backward(int b, int mb, const std::vector<Operand>& parameters) {
+  void backward(int b, int mb, const Operands& parameters) {
     Op op{.kind = OpKind::backward, .lane = Lane::compute, .block = b, .micro_batch = mb};
     op.flops = block(b).backward_flops;
     op.time = block(b).backward_time;

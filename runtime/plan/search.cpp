@@ -35,9 +35,9 @@ class Searcher {
   Searcher(const Choices& choices, Scorer& score, const SearchLimits& limits)
       : choices_(choices), score_(score), limits_(limits) {}
 
-  std::optional<Assignment> run() {
+  std::optional<Assignment> run(const Assignment* from) {
     std::optional<Assignment> best;
-    for (const Assignment& start : starts()) {
+    for (const Assignment& start : from ? std::vector<Assignment>{*from} : starts()) {
       std::optional<Assignment> found = evict(start, /*timed=*/true);
       if (!found) continue;
       begin_stage();
@@ -236,7 +236,7 @@ class Searcher {
         if (trial.saved <= worth || exhausted()) continue;
         if (std::find(touched.begin(), touched.end(), trial.move.family) != touched.end()) continue;
         Assignment b = moved(a, trial.move);
-        if (!fits(score_(b, false), limits_.caps) || score_(b).price.count >= score_(a).price.count - worth) continue;
+        if (!fits(score_(b), limits_.caps) || score_(b).price.count >= score_(a).price.count - worth) continue;
         touched.push_back(trial.move.family);
         a = std::move(b);
       }
@@ -331,7 +331,7 @@ class Searcher {
     return a;
   }
   bool take_if_better(Assignment& a, const Assignment& b) {
-    if (!fits(score_(b, false), limits_.caps) || score_(b).price >= score_(a).price) return false;
+    if (!fits(score_(b), limits_.caps) || score_(b).price >= score_(a).price) return false;
     a = b;
     return true;
   }
@@ -370,8 +370,9 @@ class Searcher {
 
 }  // namespace
 
-std::optional<Assignment> search(const Choices& choices, Scorer& score, const SearchLimits& limits) {
-  return Searcher(choices, score, limits).run();
+std::optional<Assignment> search(const Choices& choices, Scorer& score, const SearchLimits& limits,
+                                 const Assignment* from) {
+  return Searcher(choices, score, limits).run(from);
 }
 
 std::optional<Assignment> search_any(const Choices& choices, Scorer& score, const SearchLimits& limits) {

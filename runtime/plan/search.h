@@ -14,8 +14,10 @@ struct SearchLimits {
   int64_t ops = 1'200'000;             // to lower and simulate beyond finding what fits
 };
 
-// Nothing when no assignment was found to fit.
-std::optional<Assignment> search(const Choices& choices, Scorer& score, const SearchLimits& limits);
+// Nothing when no assignment was found to fit. `from`: where it begins, what was found with larger caps; null: from
+// both ends.
+std::optional<Assignment> search(const Choices& choices, Scorer& score, const SearchLimits& limits,
+                                 const Assignment* from = nullptr);
 // Any that fits, whatever its time.
 std::optional<Assignment> search_any(const Choices& choices, Scorer& score, const SearchLimits& limits);
 

@@ -62,14 +62,14 @@ Result<void> check_operand(const Schedule& schedule, OpId id, const Operand& ope
   const Buffer& buffer = buffers[static_cast<size_t>(operand.buffer)];
   const int64_t touched = touched_bytes(op, operand);
   if (operand.offset < 0 || operand.bytes <= 0 || operand.offset > buffer.bytes - touched)
-    return problem(schedule, id, "reaches past the end of " + buffer.name);
+    return problem(schedule, id, "reaches past the end of " + buffer.name.text());
   if (buffer.offset < 0 || buffer.offset > capacity[static_cast<size_t>(buffer.tier)].count - buffer.bytes)
-    return problem(schedule, id, buffer.name + " does not fit tier " + std::string(name_of(buffer.tier)));
-  if (buffer.offset % kBlockBytes != 0) return problem(schedule, id, buffer.name + " does not begin at a block");
+    return problem(schedule, id, buffer.name.text() + " does not fit tier " + std::string(name_of(buffer.tier)));
+  if (buffer.offset % kBlockBytes != 0) return problem(schedule, id, buffer.name.text() + " does not begin at a block");
   if (operand.offset % (is_transfer(op.lane) ? kBlockBytes : kComputeBytes) != 0)
-    return problem(schedule, id, "its place in " + buffer.name + " is not aligned");
+    return problem(schedule, id, "its place in " + buffer.name.text() + " is not aligned");
   if (buffer.tier == Tier::disk && (operand.offset != 0 || operand.bytes != buffer.wanted_bytes))
-    return problem(schedule, id, "moves a part of " + buffer.name + ": extents are moved whole");
+    return problem(schedule, id, "moves a part of " + buffer.name.text() + ": extents are moved whole");
   return {};
 }
 
@@ -82,7 +82,7 @@ Result<void> check_together(const Schedule& schedule, OpId id, const std::vector
   for (const Operand& operand : op.operands)
     if (buffers[static_cast<size_t>(operand.buffer)].tier != tier_of(op.lane))
       return problem(schedule, id,
-                     "takes " + buffers[static_cast<size_t>(operand.buffer)].name + " from another memory");
+                     "takes " + buffers[static_cast<size_t>(operand.buffer)].name.text() + " from another memory");
   return {};
 }
 
@@ -171,14 +171,14 @@ class Races {
     const int64_t wanted_end = buffer(operand).offset + operand.offset + operand.bytes;
     each(op, operand, [&](int64_t begin, int64_t, const Uses& use) {
       if (operand.access != Access::write && use.writer == kNone && !scratch && begin < wanted_end)
-        fail(id, "reads " + buffer(operand).name + ", which nothing has written");
+        fail(id, "reads " + buffer(operand).name.text() + ", which nothing has written");
       if (!ended(id, use.writer))
-        fail(id, "may run while op " + std::to_string(use.writer) + " writes " + buffer(operand).name);
+        fail(id, "may run while op " + std::to_string(use.writer) + " writes " + buffer(operand).name.text());
       // One transfer of an extent at a time.
       if (operand.access == Access::read && buffer(operand).tier != Tier::disk) return;
       for (OpId reader : use.readers)
         if (!ended(id, reader))
-          fail(id, "may touch " + buffer(operand).name + " while op " + std::to_string(reader) + " reads it");
+          fail(id, "may touch " + buffer(operand).name.text() + " while op " + std::to_string(reader) + " reads it");
     });
   }
   bool ended(OpId id, OpId other) const { return other < 0 || other == id || order_.ended(other); }

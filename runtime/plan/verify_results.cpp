@@ -77,9 +77,9 @@ class Walk {
       if (operand.role != role || operand.index != i) continue;
       ++taken_;
       const bool at_least = role == Role::workspace || buffer(operand).tag == Tag::staging;
-      if (operand.access != access) fail("does something else to " + buffer(operand).name + " than it says");
+      if (operand.access != access) fail("does something else to " + buffer(operand).name.text() + " than it says");
       if (at_least ? operand.bytes < bytes : operand.bytes != bytes)
-        fail("touches " + std::to_string(bytes) + " bytes of " + buffer(operand).name + " and says " +
+        fail("touches " + std::to_string(bytes) + " bytes of " + buffer(operand).name.text() + " and says " +
              std::to_string(operand.bytes));
       return result_.ok() ? &operand : nullptr;
     }

@@ -62,9 +62,9 @@ bool lies_as_planned(const ManifestExtent& extent, const Job& job) {
   const auto g = static_cast<int>(group - groups.begin());
   const std::string name = plan::of_first_set(extent.name);
   if (extent.parts.empty())
-    return name == plan::weights_extent_name(g, 0) && extent.begin == 0 && extent.end == group->elements;
+    return name == plan::weights_extent_name(g, 0).text() && extent.begin == 0 && extent.end == group->elements;
   const int64_t each = job.planned.plan.chunk_elements, chunk = extent.begin / each;
-  return name == plan::states_extent_name(g, chunk, 0) && extent.begin == chunk * each &&
+  return name == plan::states_extent_name(g, chunk, 0).text() && extent.begin == chunk * each &&
          extent.end == std::min(extent.begin + each, group->elements) &&
          extent.parts == parts_of(job.setup.states[static_cast<size_t>(g)], extent.begin, extent.end);
 }
@@ -114,7 +114,7 @@ void KeptCheckpoints::find_places(const HeldCheckpoint& held, const HeldPieces& 
   adopted_in_place_ = swap_.adopt(in_place_);
   std::map<std::string, int64_t> lengths;
   for (const plan::Buffer& buffer : job_.planned.layout.buffers())
-    if (is_trained_on_disk(buffer)) lengths[buffer.name] = buffer.wanted_bytes;
+    if (is_trained_on_disk(buffer)) lengths[buffer.name.text()] = buffer.wanted_bytes;
   for (const ManifestExtent& extent : held.manifest.extents) {
     Manifest alone{held.manifest.files, {extent}};
     const HeldPieces pieces = pieces_on(config_.offload.nvme_path, place_.file_name, alone);

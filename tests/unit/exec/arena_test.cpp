@@ -6,7 +6,7 @@ namespace sluice::exec {
 namespace {
 
 plan::Buffer buffer_at(int64_t offset, int64_t bytes) {
-  return {Tier::host, plan::Tag::workspace, offset, bytes, bytes, false, "test"};
+  return {Tier::host, plan::Tag::workspace, offset, bytes, bytes, false, plan::BufferName("test")};
 }
 
 TEST(Arena, HighWaterIsTheEndOfTheHighestLeaseEverTaken) {

@@ -4,6 +4,7 @@
 #include <deque>
 #include <set>
 
+#include "runtime/plan/buffer_names.h"
 #include "runtime/plan/simulate.h"
 #include "runtime/plan/verify.h"
 #include "tests/unit/plan/progress.h"
@@ -110,9 +111,7 @@ TEST(EarlyUpdate, TheSteadyPhaseIsThatOfLaterSteps) {
   }
 }
 
-bool is_second(const Layout& layout, const Operand& operand) {
-  return layout.at(operand.buffer).name.ends_with(".second");
-}
+bool is_second(const Layout& layout, const Operand& operand) { return is_second_set(layout.at(operand.buffer)); }
 
 TEST(EarlyUpdate, AnUndoablePhaseReadsOneSetAndWritesTheOther) {
   const JobShape job = toy_job(2);
@@ -129,7 +128,8 @@ TEST(EarlyUpdate, AnUndoablePhaseReadsOneSetAndWritesTheOther) {
           for (const Operand& operand : op.operands) {
             const Buffer& buffer = planned.layout.at(operand.buffer);
             if (!buffer.persistent || (buffer.tag != Tag::weights && buffer.tag != Tag::states)) continue;
-            EXPECT_EQ(is_second(planned.layout, operand), odd == (operand.access == Access::read)) << buffer.name;
+            EXPECT_EQ(is_second(planned.layout, operand), odd == (operand.access == Access::read))
+                << buffer.name.text();
             written += operand.access != Access::read;
           }
         EXPECT_GE(written, static_cast<int>(2 * job.groups.size()));
@@ -142,8 +142,8 @@ TEST(EarlyUpdate, WithoutClippingThereIsOneSetAndNoHomeForGradients) {
   const JobShape job = toy_job(2);
   const Planned late = make_plan(job, toy_request(job)), early = make_plan(job, early_request(job, /*clips=*/false));
   for (const Buffer& buffer : early.layout.buffers()) {
-    EXPECT_FALSE(buffer.name.ends_with(".second"));
-    EXPECT_FALSE(buffer.persistent && buffer.tag == Tag::gradients) << buffer.name;
+    EXPECT_FALSE(is_second_set(buffer));
+    EXPECT_FALSE(buffer.persistent && buffer.tag == Tag::gradients) << buffer.name.text();
   }
   EXPECT_LT(early.memory.peak[1], late.memory.peak[1]);
 }

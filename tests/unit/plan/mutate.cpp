@@ -111,7 +111,7 @@ class Mutator {
     std::vector<Op> moved(ops().size());
     for (size_t id = 0; id < ops().size(); ++id) {
       if (place[id] == kNone) continue;
-      std::vector<OpId> after;
+      OpIds after;
       for (OpId before : op(id).after)
         if (place[static_cast<size_t>(before)] != kNone) after.push_back(place[static_cast<size_t>(before)]);
       std::sort(after.begin(), after.end());
@@ -148,9 +148,9 @@ class Mutator {
     say(id, "goes to lane " + std::string(name_of(lane)));
     op(id).lane = lane;
     if (chance(2)) return true;
-    std::erase_if(op(id).after, [&](OpId before) { return op(static_cast<size_t>(before)).lane == lane; });
+    erase_if(op(id).after, [&](OpId before) { return op(static_cast<size_t>(before)).lane == lane; });
     for (Op& each : ops())
-      if (each.lane == lane) std::erase(each.after, static_cast<OpId>(id));
+      if (each.lane == lane) erase_if(each.after, [&](OpId before) { return before == static_cast<OpId>(id); });
     return true;
   }
 
@@ -177,7 +177,7 @@ class Mutator {
     to.push_back(std::max<int64_t>(moved.offset - pages(4), 0));
     if (chance(3)) to = {moved.offset + pages(2), moved.offset + 64};
     const int64_t offset = pick(random_, to);
-    mutated_.what = moved.name + " goes from " + std::to_string(moved.offset) + " to " + std::to_string(offset);
+    mutated_.what = moved.name.text() + " goes from " + std::to_string(moved.offset) + " to " + std::to_string(offset);
     if (offset == moved.offset) return false;
     moved.offset = offset;
     mutated_.buffers_changed = true;
@@ -187,7 +187,8 @@ class Mutator {
   bool resize_buffer() {
     Buffer& resized = buffer(any_buffer());
     const int64_t bytes = chance(2) ? resized.bytes + pages(8) : std::max<int64_t>(resized.bytes - pages(4), 0);
-    mutated_.what = resized.name + " has " + std::to_string(bytes) + " bytes, not " + std::to_string(resized.bytes);
+    mutated_.what =
+        resized.name.text() + " has " + std::to_string(bytes) + " bytes, not " + std::to_string(resized.bytes);
     resized.bytes = bytes;
     mutated_.buffers_changed = true;
     return true;
@@ -206,7 +207,7 @@ class Mutator {
     }
     if (others.empty()) return false;
     const BufferId other = !neighbours.empty() && !chance(4) ? pick(random_, neighbours) : pick(random_, others);
-    say(id, "takes " + buffer(other).name + " for " + now.name);
+    say(id, "takes " + buffer(other).name.text() + " for " + now.name.text());
     const BufferId old = operand.buffer;
     const bool whole_op = chance(4);
     for (Operand& each : op(id).operands)
@@ -218,7 +219,7 @@ class Mutator {
     const size_t id = any_op();
     Operand& operand = any_operand(op(id));
     const int64_t by = chance(6) ? 64 : pages(4);
-    say(id, "touches another range of " + buffer(operand.buffer).name + " than bytes " +
+    say(id, "touches another range of " + buffer(operand.buffer).name.text() + " than bytes " +
                 std::to_string(operand.offset) + " + " + std::to_string(operand.bytes));
     switch (pick(random_, 0, 3)) {
       case 0:
@@ -243,7 +244,7 @@ class Mutator {
     Operand& operand = any_operand(op(id));
     const auto access = static_cast<Access>(pick(random_, 0, 2));
     if (access == operand.access) return false;
-    say(id, "says otherwise what it does to " + buffer(operand.buffer).name);
+    say(id, "says otherwise what it does to " + buffer(operand.buffer).name.text());
     operand.access = access;
     // Whoever orders ops by what they say orders them less.
     if (access == Access::read && chance(3)) drop_needless_dependencies(static_cast<OpId>(id));
@@ -253,9 +254,9 @@ class Mutator {
 
   void drop_needless_dependencies(OpId id) {
     Op& changed = op(static_cast<size_t>(id));
-    std::erase_if(changed.after, [&](OpId before) { return !conflict(op(static_cast<size_t>(before)), changed); });
+    erase_if(changed.after, [&](OpId before) { return !conflict(op(static_cast<size_t>(before)), changed); });
     for (Op& each : ops())
-      if (!conflict(changed, each)) std::erase(each.after, id);
+      if (!conflict(changed, each)) erase_if(each.after, [&](OpId before) { return before == id; });
   }
   static bool conflict(const Op& a, const Op& b) {
     for (const Operand& one : a.operands)
@@ -270,7 +271,7 @@ class Mutator {
     const bool bridge = chance(2);
     for (Op& each : ops())
       if (bridge && std::find(each.after.begin(), each.after.end(), static_cast<OpId>(id)) != each.after.end())
-        each.after.insert(each.after.end(), op(id).after.begin(), op(id).after.end());
+        each.after.append(op(id).after.begin(), op(id).after.end());
     std::vector<OpId> place(ops().size());
     for (size_t each = 0; each < place.size(); ++each)
       place[each] = each == id ? kNone : static_cast<OpId>(each > id ? each - 1 : each);

@@ -126,7 +126,7 @@ void ReferencePlan::run(const Phase& phase, const Settings& settings) {
 // --- what was trained
 // --------------------------------------------------------------------------------------------------
 
-const Pages& ReferencePlan::pages_of(const std::string& buffer) const {
+const Pages& ReferencePlan::pages_of(const BufferName& buffer) const {
   return memory_[0][static_cast<size_t>(planned.layout.find(buffer))];
 }
 

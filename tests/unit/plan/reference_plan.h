@@ -57,7 +57,7 @@ class ReferencePlan {
   Phase phase_of(PhaseKind kind) const;
   void find_trained();
   Pages states_of(int group, int set) const;
-  const Pages& pages_of(const std::string& buffer) const;
+  const Pages& pages_of(const BufferName& buffer) const;
 
   Planned& asked_;
   Progress progress_;

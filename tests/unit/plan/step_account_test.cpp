@@ -12,7 +12,7 @@ namespace {
 constexpr auto kCompute = static_cast<size_t>(Lane::compute), kRead = static_cast<size_t>(Lane::read),
                kH2d = static_cast<size_t>(Lane::h2d), kOptim = static_cast<size_t>(Lane::optim);
 
-Op op_of(Lane lane, int block, std::vector<OpId> after, int64_t bytes = 0) {
+Op op_of(Lane lane, int block, OpIds after, int64_t bytes = 0) {
   Op op;
   op.lane = lane;
   op.block = block;
@@ -141,8 +141,8 @@ TEST(StepAccount, StepsAddUpAndHaveAMean) {
 
 TEST(LiveMemory, ABufferIsInUseFromItsFillingToItsLastReader) {
   std::vector<Buffer> buffers(2);
-  buffers[0] = {Tier::host, Tag::staging, 0, 4096, 4096, false, "passing"};
-  buffers[1] = {Tier::host, Tag::weights, 4096, 8192, 8192, true, "lasting"};
+  buffers[0] = {Tier::host, Tag::staging, 0, 4096, 4096, false, BufferName("passing")};
+  buffers[1] = {Tier::host, Tag::weights, 4096, 8192, 8192, true, BufferName("lasting")};
   Schedule schedule;
   const auto add = [&](Access access, int64_t offset) {
     Op op;

@@ -52,8 +52,8 @@ TEST(Verify, RejectsTwoBuffersPlacedOnTheSameBytes) {
   Buffer* staging = nullptr;
   Buffer* weights = nullptr;
   for (Buffer& buffer : buffers) {
-    if (buffer.name == "states.ring[0]") staging = &buffer;
-    if (buffer.name == "states.ring[1]") weights = &buffer;
+    if (buffer.name.text() == "states.ring[0]") staging = &buffer;
+    if (buffer.name.text() == "states.ring[1]") weights = &buffer;
   }
   ASSERT_TRUE(staging != nullptr && weights != nullptr);
   staging->offset = weights->offset;
@@ -108,7 +108,7 @@ TEST(Verify, RejectsAnUpdateThatIsMadeTwiceInPlaceOfAnother) {
   Op& update = first_of(c, OpKind::update);
   Op& other = *std::find_if(&update + 1, &c.schedule.ops.back(),
                             [&](const Op& op) { return op.kind == OpKind::update && op.group != update.group; });
-  const std::vector<OpId> after = other.after;
+  const OpIds after = other.after;
   other = update;
   other.after = after;
   const Result<void> proof = verify_right(c, job);
@@ -148,7 +148,7 @@ TEST(Verify, RejectsScratchInThePlaceOfWhatLasts) {
   const JobShape job = toy_job(2);
   Case c = steady_in_memory(job);
   c.schedule = c.planned.schedules.at({PhaseKind::evaluate, 2, false, true, true});
-  const BufferId gradients = c.planned.layout.find("gradients.host.0");
+  const BufferId gradients = c.planned.layout.find(BufferName("gradients.host", 0));
   for (Op& op : c.schedule.ops)
     for (Operand& operand : op.operands)
       if (operand.role == Role::workspace)
