@@ -5,8 +5,9 @@
 
 The bound is the largest over the lanes of work / measured rate, plus what the other lanes' work takes from it: compute,
 optimizer workers and I/O threads share cores here, and how much each leaves of another is measured at the start of every
-job (runtime/plan/simulate.h has the formula). Median of 5 steps after two. Exit code 1 below 95% or when another lane
-binds than the one meant.
+job (runtime/plan/simulate.h has the formula). Median of 5 steps after two; of the optimizer's regime, whose steps are as
+short as a neighbour's burst, the median of REHEARSALS such medians. Exit code 1 below 95% or when another lane binds than
+the one meant.
 """
 
 import argparse
@@ -22,9 +23,10 @@ from run import LORA, REPOSITORY, SMALL, job_of, rows_of, run_job
 from random_models import random_model
 
 PERCENT_MIN = 95
+REHEARSALS = 7
 ON_DISK = {"params": "disk", "gradients": "disk", "optimizer": "disk", "activations": "keep"}
 IN_MEMORY = {"params": "host", "gradients": "host", "optimizer": "host", "activations": "keep"}
-SLOW_LINK = """name: "this machine, over a link of 1 GB/s"
+SLOW_LINK = """name: "this machine, over a link of 0.3 GB/s"
 cores: 2
 host_memory: 24 GiB
 device_memory: 4 GiB
@@ -34,9 +36,9 @@ attention:
   f32: {forward: 0.05 TFLOP/s, backward: 0.05 TFLOP/s}
 device_stream: 10 GB/s
 dram: 10 GB/s
-h2d: 1 GB/s
-d2h: 1 GB/s
-copies_both: 2 GB/s
+h2d: 0.3 GB/s
+d2h: 0.3 GB/s
+copies_both: 0.6 GB/s
 drives:
   - path: .
     rates:
@@ -45,14 +47,14 @@ optimizer:
   - {threads: 2, alone: 10 GB/s, beside_compute: 5 GB/s, compute_left: 0.5}
 """
 # Its memory is the host's: nothing is copied, and the update has the cores to itself.
-FAST_COMPUTE = """name: "this machine, with compute of 1 PFLOP/s that takes none of its cores"
+FAST_COMPUTE = """name: "this machine, with the compute of an RTX 4090 that takes none of its cores"
 cores: 2
 host_memory: 24 GiB
 gemm:
-  bf16: {rate: 1000 TFLOP/s}
+  bf16: {rate: 165 TFLOP/s}
 attention:
-  bf16: {forward: 500 TFLOP/s, backward: 400 TFLOP/s}
-device_stream: 3 TB/s
+  bf16: {forward: 130 TFLOP/s, backward: 90 TFLOP/s}
+device_stream: 0.9 TB/s
 dram: 10 GB/s
 h2d: 50 GB/s
 d2h: 50 GB/s
@@ -100,11 +102,16 @@ def rehearsed(regime, job, options):
     file, machine = options.work / "job.yaml", options.work / "fast_compute.yaml"
     file.write_text(yaml.safe_dump(job))
     machine.write_text(FAST_COMPUTE)
-    done = subprocess.run([options.sluice, "plan", file, "--machine", machine, "--rehearse"], capture_output=True, text=True,
-                          check=True)
-    bound = re.search(r"^bound (.+) \((\w+)\): the rehearsed step is at ([\d.]+)% of it", done.stdout, re.MULTILINE)
-    step = re.search(r"^step +\S+ \w+ +(\S+ \w+) +\S+%$", done.stdout, re.MULTILINE)
-    return row(regime, bound[2], bound[1], step[1], float(bound[3]))
+    runs = []
+    for _ in range(REHEARSALS):
+        done = subprocess.run([options.sluice, "plan", file, "--machine", machine, "--rehearse"], capture_output=True,
+                              text=True, check=True)
+        bound = re.search(r"^bound (.+) \((\w+)\): the rehearsed step is at ([\d.]+)% of it", done.stdout, re.MULTILINE)
+        step = re.search(r"^step +\S+ \w+ +(\S+ \w+) +\S+%$", done.stdout, re.MULTILINE)
+        runs.append((float(bound[3]), bound[2], bound[1], step[1]))
+    percent, lane, bound, step = sorted(runs)[REHEARSALS // 2]
+    print(f"{regime}, each rehearsal: {' '.join(f'{each[0]:.1f}' for each in runs)}%", file=sys.stderr)
+    return row(regime, lane, bound, step, percent)
 
 
 def main():
