@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <optional>
+#include <tuple>
 
+#include "bench/literature/calibration.h"
 #include "bench/literature/policies.h"
 #include "runtime/plan/planner.h"
 #include "runtime/plan/schedule_builder.h"
@@ -97,6 +101,23 @@ TEST(OurPolicy, OnDiskReads14AndWrites12BytesPerParameter) {
   const Traffic traffic = traffic_of(shape, {planned->schedules.at(steady)});
   EXPECT_DOUBLE_EQ(traffic.read, 14);
   EXPECT_DOUBLE_EQ(traffic.written, 12);
+}
+
+// What fits with less fits with more: a search must not end in a worse place for it.
+TEST(OurPolicy, MoreMemoryIsNeverSlower) {
+  const DenseModel& model = dense_model("13B");
+  const auto time = [&](int64_t rows, int drives, int64_t gigabytes) {
+    // As the tables calibrate it: AdamW at a quarter of what the file says binds small batches.
+    plan::Machine machine = with_drives(calibrated(literature::machine(), {{51.2e9}, 158e12}), drives);
+    machine.host_bytes = {gigabytes * 1'000'000'000};
+    const std::optional<Outcome> ours = sluice_step(model, rows, 1, machine);
+    return ours ? ours->time.count : std::numeric_limits<double>::infinity();
+  };
+  constexpr double kNoise = 1.005;
+  for (const auto& [rows, drives, less, more] : {std::tuple(8, 12, 128, 768), std::tuple(32, 1, 256, 768)}) {
+    const double before = time(rows, drives, less), now = time(rows, drives, more);
+    EXPECT_LE(now, before * kNoise) << rows << " rows, " << drives << " drives, " << less << " to " << more << " GB";
+  }
 }
 
 TEST(PeerPolicies, FuyouSwapsWhatSavesTheMostFlopsPerByteFirst) {
