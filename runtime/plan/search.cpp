@@ -54,18 +54,17 @@ class Searcher {
  private:
   const Choice& choice(int i) const { return choices_.all()[static_cast<size_t>(i)]; }
   const Family& family(int f) const { return choices_.families()[static_cast<size_t>(f)]; }
-  // Every stage has its own share of what the search may spend: four starts, and what follows the best.
-  void begin_stage() { stage_end_ = score_.spent() + limits_.ops / 5; }
+  // Every stage has its own share of what the search may spend: three starts, and what follows the best.
+  void begin_stage() { stage_end_ = score_.spent() + limits_.ops / 4; }
   bool exhausted() const { return score_.spent() >= stage_end_; }
 
-  // From above and from below, each with every update behind its backward and with every one before its forward: one
-  // of them alone may gain nothing where all together do.
+  // From above and from below, and from below with every update behind its backward: one such update alone may gain
+  // nothing where all together do.
   std::vector<Assignment> starts() {
     using enum ChoiceKind;
     const Assignment fastest = choices_.fastest(), smallest = choices_.smallest();
     const bool all_fits = fits(score_(fastest), limits_.caps);
-    const Assignment above = all_fits ? fastest : with(fastest, smallest, {prefetch, chunk_ring, gradient_ring});
-    return {with(above, smallest, {update}), with(above, fastest, {update}), smallest,
+    return {all_fits ? fastest : with(fastest, smallest, {update, prefetch, chunk_ring, gradient_ring}), smallest,
             with(smallest, fastest, {update})};
   }
   // `a`, but choices of these kinds as in `other`.

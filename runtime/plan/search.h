@@ -11,7 +11,7 @@ namespace sluice::plan {
 
 struct SearchLimits {
   std::array<Bytes, kTierCount> caps;  // of the steady step's buffers
-  int64_t ops = 3'000'000;             // to lower and simulate beyond finding what fits
+  int64_t ops = 2'400'000;             // to lower and simulate beyond finding what fits
 };
 
 // Nothing when no assignment was found to fit. `from`: where it begins, what was found with larger caps; null: from
