@@ -24,26 +24,6 @@ struct Pieces {
   float* own_logits;  // of a loss of one's own
 };
 
-// The supervised tokens of a micro-batch in the host's memory, for a loss of one's own; none where it has no such loss.
-struct TokensOfLoss {
-  std::vector<int32_t> positions, labels;
-
-  explicit TokensOfLoss(const MicroBatch& batch) {
-    if (batch.loss == nullptr) return;
-    for (size_t i = 0; i < batch.labels.size(); ++i) {
-      if (batch.labels[i] < 0) continue;
-      positions.push_back(static_cast<int32_t>(i));
-      labels.push_back(batch.labels[i]);
-    }
-  }
-};
-
-// Supervised tokens whose logits exist at the same time.
-struct Chunk {
-  SupervisedTokens tokens;
-  int64_t begin = 0;  // the first of them, of the micro-batch's supervised tokens
-};
-
 class Head final : public HeadProgram {
  public:
   explicit Head(const HeadSetup& setup)
@@ -87,13 +67,12 @@ class Head final : public HeadProgram {
     Scratch scratch(args.workspace);
     const Pieces p = cut(scratch, batch.tokens);
     const SupervisedTokens supervised = ops_.supervised(batch, p.rows, p.labels);
-    const TokensOfLoss own_loss_of(batch);
     if (args.input_gradient != nullptr) ops_.clear(args.input_gradient, batch.tokens * spec_.hidden * size_of(dtype_));
     // At least one round, so that loss and gradients are written even when nothing is supervised.
     int64_t begin = 0;
     do {
       const int64_t count = std::min(chunk_rows(), supervised.count - begin);
-      add_chunk(args, p, own_loss_of, {{count, supervised.rows + begin, supervised.labels + begin}, begin}, report);
+      add_chunk(args, p, supervised.part(begin, count), begin == 0 ? Store::overwrite : Store::accumulate, report);
       begin += chunk_rows();
     } while (begin < supervised.count);
   }
@@ -148,18 +127,18 @@ class Head final : public HeadProgram {
                                 {weight(parameters, kProjection, projection_), spec_.vocabulary, c}, {p.logits});
   }
 
-  void add_chunk(const BackwardArgs& args, const Pieces& p, const TokensOfLoss& tokens, const Chunk& chunk,
+  // A chunk: supervised tokens whose logits exist at the same time.
+  void add_chunk(const BackwardArgs& args, const Pieces& p, const SupervisedTokens& chunk, Store store,
                  OpReport& report) const {
     const bool wants_gradient =
         args.input_gradient != nullptr ||
         std::any_of(args.gradients.begin(), args.gradients.end(), [](const void* g) { return g != nullptr; });
-    const int64_t v = spec_.vocabulary, c = spec_.hidden, count = chunk.tokens.count;
-    const Store store = chunk.begin == 0 ? Store::overwrite : Store::accumulate;
-    if (count > 0) project(args.input, chunk.tokens.rows, count, args.parameters, p);
+    const int64_t v = spec_.vocabulary, c = spec_.hidden, count = chunk.count;
+    if (count > 0) project(args.input, chunk.rows, count, args.parameters, p);
     if (args.batch->loss != nullptr)
-      add_own_loss(*args.batch, p, tokens, chunk, wants_gradient, report);
+      add_own_loss(*args.batch, p, chunk, wants_gradient, store, report);
     else
-      add_cross_entropy(*args.batch, p, chunk.tokens, wants_gradient, store, report);
+      add_cross_entropy(*args.batch, p, chunk, wants_gradient, store, report);
     if (!wants_gradient) return;
     if (count > 0) {
       ops_.multiply(dtype_, {p.logits, count, v}, {weight(args.parameters, kProjection, projection_), v, c},
@@ -169,29 +148,28 @@ class Head final : public HeadProgram {
     }
     write_weight_gradients(args, p, count, store);
     if (count > 0 && args.input_gradient != nullptr)
-      k_.scatter_rows(p.normed_gradient, chunk.tokens.rows, args.input_gradient, count, c);
+      k_.scatter_rows(p.normed_gradient, chunk.rows, args.input_gradient, count, c);
   }
 
   // Both make gradients of the logits.
-  void add_cross_entropy(const MicroBatch& batch, const Pieces& p, const SupervisedTokens& tokens, bool wants_gradient,
+  void add_cross_entropy(const MicroBatch& batch, const Pieces& p, const SupervisedTokens& chunk, bool wants_gradient,
                          Store store, OpReport& report) const {
-    if (tokens.count > 0)
-      k_.cross_entropy(p.logits, tokens.labels, p.losses, static_cast<float>(batch.loss_scale), wants_gradient,
-                       tokens.count, spec_.vocabulary);
-    ops_.sum_losses(p.losses, tokens.count, store, report.loss_sum);
+    if (chunk.count > 0)
+      k_.cross_entropy(p.logits, chunk.labels, p.losses, static_cast<float>(batch.loss_scale), wants_gradient,
+                       chunk.count, spec_.vocabulary);
+    ops_.sum_losses(p.losses, chunk.count, store, report.loss_sum);
   }
-  void add_own_loss(const MicroBatch& batch, const Pieces& p, const TokensOfLoss& tokens, const Chunk& chunk,
-                    bool wants_gradient, OpReport& report) const {
+  void add_own_loss(const MicroBatch& batch, const Pieces& p, const SupervisedTokens& chunk, bool wants_gradient,
+                    Store store, OpReport& report) const {
     SLUICE_CHECK(own_loss_, "no room for a loss of one's own");
-    if (chunk.begin == 0) report.loss_sum = 0;
-    if (chunk.tokens.count == 0) return;
-    const int64_t elements = chunk.tokens.count * spec_.vocabulary;
+    if (store == Store::overwrite) report.loss_sum = 0;
+    if (chunk.count == 0) return;
+    const int64_t elements = chunk.count * spec_.vocabulary;
     k_.store_gradient(p.logits, p.own_logits, Dtype::f32, Store::overwrite, elements);
-    const auto of_chunk = [&](const std::vector<int32_t>& all) {
-      return std::span(all).subspan(static_cast<size_t>(chunk.begin), static_cast<size_t>(chunk.tokens.count));
-    };
-    report.loss_sum += ops_.sum_of(*batch.loss, {&batch, of_chunk(tokens.positions), of_chunk(tokens.labels),
-                                                 spec_.vocabulary, p.own_logits, wants_gradient});
+    const auto rows = static_cast<size_t>(chunk.count);
+    report.loss_sum +=
+        ops_.sum_of(*batch.loss, {&batch, std::span(chunk.host_rows, rows), std::span(chunk.host_labels, rows),
+                                  spec_.vocabulary, p.own_logits, wants_gradient});
     if (!wants_gradient) return;
     const Kernels& exact = ops_.kernels(Dtype::f32);
     exact.scale(p.own_logits, static_cast<float>(batch.loss_scale), elements);

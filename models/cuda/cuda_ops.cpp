@@ -193,8 +193,7 @@ class CudaOps final : public Ops {
   }
   RopeAngles angles(RopeTable& table, int64_t positions) const override { return angles_.of(table, positions); }
   SupervisedTokens supervised(const MicroBatch& batch, int32_t*, int32_t*) const override {
-    const PlacedBatch& placed = batches_.of(batch);
-    return {placed.supervised, placed.supervised_rows, placed.supervised_labels};
+    return batches_.of(batch).supervised;
   }
   void sum_losses(const double* losses, int64_t count, Store store, double& sum) const override {
     cuda::sum_losses(losses, count, store, &sum);

@@ -37,6 +37,10 @@ const int32_t* PlacedBatches::put(std::span<const int32_t> numbers) {
   return at;
 }
 
+const int32_t* PlacedBatches::on_host(const int32_t* put) const {
+  return staging_.as<int32_t>() + (put - device_.as<int32_t>());
+}
+
 void PlacedBatches::put_supervised(const MicroBatch& batch, PlacedBatch& placed) {
   std::vector<int32_t> rows, labels;
   for (size_t i = 0; i < batch.labels.size(); ++i)
@@ -44,9 +48,12 @@ void PlacedBatches::put_supervised(const MicroBatch& batch, PlacedBatch& placed)
       rows.push_back(static_cast<int32_t>(i));
       labels.push_back(batch.labels[i]);
     }
-  placed.supervised = static_cast<int64_t>(rows.size());
-  placed.supervised_rows = put(rows);
-  placed.supervised_labels = put(labels);
+  SupervisedTokens& tokens = placed.supervised;
+  tokens.count = static_cast<int64_t>(rows.size());
+  tokens.rows = put(rows);
+  tokens.labels = put(labels);
+  tokens.host_rows = on_host(tokens.rows);
+  tokens.host_labels = on_host(tokens.labels);
 }
 
 void PlacedBatches::put_sorted(const MicroBatch& batch, PlacedBatch& placed) {

@@ -5,16 +5,16 @@
 #include <vector>
 
 #include "models/cuda/index_kernels.h"
-#include "models/program.h"
+#include "models/ops/ops.h"
 #include "runtime/core/cuda_memory.h"
 
 namespace sluice::models::cuda {
 
-// One micro-batch; pointers are to device memory.
+// One micro-batch; pointers are to device memory, or say otherwise.
 struct PlacedBatch {
-  int64_t tokens = 0, longest_document = 0, supervised = 0;
+  int64_t tokens = 0, longest_document = 0;
   const int32_t *token_ids = nullptr, *positions = nullptr, *document_starts = nullptr;
-  const int32_t *supervised_rows = nullptr, *supervised_labels = nullptr;
+  SupervisedTokens supervised;
   SortedTokens sorted;
 };
 
@@ -29,6 +29,8 @@ class PlacedBatches {
 
  private:
   const int32_t* put(std::span<const int32_t> numbers);
+  // What was put there, as the host has it.
+  const int32_t* on_host(const int32_t* put) const;
   void put_supervised(const MicroBatch& batch, PlacedBatch& placed);
   void put_sorted(const MicroBatch& batch, PlacedBatch& placed);
 

@@ -62,7 +62,7 @@ class CpuOps final : public Ops {
         rows[count] = static_cast<int32_t>(i);
         labels[count++] = label;
       }
-    return {count, rows, labels};
+    return {count, rows, labels, rows, labels};
   }
   double sum_of(LossFunction& loss, LossChunk chunk) const override { return loss.sum(chunk); }
   void sum_losses(const double* losses, int64_t count, Store store, double& sum) const override {

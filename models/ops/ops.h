@@ -30,11 +30,15 @@ struct BatchNumbers {
   const int32_t* positions = nullptr;  // [N]
 };
 
-// The tokens that have a label, ascending.
+// The tokens that have a label, ascending: on the device, and the same lists in the host's memory.
 struct SupervisedTokens {
   int64_t count = 0;
-  const int32_t* rows = nullptr;    // [count]
-  const int32_t* labels = nullptr;  // [count]
+  const int32_t *rows = nullptr, *labels = nullptr;            // [count]
+  const int32_t *host_rows = nullptr, *host_labels = nullptr;  // [count]
+
+  SupervisedTokens part(int64_t begin, int64_t size) const {
+    return {size, rows + begin, labels + begin, host_rows + begin, host_labels + begin};
+  }
 };
 
 class Ops : public ProgramContext {

@@ -76,10 +76,8 @@ class Fitting {
     if (!measuring_fits()) return std::nullopt;
     calibrate();
     std::optional<Assignment> found;
-    std::optional<Planned> planned = lowered_in_caps([&] {
-      const std::optional<Assignment> before = found;
-      return found = search(choices_, score_, {search_caps()}, before ? &*before : nullptr);
-    });
+    std::optional<Planned> planned =
+        lowered_in_caps([&] { return found = search(choices_, score_, {search_caps()}, found); });
     if (!planned) {
       // So tight that what is fast in coarse figures is too large in exact ones.
       calibrate();

@@ -35,7 +35,7 @@ class Searcher {
   Searcher(const Choices& choices, Scorer& score, const SearchLimits& limits)
       : choices_(choices), score_(score), limits_(limits) {}
 
-  std::optional<Assignment> run(const Assignment* from) {
+  std::optional<Assignment> run(const std::optional<Assignment>& from) {
     std::optional<Assignment> best;
     for (const Assignment& start : from ? std::vector<Assignment>{*from} : starts()) {
       std::optional<Assignment> found = evict(start, /*timed=*/true);
@@ -371,7 +371,7 @@ class Searcher {
 }  // namespace
 
 std::optional<Assignment> search(const Choices& choices, Scorer& score, const SearchLimits& limits,
-                                 const Assignment* from) {
+                                 const std::optional<Assignment>& from) {
   return Searcher(choices, score, limits).run(from);
 }
 

@@ -14,10 +14,10 @@ struct SearchLimits {
   int64_t ops = 2'400'000;             // to lower and simulate beyond finding what fits
 };
 
-// Nothing when no assignment was found to fit. `from`: where it begins, what was found with larger caps; null: from
+// Nothing when no assignment was found to fit. `from`: where it begins, what was found with larger caps; else from
 // both ends.
 std::optional<Assignment> search(const Choices& choices, Scorer& score, const SearchLimits& limits,
-                                 const Assignment* from = nullptr);
+                                 const std::optional<Assignment>& from = std::nullopt);
 // Any that fits, whatever its time.
 std::optional<Assignment> search_any(const Choices& choices, Scorer& score, const SearchLimits& limits);
 
